@@ -43,7 +43,7 @@ pub struct Nic {
     pub spec: String,
     /// QEMU's model of the NIC.
     pub model: String,
-    /// Queue pairs.
+    /// How many queue pairs the NIC has.
     pub queues: i64,
     /// Whether QEMU has vhost-net for it.
     pub vhost: bool,
@@ -60,7 +60,7 @@ pub struct Nic {
 /// Answer to `Attach`, `Detach` and `Revoke`: the interface that was attached or released.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, introspect::Type)]
 pub struct OneNic {
-    /// The interface.
+    /// The interface that was attached or released.
     pub nic: Nic,
 }
 
@@ -74,11 +74,11 @@ pub struct Nics {
 /// The client of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, CustomType)]
 pub struct Requester {
-    /// The user.
+    /// The uid of the client's process.
     pub uid: i64,
     /// The user who logged in, where one did.
     pub login_uid: Option<i64>,
-    /// The process.
+    /// The pid of the client.
     pub pid: i64,
 }
 
@@ -105,13 +105,13 @@ pub struct Event {
     /// Why an open failed: errno(3).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub errno: Option<i64>,
-    /// The interface.
+    /// The MAC of the interface that the event is about.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mac: Option<String>,
     /// The host interface behind it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ifname: Option<String>,
-    /// The device.
+    /// The device that the event is about.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device: Option<Device>,
     /// How many descriptors were granted or released.
@@ -131,6 +131,9 @@ pub struct Event {
     /// The kind of finding, as `taptrail findings` names it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub finding: Option<String>,
+    /// How much it matters: `grave`, `warning` or `notice`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub severity: Option<String>,
     /// The finding in a sentence.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
@@ -139,7 +142,7 @@ pub struct Event {
 /// Answer to `Monitor`: one event; more follow unless it is the last.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, introspect::Type)]
 pub struct OneEvent {
-    /// The event.
+    /// The event that happened, or the state at first.
     pub event: Event,
 }
 
@@ -148,13 +151,13 @@ pub struct OneEvent {
 pub struct Status {
     /// The guest's name.
     pub name: String,
-    /// Its uuid.
+    /// The guest's uuid.
     pub uuid: String,
     /// `starting`, `running`, `paused`, `stopping` or `stopped`.
     pub state: String,
     /// QEMU's pid, once it runs.
     pub pid: Option<i64>,
-    /// The supervisor's.
+    /// The supervisor's pid.
     pub supervisor_pid: i64,
     /// Since when it runs: RFC 3339, UTC, milliseconds.
     pub since: Option<String>,
@@ -168,12 +171,12 @@ pub struct Status {
 pub enum ApiError {
     /// Nothing was done: the request does not fit the guest, or its current state.
     Refused {
-        /// The cause.
+        /// Why it was refused, or failed, as a sentence.
         reason: String,
     },
     /// The driver tried it, failed, and rolled back as far as the reason says.
     Failed {
-        /// The cause.
+        /// Why it was refused, or failed, as a sentence.
         reason: String,
     },
     /// The guest did not answer in time; it keeps its devices.
@@ -255,6 +258,7 @@ impl From<&GuestEvent> for Event {
             doubt: None,
             requester: None,
             finding: None,
+            severity: None,
             text: None,
         };
         match &happened.kind {
@@ -262,6 +266,7 @@ impl From<&GuestEvent> for Event {
             EventKind::Found(found) => {
                 "finding".clone_into(&mut event.kind);
                 event.finding = Some(found.kind.as_str().to_owned());
+                event.severity = Some(found.kind.severity().as_str().to_owned());
                 event.text = Some(found.text.clone());
                 event.mac = found.mac.map(|mac| mac.to_string());
                 event.device = found.device.clone().map(|of| device(of, 0, None));

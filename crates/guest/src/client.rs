@@ -40,33 +40,33 @@ pub enum ClientError {
     /// Nobody serves the socket.
     #[error("Guest '{guest}' isn't running: nobody answers on {socket} (`taptrail list` shows the guests)", socket = socket.display())]
     NotRunning {
-        /// The guest.
+        /// The guest's name.
         guest: String,
-        /// Its socket.
+        /// The path of its supervisor's socket.
         socket: PathBuf,
     },
     /// The socket can't be reached.
     #[error("Supervisor of guest '{guest}' can't be reached on {socket}", socket = socket.display())]
     Unreachable {
-        /// The guest.
+        /// The guest's name.
         guest: String,
-        /// Its socket.
+        /// The path of its supervisor's socket.
         socket: PathBuf,
-        /// The cause.
+        /// The error beneath it, which says why.
         source: zlink::Error,
     },
     /// The connection broke.
     #[error("Supervisor of guest '{guest}' did not answer")]
     Broken {
-        /// The guest.
+        /// The guest's name.
         guest: String,
-        /// The cause.
+        /// The error beneath it, which says why.
         source: zlink::Error,
     },
     /// The supervisor does not answer.
     #[error("Supervisor of guest '{guest}'{} does not answer within {} s: the request was not sent", pid(.supervisor), STATUS_TIMEOUT.as_secs())]
     Unresponsive {
-        /// The guest.
+        /// The guest's name.
         guest: String,
         /// Its pid, if its lock file has one.
         supervisor: Option<u32>,
@@ -74,11 +74,11 @@ pub enum ClientError {
     /// The supervisor did not finish the request in time.
     #[error("Supervisor of guest '{guest}'{} has not answered within {} s: the request is withdrawn if it was not begun; otherwise its outcome is not known", pid(.supervisor), .limit.as_secs())]
     TimedOut {
-        /// The guest.
+        /// The guest's name.
         guest: String,
         /// Its pid, if its lock file has one.
         supervisor: Option<u32>,
-        /// The timeout.
+        /// How long the client waited.
         limit: Duration,
     },
     /// The supervisor answered with an error.
@@ -152,6 +152,10 @@ pub struct Client {
 
 impl Client {
     /// Connects to the guest's supervisor.
+    ///
+    /// # Errors
+    ///
+    /// The name is no guest's, nobody serves the socket, or it can't be reached.
     pub fn connect(run: &Path, guest: &str) -> Result<Self, ClientError> {
         run_dir::check_name(guest)?;
         let runtime = runtime()?;
@@ -160,11 +164,21 @@ impl Client {
     }
 
     /// Hot-plugs an interface.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Unresponsive`] if the supervisor does not answer: the request was not sent.
+    /// [`ClientError::TimedOut`] and [`ClientError::Broken`] leave open whether it was carried out.
+    /// The supervisor's own error, if it refused or failed.
     pub fn attach(&mut self, spec: &str) -> Result<OneNic, ClientError> {
         self.run_request(REQUEST_TIMEOUT, async |connection| connection.attach(spec.to_owned()).await)
     }
 
     /// Hot-unplugs an interface.
+    ///
+    /// # Errors
+    ///
+    /// As [`attach`](Self::attach).
     pub fn detach(&mut self, mac: &str, patience: Duration) -> Result<OneNic, ClientError> {
         let timeout = milliseconds(patience);
         self.run_request(patience.saturating_add(REQUEST_TIMEOUT), async |connection| {
@@ -173,12 +187,20 @@ impl Client {
     }
 
     /// Revokes an interface's devices at once, with the NIC still plugged.
+    ///
+    /// # Errors
+    ///
+    /// As [`attach`](Self::attach).
     pub fn revoke(&mut self, mac: &str) -> Result<OneNic, ClientError> {
         self.run_request(REQUEST_TIMEOUT, async |connection| connection.revoke(mac.to_owned()).await)
     }
 
     /// Stops the guest; returns when it has ended, with the text of each finding about a device
     /// that somebody may still hold.
+    ///
+    /// # Errors
+    ///
+    /// As [`attach`](Self::attach).
     pub fn stop(&mut self, patience: Duration, force: bool) -> Result<Vec<String>, ClientError> {
         let timeout = milliseconds(patience);
         let limit = if force { FORCED_STOP_TIMEOUT } else { patience.saturating_add(REQUEST_TIMEOUT) };
@@ -230,12 +252,20 @@ impl Client {
     }
 
     /// The guest's state.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Unresponsive`] and [`ClientError::Broken`].
     pub fn status(&mut self) -> Result<Status, ClientError> {
         let Self { guest, run, runtime, connection } = self;
         runtime.block_on(status(run, guest, connection))
     }
 
     /// The guest's interfaces.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Unresponsive`] and [`ClientError::Broken`].
     pub fn nics(&mut self) -> Result<Nics, ClientError> {
         let Self { guest, run, runtime, connection } = self;
         runtime.block_on(async {
@@ -264,6 +294,11 @@ impl Client {
 
     /// Passes the guest's state and then its events to `take`, until the guest ends, `take` returns
     /// false, or Ctrl-C comes.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Unresponsive`] before the first event, [`ClientError::Broken`] later; the
+    /// signal can't be awaited.
     pub fn events(&mut self, mut take: impl FnMut(Event) -> bool) -> Result<(), ClientError> {
         self.status()?;
         let Self { guest, run, runtime, connection } = self;

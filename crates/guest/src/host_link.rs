@@ -42,7 +42,7 @@ pub(crate) enum LinkMatch {
 /// Where a link is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum LinkLocation {
-    /// It exists.
+    /// The link exists, in this place.
     Found(PlacedLink),
     /// It was deleted.
     Gone,

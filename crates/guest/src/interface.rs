@@ -46,7 +46,7 @@ pub enum OpenError {
     NoLink {
         /// The role of the link in the SPEC.
         role: &'static str,
-        /// Its name.
+        /// The name of the link.
         name: String,
     },
     /// The SPEC names a link of another kind.
@@ -54,7 +54,7 @@ pub enum OpenError {
     WrongKind {
         /// The role of the link in the SPEC.
         role: &'static str,
-        /// Its name.
+        /// The name of the link.
         name: String,
         /// The link's kind.
         kind: String,
@@ -64,11 +64,11 @@ pub enum OpenError {
         "Macvtap '{name}' has MAC {has}, but mac={asked} is asked for: leave mac= out, or change one of them"
     )]
     OtherMac {
-        /// The macvtap.
+        /// The name of the macvtap.
         name: IfName,
-        /// Its address.
+        /// The MAC that the macvtap has.
         has: MacAddr,
-        /// The SPEC's.
+        /// The MAC that the SPEC asks for.
         asked: MacAddr,
     },
     /// The link was made for a guest's interface: its alias is a mark.
@@ -76,7 +76,7 @@ pub enum OpenError {
         "Link '{name}' belongs to another interface of a guest ({mark}): name a link of your own; `taptrail recover` removes what ended guests left"
     )]
     GuestsOwn {
-        /// The link.
+        /// The name of the link.
         name: IfName,
         /// Its mark: the guest's uuid and the interface's MAC.
         mark: String,
@@ -86,11 +86,11 @@ pub enum OpenError {
         "Interface {mac} runs already: link '{link}' was made for it, and guest {guest}, which is not on record here, holds it{}; `taptrail list` and `taptrail recover` show what to do about it", held_by(.pid)
     )]
     RunsUnrecorded {
-        /// The interface.
+        /// The MAC of the interface.
         mac: MacAddr,
-        /// The link.
+        /// The name of the link.
         link: IfName,
-        /// The guest.
+        /// The uuid of the guest that holds the link.
         guest: Uuid,
         /// A process that holds it, if one is found.
         pid: Option<u32>,
@@ -98,9 +98,9 @@ pub enum OpenError {
     /// Whether the address is free can't be determined.
     #[error("Whether another guest has {mac} already can't be seen")]
     MarkedLink {
-        /// The interface.
+        /// The MAC of the interface.
         mac: MacAddr,
-        /// The cause.
+        /// The error beneath it, which says why.
         source: MarkedError,
     },
     /// A tap that is not persistent goes with its open file.
@@ -108,7 +108,7 @@ pub enum OpenError {
         "Tap '{name}' is not persistent: it belongs to the program that holds it; make one that stays (`ip tuntap add dev NAME mode tap user 0 group 65534`)"
     )]
     NotPersistent {
-        /// The tap.
+        /// The name of the tap.
         name: IfName,
     },
     /// The tap has no owner: every QEMU that runs as root could attach a queue, and would get a
@@ -117,7 +117,7 @@ pub enum OpenError {
         "Tap '{name}' takes queues from every QEMU that runs as root, which would get frames of this guest: give it an owner and a group that no QEMU has (`ip tuntap add dev {name} mode tap multi_queue user 0 group 65534`)"
     )]
     OpenToAll {
-        /// The tap.
+        /// The name of the tap.
         name: IfName,
     },
     /// Another guest's QEMU could attach a queue.
@@ -125,7 +125,7 @@ pub enum OpenError {
         "Tap '{name}' takes queues from QEMU of guest '{guest}', which would get frames of this one: give it an owner and a group that no other guest's QEMU has (`ip tuntap add dev {name} mode tap multi_queue user 0 group 65534`)"
     )]
     OpenTo {
-        /// The tap.
+        /// The name of the tap.
         name: IfName,
         /// The other guest.
         guest: String,
@@ -133,7 +133,7 @@ pub enum OpenError {
     /// Another process has the link open, and would get a part of the guest's frames.
     #[error("Link '{name}' is held already{}", held_by(.pid))]
     Held {
-        /// The link.
+        /// The name of the link.
         name: IfName,
         /// A process that holds it, if one is found.
         pid: Option<u32>,
@@ -143,7 +143,7 @@ pub enum OpenError {
         "Tap '{name}' has macvtap '{macvtap}' of a guest on it, which would get its frames: detach that one first"
     )]
     Below {
-        /// The tap.
+        /// The name of the tap.
         name: IfName,
         /// The macvtap on top of it.
         macvtap: String,
@@ -151,41 +151,41 @@ pub enum OpenError {
     /// Whether the link is held can't be determined.
     #[error("Whether a process holds link '{name}' already can't be determined")]
     Holders {
-        /// The link.
+        /// The name of the link.
         name: IfName,
-        /// The cause.
+        /// The error beneath it, which says why.
         source: std::io::Error,
     },
     /// A device can't be opened.
     #[error("Device of interface {mac} can't be opened")]
     Device {
-        /// The interface.
+        /// The MAC of the interface.
         mac: MacAddr,
-        /// The cause.
+        /// The error beneath it, which says why.
         source: DeviceError,
     },
     /// A link can't be made or configured.
     #[error("Link of interface {mac} can't be set up")]
     Link {
-        /// The interface.
+        /// The MAC of the interface.
         mac: MacAddr,
-        /// The cause.
+        /// The error beneath it, which says why.
         source: LinkError,
     },
     /// The filter can't be set.
     #[error("Filter of interface {mac} can't be set")]
     Filter {
-        /// The interface.
+        /// The MAC of the interface.
         mac: MacAddr,
-        /// The cause.
+        /// The error beneath it, which says why.
         source: FilterError,
     },
     /// The opens could not be recorded as required.
     #[error("Devices of interface {mac} can't be granted")]
     Account {
-        /// The interface.
+        /// The MAC of the interface.
         mac: MacAddr,
-        /// The cause.
+        /// The error beneath it, which says why.
         source: AccountError,
     },
 }

@@ -6,12 +6,14 @@
 //!
 //! - [`spec`], [`xml`]: the configuration of an interface, as a SPEC or as libvirt's XML.
 //! - [`mod@file`]: the configuration of a guest, in a file.
+//! - `text_error`: what is wrong with such a text, and where.
 //! - [`qemu`]: checks the user's command line and adds taptrail's arguments to it.
 //! - `account`: writes each record to the kernel's audit and to the ledger.
 //! - `interface`: opens, configures and filters the devices of a SPEC, and undoes that.
 //! - `environment`: which environment variables QEMU gets.
 //! - `open_files`: the last closes that the kernel reports by BPF, with `--bpf`.
-//! - `handover`: finds the devices that QEMU holds, and the evidence of a release.
+//! - `qemu_devices`: finds the devices that QEMU holds.
+//! - `handover`: finds the evidence of a release.
 //! - `host_link`: the host's link behind an interface, and how it is identified.
 //! - `driver`: the state machine, the only thing that acts on the guest.
 //! - `recovery`: closes the accounts of ended supervisors, and removes their links and filters.
@@ -50,6 +52,7 @@ mod monitor;
 mod open_files;
 mod process;
 pub mod qemu;
+mod qemu_devices;
 mod recovery;
 mod request;
 mod run_dir;
@@ -61,6 +64,7 @@ pub mod spec;
 mod state;
 mod stray;
 mod supervisor;
+mod text_error;
 mod unrecorded;
 mod unresponsive;
 pub mod xml;
@@ -81,6 +85,7 @@ pub use run_dir::{Dirs, NOFOLLOW, RunDirError, api_socket, check_name, guests, l
 pub use service_manager::ServiceManager;
 pub use stray::{Stray, StrayState, strays};
 pub use supervisor::{Observer, Running, SuperviseError, adopt, supervise};
+pub use text_error::TextError;
 pub use unrecorded::{Unrecorded, UnrecordedError, kill_unrecorded, unrecorded};
 pub use unresponsive::{
     CutLink, KilledQemu, Supervised, UnresponsiveError, cut_link, host_interface, kill_qemu, supervised,

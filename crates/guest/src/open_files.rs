@@ -18,7 +18,7 @@ use taptrail_kernel::proc::{HeldDevice, ProcessId};
 use taptrail_record::{Device, DeviceKind, Rdev};
 
 use crate::account::OpenDevice;
-use crate::handover;
+use crate::qemu_devices::{devices_of, matches};
 
 /// The state of the file behind a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,11 +108,11 @@ impl OpenFiles {
     pub(crate) fn find(&mut self, qemu: ProcessId, devices: &mut [OpenDevice]) -> io::Result<()> {
         // A descriptor that is the same before and after is the same in between.
         let before = self.closes.descriptors()?;
-        let shown = handover::devices_of(&qemu)?;
+        let shown = devices_of(&qemu)?;
         let after = self.closes.descriptors()?;
         let since = Timestamp::now();
         for device in devices {
-            let Some((thread, held)) = shown.iter().find(|(_, held)| handover::matches(held, device)) else {
+            let Some((thread, held)) = shown.iter().find(|(_, held)| matches(held, device)) else {
                 continue;
             };
             let is = |of: &&Held| of.process == qemu && is_descriptor(of, *thread, held);

@@ -11,25 +11,17 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use taptrail_kernel::proc::{
-    ProcessId, ProcessStatus, command_line, network_namespace, network_namespace_of, processes,
+    ProcessId, ProcessStatus, command_line, deleted_path, network_namespace, network_namespace_of, processes,
 };
-use taptrail_ledger::{Guest, Ledger, Process};
+use taptrail_ledger::{Guest, Ledger};
 use taptrail_record::GuestId;
 use uuid::Uuid;
 
-use crate::account::live_guests;
+use crate::account::{live_guests, process_id};
 use crate::run_dir::{Dirs, LOCK_FILE, check_name};
 
 /// Bytes of a command line that are read.
 const MAX_COMMAND_LINE: u64 = 256 * 1024;
-
-/// The suffix that /proc adds to the path of an open file that was removed.
-const DELETED: &str = " (deleted)";
-
-/// The process that a row of the ledger names.
-pub(crate) fn process_id(on_record: Process) -> ProcessId {
-    ProcessId { pid: on_record.pid, start_time: on_record.start }
-}
 
 /// A process whose command line is a guest's QEMU. Its forked children have the same.
 #[derive(Debug, Clone)]
@@ -136,10 +128,7 @@ fn open_files(pid: u32) -> io::Result<Vec<PathBuf>> {
         // Sockets, pipes and the like have no path.
         let Ok(path) = fs::read_link(entry.path()) else { continue };
         if path.is_absolute() {
-            files.push(match path.to_str().and_then(|path| path.strip_suffix(DELETED)) {
-                Some(path) => PathBuf::from(path),
-                None => path,
-            });
+            files.push(deleted_path(&path).map(Path::to_owned).unwrap_or(path));
         }
     }
     Ok(files)

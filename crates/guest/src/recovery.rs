@@ -22,13 +22,13 @@ use taptrail_record::{CloseDoubt, DeviceKind, Event, GuestId, MacAddr, Outcome, 
 use tracing::warn;
 
 use crate::account::{
-    Account, AccountError, AuditMode, LedgerBatch, Live, OpenDevice, ledger_if_any, own_guests,
+    Account, AccountError, AuditMode, LedgerBatch, Live, OpenDevice, ledger_if_any, own_guests, process_id,
 };
 use crate::driver::kill_process;
 use crate::handover::{self, OpenFileCounts};
 use crate::host::{Host, LeftOverError};
 use crate::marked::MarkedError;
-use crate::process::{QemuProcess, process_id};
+use crate::process::QemuProcess;
 use crate::run_dir::{Dirs, RunDirError, RunDirLock};
 use crate::spec::NicSpec;
 
@@ -48,7 +48,7 @@ pub struct RecoverOptions {
 /// The result for one open account.
 #[derive(Debug)]
 pub struct Recovered {
-    /// The guest.
+    /// The guest whose account is open.
     pub guest: GuestId,
     /// What was found and done; after an error the account stays open.
     pub state: Result<RecoveredState, RecoverError>,
@@ -61,7 +61,7 @@ pub enum RecoveredState {
     Supervised,
     /// QEMU runs without a supervisor, which can adopt it.
     Orphaned {
-        /// QEMU's pid.
+        /// The pid of the QEMU that runs.
         pid: u32,
     },
     /// It has ended, and its links and filters may be left over in another network namespace: the
@@ -106,9 +106,9 @@ pub enum RecoverError {
     /// A QEMU whose start was interrupted can't be killed.
     #[error("QEMU (pid {pid}), whose start was interrupted, can't be killed")]
     Kill {
-        /// Its pid.
+        /// The pid of that QEMU.
         pid: u32,
-        /// The cause.
+        /// The system's error, which says why.
         source: io::Error,
     },
 }
@@ -117,7 +117,7 @@ pub enum RecoverError {
 /// runs the guest and a watcher keeps the account.
 #[derive(Debug, Clone)]
 pub struct Unsupervised {
-    /// The guest.
+    /// The guest whose account is open.
     pub guest: GuestId,
     /// The pid of its QEMU, if that runs.
     pub pid: Option<u32>,

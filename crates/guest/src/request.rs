@@ -64,11 +64,10 @@ impl<T> Reply<T> {
 pub(crate) enum OnTimeout {
     /// Report a timeout and leave the guest running.
     GiveUp,
-    /// Kill QEMU.
     Force,
 }
 
-/// One request.
+/// A request to the driver, from a client or a signal.
 #[derive(Debug)]
 pub(crate) enum Request {
     /// Hot-plug an interface.
@@ -82,7 +81,6 @@ pub(crate) enum Request {
     },
     /// Hot-unplug an interface.
     Detach {
-        /// The interface.
         mac: MacAddr,
         /// How long the guest may take to comply.
         patience: Duration,
@@ -93,7 +91,6 @@ pub(crate) enum Request {
     },
     /// Take an interface's devices at once, with the NIC still plugged.
     Revoke {
-        /// The interface.
         mac: MacAddr,
         /// The client; `None` for a signal.
         requester: Option<Requester>,

@@ -74,7 +74,7 @@ pub enum RunDirError {
     /// The system refused.
     #[error("{what} {path} failed", path = path.display())]
     Io {
-        /// The operation.
+        /// What failed, as it begins a sentence: `Making`.
         what: &'static str,
         /// The file or directory.
         path: PathBuf,
@@ -84,6 +84,11 @@ pub enum RunDirError {
 }
 
 /// Refuses a guest name that can't be a file name.
+///
+/// # Errors
+///
+/// [`RunDirError::Name`]: the name is empty, has more than 64 bytes, begins with a dot, or has a
+/// slash or a control character.
 pub fn check_name(name: &str) -> Result<(), RunDirError> {
     let bad = name.is_empty()
         || name.len() > 64
@@ -121,6 +126,10 @@ fn make(run: &Path, guest: &str) -> Result<PathBuf, RunDirError> {
 }
 
 /// The names of all guests that have a directory, in order. Such a guest need not run.
+///
+/// # Errors
+///
+/// The run directory can't be read. One that does not exist has no guests.
 pub fn guests(run: &Path) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     match std::fs::read_dir(run) {
@@ -260,7 +269,6 @@ impl RunDirLock {
         Ok(())
     }
 
-    /// The directory.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }

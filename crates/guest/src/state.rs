@@ -101,11 +101,9 @@ pub(crate) struct HeldDevice {
 #[derive(Debug, Clone)]
 pub(crate) struct Snapshot {
     pub(crate) state: GuestState,
-    /// QEMU's pid.
     pub(crate) pid: Option<u32>,
     /// When QEMU began to run the guest.
     pub(crate) since: Option<Timestamp>,
-    /// Its interfaces.
     pub(crate) interfaces: Vec<InterfaceInfo>,
     /// Why it has stopped, once it has.
     pub(crate) reason: Option<Reason>,

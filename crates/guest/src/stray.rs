@@ -18,12 +18,12 @@ use crate::recovery::{RecoverError, RecoverOptions};
 /// A link that was made for a guest's interface, while that guest has no open account.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stray {
-    /// Its name.
+    /// The link's name.
     pub link: IfName,
     /// The number, in ours, of the network namespace to which it was moved; `None` if it is in
     /// ours.
     pub namespace: Option<i32>,
-    /// The guest.
+    /// The uuid of the guest for which it was made.
     pub uuid: Uuid,
     /// The guest's interface.
     pub mac: MacAddr,
@@ -43,7 +43,7 @@ pub enum StrayState {
     },
     /// A process holds its device, or runs the guest.
     Held {
-        /// The process.
+        /// The pid of that process.
         pid: u32,
         /// The guest's name, where that process is its QEMU.
         guest: Option<String>,

@@ -8,9 +8,9 @@ use taptrail_record::GuestId;
 use tracing::warn;
 use uuid::Uuid;
 
+use crate::account::process_id;
 use crate::callers::Callers;
 use crate::driver::{self, AdoptError, AdoptOptions, Driver, Ended, MonitorSocket, StartError, StartOptions};
-use crate::process::process_id;
 use crate::request::Inbox;
 use crate::run_dir::{RunDirError, RunDirLock};
 use crate::server::ApiServer;
@@ -44,17 +44,17 @@ pub enum SuperviseError {
     /// The guest did not start.
     #[error("Guest '{name}' did not start")]
     Start {
-        /// Its name.
+        /// The guest's name.
         name: String,
-        /// The cause.
+        /// The error beneath it, which says why.
         source: Box<StartError>,
     },
     /// The guest can't be adopted.
     #[error("Guest '{name}' can't be adopted")]
     Adopt {
-        /// Its name.
+        /// The guest's name.
         name: String,
-        /// The cause.
+        /// The error beneath it, which says why.
         source: Box<AdoptError>,
     },
 }
@@ -62,7 +62,7 @@ pub enum SuperviseError {
 /// A running guest, as reported to the process that started the supervisor.
 #[derive(Debug, Clone, Copy)]
 pub struct Running {
-    /// QEMU's pid.
+    /// The pid of the guest's QEMU.
     pub pid: u32,
     /// The guest's uuid.
     pub uuid: Uuid,

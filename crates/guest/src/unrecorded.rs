@@ -61,9 +61,9 @@ pub enum UnrecordedError {
     /// A process does not end, or may not be killed.
     #[error("Process {pid} can't be ended")]
     Kill {
-        /// Its pid.
+        /// The pid of that process.
         pid: u32,
-        /// The cause.
+        /// The system's error, which says why.
         source: io::Error,
     },
 }

@@ -16,17 +16,16 @@ use taptrail_kernel::proc::{ProcessId, boot_id, network_namespace};
 use taptrail_ledger::{Guest, Ledger, LedgerError, Step};
 use taptrail_record::{GuestId, MacAddr};
 
-use crate::account::{ledger_if_any, own_guests};
+use crate::account::{ledger_if_any, own_guests, process_id};
 use crate::driver::{ReleaseKind, kill_process};
 use crate::host::Host;
 use crate::host_link::mark;
-use crate::process::process_id;
 use crate::run_dir::{self, Dirs};
 
 /// A guest with an open account whose supervisor runs, whether it answers or not.
 #[derive(Debug, Clone)]
 pub struct Supervised {
-    /// The guest.
+    /// The guest whose account is open.
     pub guest: GuestId,
     /// The pid of its QEMU, if that runs.
     pub pid: Option<u32>,
@@ -58,7 +57,7 @@ pub enum UnresponsiveError {
     Kill {
         /// The pid of the QEMU that could not be killed.
         pid: u32,
-        /// The cause.
+        /// The system's error, which says why.
         source: io::Error,
     },
 }
@@ -76,7 +75,7 @@ pub struct KilledQemu {
 /// nothing behind them.
 #[derive(Debug)]
 pub struct CutLink {
-    /// Its name.
+    /// The name that the link had.
     pub ifname: String,
     /// The supervisor's pid, if that runs.
     pub supervisor: Option<u32>,

@@ -26,7 +26,7 @@ pub(crate) struct PrivateCopy {
     dir: TempDir,
 }
 
-/// Copying failed.
+/// Why a ledger could not be copied.
 #[derive(Debug)]
 pub(crate) enum CopyError {
     /// The original can't be read.

@@ -6,7 +6,7 @@ pub enum LedgerError {
     /// The state directory can't be created.
     #[error("State directory {path} can't be created", path = path.display())]
     Directory {
-        /// The directory.
+        /// The path of the state directory.
         path: PathBuf,
         /// The system's reason.
         source: std::io::Error,
@@ -14,7 +14,7 @@ pub enum LedgerError {
     /// The file can't be opened or created.
     #[error("Ledger {path} can't be opened", path = path.display())]
     File {
-        /// The file.
+        /// The path of the ledger's file.
         path: PathBuf,
         /// The system's reason.
         source: std::io::Error,
@@ -22,15 +22,15 @@ pub enum LedgerError {
     /// SQLite can't open the file, or it is not a ledger.
     #[error("Ledger {path} can't be opened as a database", path = path.display())]
     Open {
-        /// The file.
+        /// The path of the ledger's file.
         path: PathBuf,
-        /// SQLite's reason.
+        /// The error of SQLite, which says why.
         source: rusqlite::Error,
     },
     /// It can only be read from a copy, and the copy can't be created.
     #[error("Ledger {path} can't be copied to {dir}, where it would be read (TMPDIR names another directory)", path = path.display(), dir = std::env::temp_dir().display())]
     Copy {
-        /// The file.
+        /// The path of the ledger's file.
         path: PathBuf,
         /// The system's reason.
         source: std::io::Error,
@@ -38,7 +38,7 @@ pub enum LedgerError {
     /// The database's schema is not taptrail's.
     #[error("Ledger {path} is not as taptrail makes it, and nothing of it is believed: {what}", path = path.display())]
     Foreign {
-        /// The file.
+        /// The path of the ledger's file.
         path: PathBuf,
         /// The first difference.
         what: String,
@@ -46,7 +46,7 @@ pub enum LedgerError {
     /// The ledger was written by another version of taptrail.
     #[error("Ledger {path} has schema version {found}, but this taptrail knows {known}: {}", if found > known { "a newer taptrail wrote it" } else { "it is not a ledger that was ever written to" }, path = path.display())]
     Version {
-        /// The file.
+        /// The path of the ledger's file.
         path: PathBuf,
         /// Its schema version.
         found: i64,
@@ -58,7 +58,7 @@ pub enum LedgerError {
     NotOurs {
         /// The file or directory.
         path: PathBuf,
-        /// The cause.
+        /// Why it is refused, as a clause.
         why: String,
     },
     /// The file was removed while it was open.
@@ -76,7 +76,7 @@ pub enum LedgerError {
     /// The file is damaged.
     #[error("Ledger {path} is damaged ({fault}): `taptrail ledger check` lists the faults", path = path.display())]
     Damaged {
-        /// The file.
+        /// The path of the ledger's file.
         path: PathBuf,
         /// SQLite's description of the damage.
         fault: String,
@@ -84,21 +84,21 @@ pub enum LedgerError {
     /// A transaction failed; nothing of it was written.
     #[error("Ledger can't be written")]
     Write {
-        /// SQLite's reason.
+        /// The error of SQLite, which says why.
         source: rusqlite::Error,
     },
     /// A query failed.
     #[error("Ledger can't be read")]
     Read {
-        /// SQLite's reason.
+        /// The error of SQLite, which says why.
         source: rusqlite::Error,
     },
     /// A row has a value that taptrail never writes.
     #[error("Ledger row {table}:{id} holds '{value}', which is not a {what}")]
     Row {
-        /// The table.
+        /// The name of the table.
         table: &'static str,
-        /// Its row.
+        /// The id of the row in that table.
         id: i64,
         /// The value, cut at 64 characters.
         value: String,
@@ -108,11 +108,11 @@ pub enum LedgerError {
     /// An operation that may happen once for a row was done before: closing, granting, ending.
     #[error("Ledger refuses to {what} {table} row {id}: that was done before, or the row is missing")]
     AlreadyDone {
-        /// The operation.
+        /// The operation that was refused, as a verb.
         what: &'static str,
-        /// The table.
+        /// The name of the table.
         table: &'static str,
-        /// Its row.
+        /// The id of the row in that table.
         id: i64,
     },
 }

@@ -46,8 +46,8 @@ pub use read::{Guest, OpenStep, Records, StoredRecord};
 pub use upkeep::Pruned;
 pub use watch::{Checkpoint, NewWatched};
 pub use write::{
-    AuditOutcome, DeviceKey, GuestKey, InterfaceKey, Logged, NewDevice, NewGuest, NewRecord, Process,
-    RecordKey, Step, StepKey, Tx,
+    AuditOutcome, DeviceKey, GuestKey, InterfaceKey, Logged, NewDevice, NewGuest, NewRecord, PendingRecord,
+    Process, RecordKey, Step, StepKey, Tx,
 };
 
 use std::fs::{DirBuilder, OpenOptions};
@@ -122,16 +122,14 @@ impl Ledger {
     ///
     /// As [`open_to_read`](Self::open_to_read); or it can't be written to.
     pub fn open_existing(state_dir: &Path) -> Result<Option<Self>, LedgerError> {
-        let path = Self::file(state_dir);
-        let metadata = match std::fs::symlink_metadata(&path) {
-            Ok(metadata) => metadata,
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+        let path = match Self::checked_file(state_dir) {
+            Err(LedgerError::File { source, .. })
+                if matches!(source.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
+            {
                 return Ok(None);
             }
-            Err(source) => return Err(LedgerError::File { path, source }),
+            checked => checked?,
         };
-        owner::check_directory(state_dir)?;
-        owner::check_ledger(&path, &metadata)?;
         let ledger = Self::connect(path)?;
         if ledger.is_empty()? { Ok(None) } else { ledger.check_schema().map(Some) }
     }
@@ -146,13 +144,7 @@ impl Ledger {
     /// changed its contents; or it can't be opened, or is not a ledger of this or an earlier
     /// version.
     pub fn open_to_read(state_dir: &Path) -> Result<Self, LedgerError> {
-        let path = Self::file(state_dir);
-        // Without opening the file: closing it would release SQLite's locks on it in this process
-        // (fcntl(2)).
-        let metadata = std::fs::symlink_metadata(&path)
-            .map_err(|source| LedgerError::File { path: path.clone(), source })?;
-        owner::check_directory(state_dir)?;
-        owner::check_ledger(&path, &metadata)?;
+        let path = Self::checked_file(state_dir)?;
         // A process that creates a ledger first creates an empty file, and then the whole schema at
         // once.
         let end = Instant::now() + BUSY_TIMEOUT;
@@ -173,6 +165,18 @@ impl Ledger {
             }
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// The path of the ledger in `state_dir`, which nobody else can have written to.
+    fn checked_file(state_dir: &Path) -> Result<PathBuf, LedgerError> {
+        let path = Self::file(state_dir);
+        // Without opening the file: closing it would release SQLite's locks on it in this process
+        // (fcntl(2)).
+        let metadata = std::fs::symlink_metadata(&path)
+            .map_err(|source| LedgerError::File { path: path.clone(), source })?;
+        owner::check_directory(state_dir)?;
+        owner::check_ledger(&path, &metadata)?;
+        Ok(path)
     }
 
     /// Opens a ledger that a writer has open, and that has a write-ahead log and its index (`-wal`,

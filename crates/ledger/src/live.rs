@@ -11,7 +11,7 @@ use crate::{DeviceKey, GuestKey, InterfaceKey, Ledger, LedgerError, Step, StepKe
 /// An interface that has not ended: QEMU or the host may still have parts of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LiveInterface {
-    /// Its row.
+    /// The key of its row in the ledger.
     pub key: InterfaceKey,
     /// Its address, which names it.
     pub mac: MacAddr,
@@ -26,11 +26,11 @@ pub struct LiveInterface {
 /// A device that is not closed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LiveDevice {
-    /// Its row.
+    /// The key of its row in the ledger.
     pub key: DeviceKey,
     /// The interface it was opened for.
     pub mac: MacAddr,
-    /// The device.
+    /// The device that was opened.
     pub device: Device,
     /// The queue of the interface, from 0.
     pub queue: u32,
@@ -46,7 +46,7 @@ pub struct LiveDevice {
 /// A step without an outcome.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LiveStep {
-    /// Its row.
+    /// The key of its row in the ledger.
     pub key: StepKey,
     /// The intended step.
     pub step: Step,

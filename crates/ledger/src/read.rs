@@ -10,7 +10,7 @@ use crate::{AuditOutcome, GuestKey, Ledger, LedgerError, Process, RecordKey};
 /// One start of one guest.
 #[derive(Debug, Clone)]
 pub struct Guest {
-    /// Its row.
+    /// The key of its row in the ledger.
     pub key: GuestKey,
     /// Its name and uuid.
     pub id: GuestId,
@@ -56,7 +56,7 @@ pub struct StoredRecord {
 }
 
 impl StoredRecord {
-    /// Its row.
+    /// The key of its row in the ledger.
     pub fn key(&self) -> RecordKey {
         RecordKey(self.id)
     }

@@ -40,7 +40,7 @@ const RULES: [(&str, &str); 4] = [
 pub struct Pruned {
     /// Starts of guests.
     pub guests: u64,
-    /// Their records.
+    /// Records of these starts.
     pub records: u64,
 }
 

@@ -20,7 +20,7 @@ pub struct NewWatched<'a> {
     pub id: &'a GuestId,
     /// The boot in which it started (`/proc/sys/kernel/random/boot_id`).
     pub boot_id: &'a str,
-    /// The watcher.
+    /// The process of the watcher that keeps the account.
     pub watcher: Process,
     /// The time of its first record in the log.
     pub begun: Timestamp,

@@ -1,6 +1,8 @@
+use std::path::Path;
+
 use jiff::Timestamp;
 use rusqlite::{Transaction, params};
-use taptrail_record::{DeviceKind, GuestId, MacAddr, Rdev};
+use taptrail_record::{DeviceKind, GuestId, LogProof, MacAddr, Rdev, Record, TooLong};
 
 use crate::LedgerError;
 
@@ -76,6 +78,16 @@ impl AuditOutcome {
     }
 }
 
+impl From<LogProof> for AuditOutcome {
+    fn from(proof: LogProof) -> Self {
+        match proof {
+            LogProof::ReadBack => Self::ReadBack,
+            LogProof::Counters => Self::Counters,
+            LogProof::AckOnly => Self::Acknowledged,
+        }
+    }
+}
+
 impl From<String> for AuditOutcome {
     fn from(text: String) -> Self {
         let known = [Self::ReadBack, Self::Counters, Self::Acknowledged, Self::Off, Self::Copied];
@@ -92,6 +104,11 @@ pub struct Logged {
     pub serial: Option<u32>,
 }
 
+impl Logged {
+    /// The kernel was not asked.
+    pub const OFF: Self = Self { outcome: AuditOutcome::Off, serial: None };
+}
+
 /// An audit record to be inserted.
 #[derive(Debug, Clone)]
 pub struct NewRecord<'a> {
@@ -105,12 +122,42 @@ pub struct NewRecord<'a> {
     pub logged: Logged,
 }
 
+/// An audit record that is kept until a transaction inserts it.
+#[derive(Debug, Clone)]
+pub struct PendingRecord {
+    /// When it was written.
+    pub time: Timestamp,
+    /// The audit record type's number.
+    pub kind: u16,
+    /// The text between `msg='` and `'`.
+    pub text: String,
+    /// Whether and how the kernel's audit logged it.
+    pub logged: Logged,
+}
+
+impl PendingRecord {
+    /// A record of program `exe`, which the kernel was not asked to log yet.
+    ///
+    /// # Errors
+    ///
+    /// The record's text would be cut: see [`Record::text`].
+    pub fn new(record: &Record, exe: &Path, time: Timestamp) -> Result<Self, TooLong> {
+        let (kind, text) = (record.record_type().number(), record.text(exe)?);
+        Ok(Self { time, kind, text, logged: Logged::OFF })
+    }
+
+    /// The record as a transaction takes it.
+    pub fn as_new(&self) -> NewRecord<'_> {
+        NewRecord { time: self.time, kind: self.kind, text: &self.text, logged: self.logged.clone() }
+    }
+}
+
 /// A device that was opened.
 #[derive(Debug, Clone)]
 pub struct NewDevice<'a> {
     /// The interface it was opened for.
     pub mac: MacAddr,
-    /// Its kind.
+    /// The kind of the device.
     pub kind: DeviceKind,
     /// The path given to open(2).
     pub path: &'a str,
@@ -158,7 +205,7 @@ pub struct NewGuest<'a> {
     pub id: &'a GuestId,
     /// The boot in which it starts (`/proc/sys/kernel/random/boot_id`).
     pub boot_id: &'a str,
-    /// Its supervisor.
+    /// The process of its supervisor.
     pub supervisor: Process,
     /// The inode of its network namespace (`/proc/PID/ns/net`).
     pub netns: u64,

@@ -34,7 +34,7 @@ pub enum QmpError {
     TimedOut {
         /// "the greeting" or the command's name.
         awaited: String,
-        /// The timeout.
+        /// How long the reply was awaited.
         after: Duration,
     },
     /// A line longer than [`MAX_LINE_BYTES`](crate::MAX_LINE_BYTES).
@@ -84,13 +84,13 @@ pub enum QmpError {
     BadArguments {
         /// The command's name.
         command: String,
-        /// The reason.
+        /// What is wrong with the arguments.
         why: String,
     },
     /// An earlier error made the connection unusable.
     #[error("The connection to QEMU's monitor can't be used after an earlier error: {reason}")]
     Poisoned {
-        /// That error.
+        /// The text of that earlier error.
         reason: String,
     },
 }
@@ -115,7 +115,7 @@ impl QmpError {
 pub enum ErrorClass {
     /// `CommandNotFound`: unknown to this QEMU.
     CommandNotFound,
-    /// `DeviceNotActive`.
+    /// `DeviceNotActive`: the device could not become active.
     DeviceNotActive,
     /// `DeviceNotFound`: no device, backend or descriptor of that name.
     DeviceNotFound,

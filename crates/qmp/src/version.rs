@@ -1,6 +1,6 @@
 use std::fmt;
 
-/// QEMU's version.
+/// The version of a QEMU, as its greeting says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version {
     /// The 7 of 7.2.22.

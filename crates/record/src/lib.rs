@@ -6,6 +6,7 @@
 //! - Records that claim nothing of a device: [`Notice`]; damaged records: [`Fragment`]; records of
 //!   programs that have no guests: [`foreign`].
 //! - The kernel's own records of an open(2): [`KernelOpen`].
+//! - What shows that the kernel logged a record: [`LogProof`].
 //!
 //! This crate does no I/O, holds no state and has no `unsafe`.
 //!
@@ -43,6 +44,7 @@ mod ifname;
 mod interpreted;
 mod kernel_open;
 mod line;
+mod log_proof;
 mod mac;
 mod notice;
 mod number;
@@ -71,6 +73,7 @@ pub use ifname::{IfName, IfNameError};
 pub use interpreted::parse_interpreted;
 pub use kernel_open::KernelOpen;
 pub use line::{Line, Stamp};
+pub use log_proof::LogProof;
 pub use mac::{MacAddr, MacAddrError};
 pub use notice::Notice;
 pub use path_record::PathRecord;

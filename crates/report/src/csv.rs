@@ -60,6 +60,9 @@ const FINDING_COLUMNS: &[&str] = &[
     "text",
     "proof",
     "unauthenticated_source",
+    "severity",
+    "incident",
+    "follows",
 ];
 
 /// Writes holdings.
@@ -122,6 +125,9 @@ impl<W: Write> FindingRows<W> {
         row.outside(&finding.text)?;
         row.proof(&finding.proof)?;
         row.source(&finding.proof)?;
+        row.word(finding.kind.severity().as_str())?;
+        row.value(Some(finding.incident.number))?;
+        row.value(Some(finding.incident.follows))?;
         row.end()
     }
 

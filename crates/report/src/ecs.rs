@@ -9,9 +9,8 @@ use std::io::{self, Write};
 use jiff::Timestamp;
 use serde::Serialize;
 use taptrail_record::Device;
-use taptrail_trail::{Certainty, Finding, FindingKind, Holding, State};
+use taptrail_trail::{Certainty, Finding, FindingKind, Holding, Severity, State};
 
-use crate::findings::is_grave;
 use crate::text::escape_name;
 
 /// The version of ECS.
@@ -60,6 +59,8 @@ struct Event {
     /// In nanoseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     duration: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    severity: Option<u8>,
     module: &'static str,
     dataset: &'static str,
 }
@@ -158,6 +159,7 @@ fn of_holding(holding: &Holding) -> Document<'_> {
             start: start.map(rfc3339),
             end: end.map(rfc3339),
             duration: span.and_then(|(start, end)| i64::try_from(end.duration_since(start).as_nanos()).ok()),
+            severity: None,
             module: "taptrail",
             dataset: "taptrail.holding",
         },
@@ -177,7 +179,7 @@ fn of_finding(finding: &Finding) -> Document<'_> {
         ecs: Ecs { version: VERSION },
         message: finding.text.as_str().into(),
         event: Event {
-            kind: if is_grave(kind) { "alert" } else { "event" },
+            kind: if kind.severity() == Severity::Grave { "alert" } else { "event" },
             category: ["network"],
             types: vec![if kind == FindingKind::RefusedOpen { "denied" } else { "info" }],
             action: kind.as_str(),
@@ -185,6 +187,7 @@ fn of_finding(finding: &Finding) -> Document<'_> {
             start: None,
             end: None,
             duration: None,
+            severity: Some(severity(kind)),
             module: "taptrail",
             dataset: "taptrail.finding",
         },
@@ -199,6 +202,15 @@ fn of_finding(finding: &Finding) -> Document<'_> {
             reference: format!("{FINDINGS}#{}", kind.as_str()),
         }),
         taptrail: Taptrail::Finding(finding),
+    }
+}
+
+/// ECS leaves the numbers to the source.
+fn severity(kind: FindingKind) -> u8 {
+    match kind.severity() {
+        Severity::Notice => 1,
+        Severity::Warning => 2,
+        Severity::Grave => 3,
     }
 }
 
@@ -237,7 +249,7 @@ fn rfc3339(time: Timestamp) -> String {
 }
 
 #[cfg(test)]
-#[path = "../../../tests/world/ecs.rs"]
+#[path = "../../../tests/e2e/world/ecs.rs"]
 mod fields;
 
 #[cfg(test)]

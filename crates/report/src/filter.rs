@@ -3,7 +3,7 @@ use std::str::FromStr;
 
 use jiff::Timestamp;
 use taptrail_record::{Device, DeviceKind, GuestId, IfName, MacAddr, Rdev};
-use taptrail_trail::{Doubt, Finding, FindingKind, Holding, State};
+use taptrail_trail::{Doubt, Finding, FindingKind, Holding, Severity, State, is_same_host};
 use uuid::Uuid;
 
 use crate::span::{Holds, QueryRange, holds};
@@ -11,7 +11,7 @@ use crate::span::{Holds, QueryRange, holds};
 /// Selects holdings and findings: those that meet all conditions that are set.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filter {
-    /// Host name.
+    /// Host name, with or without its domain.
     pub host: Option<String>,
     /// One of these guests; any when empty.
     pub guests: Vec<GuestFilter>,
@@ -31,6 +31,8 @@ pub struct Filter {
     pub granted: bool,
     /// Findings of one of these kinds; any when empty.
     pub kinds: Vec<FindingKind>,
+    /// Findings of at least this severity.
+    pub severity: Option<Severity>,
 }
 
 impl Filter {
@@ -83,6 +85,7 @@ impl Filter {
         self.is_about(host, guest.as_ref(), *mac, device.as_ref(), unnamed)
             && self.is_within(QueryRange { from: *time, to: *time })
             && (self.kinds.is_empty() || self.kinds.contains(&finding.kind))
+            && self.severity.is_none_or(|least| finding.kind.severity() >= least)
     }
 
     /// `unnamed` is the result where the filter names a guest, interface or device, and the
@@ -95,7 +98,7 @@ impl Filter {
         device: Option<&Device>,
         unnamed: bool,
     ) -> bool {
-        self.host.as_ref().is_none_or(|asked| asked == host)
+        self.host.as_ref().is_none_or(|asked| is_same_host(asked, host))
             && (self.guests.is_empty()
                 || guest.map_or(unnamed, |guest| self.guests.iter().any(|asked| asked.matches(guest))))
             && self.mac.is_none_or(|asked| mac.map_or(unnamed, |mac| mac == asked))
@@ -300,10 +303,14 @@ mod tests {
         assert!(keeps(mac(1), &holding) && !keeps(mac(2), &holding));
         assert!(!mac(1).matches_finding(&finding(Some("web1"), None, 10)));
         assert!(!guest("web1").matches_finding(&finding(None, None, 10)));
-        let host = Filter { host: Some("h2".to_owned()), ..Filter::default() };
-        assert!(!keeps(host, &holding));
+        let host = |name: &str| Filter { host: Some(name.to_owned()), ..Filter::default() };
+        assert!(keeps(host("h1"), &holding) && keeps(host("h1.example.org"), &holding));
+        assert!(!keeps(host("h2"), &holding) && !keeps(host("h"), &holding));
         let kinds = Filter { kinds: vec![FindingKind::FalseStart], ..Filter::default() };
         assert!(!kinds.matches_finding(&finding(None, None, 10)));
+        let least = |severity| Filter { severity: Some(severity), ..Filter::default() };
+        let keeps = Severity::ALL.map(|severity| least(severity).matches_finding(&finding(None, None, 10)));
+        assert_eq!(keeps, [true, true, false]);
     }
 
     #[test]

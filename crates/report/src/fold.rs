@@ -1,4 +1,4 @@
-use unicode_width::UnicodeWidthChar as _;
+use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
 /// Cuts one line into lines of at most `width` columns, between words where that is possible.
 pub(crate) fn fold(line: &str, width: usize) -> Vec<&str> {
@@ -43,9 +43,41 @@ fn fold_after<'a>(line: &'a str, width: usize, marks: &[char]) -> Vec<&'a str> {
     }
 }
 
+/// Joins pieces by blanks into lines of at most `width` columns. No piece is cut: one that is wider
+/// stands alone on its line.
+pub(crate) fn fold_pieces<'a>(pieces: impl IntoIterator<Item = &'a str>, width: usize) -> Vec<String> {
+    let (mut lines, mut taken): (Vec<String>, usize) = (Vec::new(), 0);
+    for piece in pieces {
+        let columns = piece.width();
+        match lines.last_mut().filter(|_| taken + 1 + columns <= width) {
+            Some(line) => {
+                line.push(' ');
+                line.push_str(piece);
+                taken += 1 + columns;
+            }
+            None => {
+                lines.push(piece.to_owned());
+                taken = columns;
+            }
+        }
+    }
+    lines
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_piece_is_cut() {
+        let fold = |pieces: &[&'static str], width| fold_pieces(pieces.iter().copied(), width);
+        assert_eq!(fold(&[], 5), [""; 0]);
+        assert_eq!(fold(&["one", "two", "three"], 7), ["one two", "three"]);
+        assert_eq!(fold(&["a", "/dev/net/tun", "b"], 5), ["a", "/dev/net/tun", "b"]);
+        assert_eq!(fold(&["at", "10:00 11:00", "名"], 14), ["at 10:00 11:00", "名"]);
+        assert_eq!(fold(&["one", "two"], usize::MAX), ["one two"]);
+        assert_eq!(fold(&["one", "two"], 0), ["one", "two"]);
+    }
 
     #[test]
     fn lines_are_cut_between_words_where_there_are_any() {

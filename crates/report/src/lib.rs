@@ -8,6 +8,9 @@
 //! - [`Session`]: the devices of one interface in one plug, as people see them.
 //! - [`Explainer`]: the same in sentences, each with the lines that prove it.
 //! - [`trail_table`], [`findings_table`]: holdings and the findings below them; findings alone.
+//!   [`findings_block`]: the findings by kind, without a summary.
+//! - [`write_html`], [`write_svg`], [`write_perfetto`]: the same as pictures, of what
+//!   [`Selected`] collects.
 //! - [`guest_table`], [`nic_table`]: the guests of this host, the interfaces of one.
 //! - [`verify_table`], [`unseen_lines`]: the devices that processes hold beside the trail's
 //!   holdings, and the processes that could not be looked into.
@@ -29,9 +32,11 @@ mod fold;
 mod guests;
 mod json;
 mod nics;
+mod page;
 #[cfg(test)]
 mod sample;
 mod schema;
+mod selected;
 mod sessions;
 mod sink;
 mod span;
@@ -47,15 +52,20 @@ mod warnings;
 
 pub use explain::{Explainer, Explanation, LineReader};
 pub use filter::{DeviceFilter, DeviceFilterError, Filter, GuestFilter, Subject};
-pub use findings::is_grave;
+pub use findings::findings_block;
 pub use guests::{GuestRow, guest_table};
 pub use json::{json, json_line};
 pub use nics::{DeviceRow, NicRow, nic_table};
 pub use schema::Schema;
+pub use page::{
+    Evidence, FileEvidence, Hash, MAX_PAGE_LINES, page_proofs, write_html, write_live_html, write_perfetto,
+    write_svg,
+};
+pub use selected::Selected;
 pub use sessions::{
     Column, ColumnError, Columns, LiveEvent, LiveRow, Session, live_events, live_rows, timeline,
 };
-pub use sink::{Count, Format, Presentation, Sink, TrailConsumer, View, sort_by_time};
+pub use sink::{Count, Format, Presentation, Sink, TrailConsumer, View};
 pub use span::QueryRange;
 pub use stats::Stats;
 pub use style::Style;

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use taptrail_record::{Device, MacAddr};
 
 use crate::Style;
-use crate::style::TimeFormat;
+use crate::style::{Clock as _, TimeFormat};
 use crate::table::{Cell, Table, cell, display, good, number, warning};
 use crate::text::{NONE, escape_name};
 

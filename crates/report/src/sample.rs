@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use taptrail_record::{Device, GuestId, MacAddr, Rdev};
-use taptrail_trail::{Certainty, EndedBy, Finding, FindingKind, Holding, Proof, State};
+use taptrail_trail::{Certainty, EndedBy, Finding, FindingKind, Holding, Incident, Proof, State};
 use uuid::Uuid;
 
 /// A time, in seconds since 1970.
@@ -60,5 +60,6 @@ pub(crate) fn finding(name: Option<&str>, mac: Option<u8>, time: i64) -> Finding
         time: at(time),
         text: format!("At {time} something was seen"),
         proof: vec![proof(at(time))],
+        incident: Incident { number: time.unsigned_abs(), follows: false },
     }
 }

@@ -4,6 +4,7 @@ use serde::Serialize;
 use taptrail_trail::{Finding, Holding, Input, Proof, Report};
 
 use crate::csv::{FindingRows, HoldingRows};
+use crate::findings::group_incidents;
 use crate::span::{QueryRange, RelatedTimes};
 use crate::{Columns, Filter, Style, findings_table, timeline, trail_table};
 
@@ -29,16 +30,18 @@ pub trait TrailConsumer {
 pub enum View {
     /// Its holdings and its findings.
     Trail,
-    /// Its findings.
+    /// Its findings; in a table, those of one kind together.
     Findings,
+    /// Its findings; in a table, each on its own.
+    EachFinding,
 }
 
 /// The format in which it is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// For people: everything at the end, sorted by time.
+    /// For people: everything at the end, sorted by time; of one incident together.
     Table(Style),
-    /// For programs: one object at the end, sorted by time.
+    /// For programs: one object at the end, sorted by time; of one incident together.
     Json,
     /// For programs: one object on each line, written as soon as it is known.
     Jsonl,
@@ -129,7 +132,7 @@ impl<W: Write> Sink<W> {
             (Format::Jsonl, _) => Output::Jsonl(out),
             (Format::Ecs, _) => Output::Ecs(out),
             (Format::Csv, View::Trail) => Output::Holdings(HoldingRows::new(out)?),
-            (Format::Csv, View::Findings) => Output::Findings(FindingRows::new(out)?),
+            (Format::Csv, View::Findings | View::EachFinding) => Output::Findings(FindingRows::new(out)?),
         };
         let (deferred, related) = (Report::default(), RelatedTimes::default());
         let (count, presentation) = (Count::default(), Presentation::Rows(Columns::default()));
@@ -163,12 +166,14 @@ impl<W: Write> Sink<W> {
         let mut report = std::mem::take(&mut self.deferred);
         report.input = input;
         sort_by_time(&mut report);
+        group_incidents(&mut report.findings);
         match &mut self.output {
             Output::Table(out, style) => {
                 let text = match (self.view, &self.presentation) {
                     (View::Trail, Presentation::Rows(columns)) => trail_table(&report, columns, style),
                     (View::Trail, Presentation::Timeline { ascii }) => timeline(&report, style, *ascii),
-                    (View::Findings, _) => findings_table(&report, style),
+                    (View::Findings, _) => findings_table(&report, false, style),
+                    (View::EachFinding, _) => findings_table(&report, true, style),
                 };
                 out.write_all(text.as_bytes())?;
                 out.flush()
@@ -177,7 +182,9 @@ impl<W: Write> Sink<W> {
                 let Report { findings, input, .. } = &report;
                 match self.view {
                     View::Trail => crate::json::write_pretty(&mut *out, &report)?,
-                    View::Findings => crate::json::write_pretty(&mut *out, &Findings { findings, input })?,
+                    View::Findings | View::EachFinding => {
+                        crate::json::write_pretty(&mut *out, &Findings { findings, input })?;
+                    }
                 }
                 out.write_all(b"\n")?;
                 out.flush()
@@ -243,7 +250,7 @@ fn write_json_line(out: &mut impl Write, item: &JsonLine<'_>) -> io::Result<()> 
 }
 
 /// Sorts a trail's holdings and findings by time, newest last.
-pub fn sort_by_time(report: &mut Report) {
+pub(crate) fn sort_by_time(report: &mut Report) {
     let first = |holding: &Holding| holding.proof.first().map(Proof::order);
     report.holdings.sort_by_cached_key(|holding| (QueryRange::of(holding).from, first(holding)));
     report.findings.sort_by_key(|finding| finding.time);
@@ -324,7 +331,9 @@ mod tests {
         for format in [Format::Table(Style::default()), Format::Json, Format::Jsonl] {
             let (text, count) = view(View::Trail, filter.clone(), format);
             // A finding about the whole guest concerns its interfaces.
-            assert!(text.contains("At 22") && text.contains("At 24") && !text.contains("At 40"), "{text}");
+            assert!(text.contains("At 24") && !text.contains("At 40"), "{text}");
+            // A table has the last of each kind.
+            assert!(matches!(format, Format::Table(_)) || text.contains("At 22"), "{text}");
             assert_eq!(count, Count { holdings: 1, findings: 2, maybe_matching: 0 });
         }
         let granted = Filter { granted: true, ..Filter::default() };

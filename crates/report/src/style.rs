@@ -1,4 +1,4 @@
-use compact_str::CompactString;
+use compact_str::{CompactString, ToCompactString as _};
 use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
@@ -28,19 +28,58 @@ pub struct Style {
     pub at: Option<QueryRange>,
 }
 
+/// Writes the times and numbers of sentences.
+pub(crate) trait Clock {
+    /// Date and time, to the millisecond.
+    fn full(&self, time: Timestamp) -> CompactString;
+
+    /// The same, without the date when that is `since`'s; `-` for none.
+    fn after(&self, since: Option<Timestamp>, time: Option<Timestamp>) -> CompactString;
+
+    /// As [`full`](Self::full); `-` for none.
+    fn optional(&self, time: Option<Timestamp>) -> CompactString {
+        time.map_or(NONE.into(), |time| self.full(time))
+    }
+
+    /// A process id.
+    fn pid(&self, pid: u32) -> CompactString {
+        pid.to_compact_string()
+    }
+}
+
 /// Formats the times of one table, in its zone.
 #[derive(Debug)]
 pub(crate) struct TimeFormat(TimeZone);
+
+impl Clock for TimeFormat {
+    fn full(&self, time: Timestamp) -> CompactString {
+        let (text, _) = self.format(time);
+        text
+    }
+
+    fn after(&self, since: Option<Timestamp>, time: Option<Timestamp>) -> CompactString {
+        let Some(time) = time else { return NONE.into() };
+        let (mut text, day) = self.format(time);
+        if since.is_some_and(|since| self.0.to_datetime(since).date() == day) {
+            text.replace_range(..DATE_PREFIX_LEN, "");
+        }
+        text
+    }
+}
 
 impl TimeFormat {
     pub(crate) fn new(style: &Style) -> Self {
         Self(if style.utc { TimeZone::UTC } else { TimeZone::system() })
     }
 
-    /// Date and time, to the millisecond.
-    pub(crate) fn full(&self, time: Timestamp) -> CompactString {
-        let (text, _) = self.format(time);
-        text
+    /// Whether two times are of one day.
+    pub(crate) fn is_one_day(&self, one: Timestamp, other: Timestamp) -> bool {
+        self.0.to_datetime(one).date() == self.0.to_datetime(other).date()
+    }
+
+    /// The zone.
+    pub(crate) fn zone(&self) -> &TimeZone {
+        &self.0
     }
 
     /// The day of a time.
@@ -71,21 +110,6 @@ impl TimeFormat {
     /// Date and time, to the second; `-` for none.
     pub(crate) fn optional_short(&self, time: Option<Timestamp>) -> CompactString {
         time.map_or(NONE.into(), |time| self.short(time, None))
-    }
-
-    /// Date and time, to the millisecond; `-` for none.
-    pub(crate) fn optional(&self, time: Option<Timestamp>) -> CompactString {
-        time.map_or(NONE.into(), |time| self.full(time))
-    }
-
-    /// The same, without the date when that is `since`'s.
-    pub(crate) fn after(&self, since: Option<Timestamp>, time: Option<Timestamp>) -> CompactString {
-        let Some(time) = time else { return NONE.into() };
-        let (mut text, day) = self.format(time);
-        if since.is_some_and(|since| self.0.to_datetime(since).date() == day) {
-            text.replace_range(..DATE_PREFIX_LEN, "");
-        }
-        text
     }
 
     /// Formats by hand: a large table has many times, and they are most of its cost.

@@ -2,7 +2,7 @@ use std::fmt::Write as _;
 
 use taptrail_trail::{Proof, Report, State};
 
-use crate::findings::findings;
+use crate::findings::{count_incidents, each_table, findings_block};
 use crate::fold::fold;
 use crate::sessions::sessions;
 use crate::span::{Holds, holds_within_coverage};
@@ -23,7 +23,7 @@ pub fn trail_table(report: &Report, columns: &Columns, style: &Style) -> String 
     };
     if !report.findings.is_empty() {
         text.push_str("\nFindings\n");
-        text.push_str(&findings(report, hosts, &clock, style));
+        text.push_str(&findings_block(report, style));
     }
     text.push('\n');
     let line = counts(report, style) + &summary(report);
@@ -61,17 +61,24 @@ fn counts(report: &Report, style: &Style) -> String {
     parts.join(", ") + "; "
 }
 
-/// Findings alone, and a summary line.
-pub fn findings_table(report: &Report, style: &Style) -> String {
-    let mut text = if report.findings.is_empty() {
-        "No findings\n".to_owned()
-    } else {
-        findings(report, hosts(report), &TimeFormat::new(style), style)
+/// Findings alone, by kind or, with `each`, one by one, and a summary line.
+pub fn findings_table(report: &Report, each: bool, style: &Style) -> String {
+    let mut text = match (report.findings.is_empty(), each) {
+        (true, _) => "No findings\n".to_owned(),
+        (false, false) => findings_block(report, style),
+        (false, true) => each_table(report, hosts(report), style),
     };
     text.push('\n');
+    if !report.findings.is_empty() {
+        // Writing to a String can't fail.
+        let _ = write!(text, "{}; ", count(count_incidents(&report.findings), "incident"));
+    }
     text.push_str(&summary(report));
     text.push('\n');
     text.push_str(footnote(report));
+    if !report.findings.is_empty() && !each {
+        text.push_str("`taptrail findings --each` lists each finding, `--kind KIND` those of one kind;\n");
+    }
     if !report.findings.is_empty() {
         text.push_str("`taptrail findings --help` says what each kind means\n");
     }
@@ -79,7 +86,7 @@ pub fn findings_table(report: &Report, style: &Style) -> String {
 }
 
 /// Whether the report has more than one host.
-fn hosts(report: &Report) -> bool {
+pub(crate) fn hosts(report: &Report) -> bool {
     let holdings = report.holdings.iter().map(|holding| &holding.host);
     let mut all = holdings.chain(report.findings.iter().map(|finding| &finding.host));
     let first = all.next();

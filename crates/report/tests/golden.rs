@@ -12,7 +12,7 @@ use taptrail_report::{
 use taptrail_trail::{Content, Entry, Holding, Report, State, Trail};
 use uuid::Uuid;
 
-#[path = "../../../tests/world/contract.rs"]
+#[path = "../../../tests/e2e/world/contract.rs"]
 mod contract;
 
 const STYLE: Style = Style { width: None, color: false, utc: true, at: None };

@@ -11,7 +11,8 @@ use taptrail_report::{
     Columns, DeviceFilter, Explainer, Filter, Format, GroupBy, Presentation, Sink, Style, Subject,
     Summarizer, TrailConsumer, View,
 };
-use taptrail_trail::{Content, Coverage, Entry, Input, Proof, Span, Trail};
+use taptrail_trail::{Content, Coverage, Entry, Input, Proof, Severity, Span, Trail};
+use unicode_width::UnicodeWidthStr as _;
 
 const STYLE: Style = Style { width: None, color: false, utc: true, at: None };
 
@@ -262,4 +263,54 @@ fn who_held_it_at_a_time() {
     let at = "2026-11-23T18:54:08Z".parse().ok();
     let filter = Filter { at: at.map(taptrail_report::QueryRange::at), granted: true, ..Filter::default() };
     insta::assert_snapshot!(render(HOTPLUG, View::Trail, filter, Format::Table(STYLE)));
+}
+
+/// Findings at the widths of usual terminals.
+fn findings_at_each_width(folder: &str, view: View) -> String {
+    let at = |width| {
+        let style = Style { width: Some(width), ..STYLE };
+        format!("{width} columns\n\n{}", render(folder, view, Filter::default(), Format::Table(style)))
+    };
+    [80, 100, 140].map(at).join("\n")
+}
+
+#[test]
+fn findings_by_kind() {
+    for folder in [HOTPLUG, "libvirt-9.0/08-fail-qemu", "libvirt-9.0/09-vhost-absent", "libvirt-9.0/17-names"]
+    {
+        insta::assert_snapshot!(findings_at_each_width(folder, View::Findings));
+    }
+}
+
+#[test]
+fn findings_one_by_one() {
+    for folder in ["libvirt-9.0/08-fail-qemu", "libvirt-9.0/17-names"] {
+        insta::assert_snapshot!(findings_at_each_width(folder, View::EachFinding));
+    }
+}
+
+#[test]
+fn findings_fit_the_terminal() {
+    for name in ["02b-macvtap-fail", "03-ethernet", "07-fail-nwfilter", "14-daemon-restart", "17-names"] {
+        for view in [View::Findings, View::EachFinding] {
+            for width in 75..150_u16 {
+                let style = Style { width: Some(width), ..STYLE };
+                let text =
+                    render(&format!("libvirt-9.0/{name}"), view, Filter::default(), Format::Table(style));
+                for line in text.lines().take_while(|line| !line.contains("read")) {
+                    assert!(line.width() <= usize::from(width), "{width}: {line}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn findings_of_a_severity() {
+    let of = |severity| {
+        let filter = Filter { severity: Some(severity), ..Filter::default() };
+        let text = render("libvirt-9.0/07-fail-nwfilter", View::Findings, filter, Format::Jsonl);
+        text.lines().filter(|line| line.starts_with(r#"{"finding""#)).count()
+    };
+    assert_eq!(Severity::ALL.map(of), [10, 9, 0]);
 }

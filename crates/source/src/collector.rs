@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use compact_str::CompactString;
 use jiff::Timestamp;
-use taptrail_trail::{Entry, HostSpan, InputFile, Unreadable};
+use taptrail_trail::{Entry, HostSpan, InputFile, Unreadable, is_same_host};
 
 use crate::coverage_builder::CoverageBuilder;
-use crate::hosts::{Hosts, ObservedNames, UNKNOWN, is_same_host};
+use crate::hosts::{Hosts, ObservedNames, UNKNOWN};
 use crate::identity::{HostIdentity, IdentityConflict};
 use crate::runs::Run;
 use crate::sequence::{LineLocation, Sequence};

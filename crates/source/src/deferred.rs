@@ -123,7 +123,11 @@ impl ClosedFile {
 impl FileIdentity {
     /// Opens the file that had this name, under whatever name it has now in the same directory;
     /// `None` if it is gone.
-    pub(crate) fn open(self, path: &Path) -> io::Result<Option<File>> {
+    ///
+    /// # Errors
+    ///
+    /// The file or its directory can't be opened.
+    pub fn open(self, path: &Path) -> io::Result<Option<File>> {
         if let Some(file) = self.open_if_same(path)? {
             return Ok(Some(file));
         }

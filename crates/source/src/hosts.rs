@@ -10,6 +10,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use compact_str::CompactString;
+use taptrail_trail::is_same_host;
 
 /// Host of lines that name none, if it is not known.
 pub(crate) const UNKNOWN: &str = "?";
@@ -166,14 +167,6 @@ impl ObservedNames {
     }
 }
 
-/// Whether two names are of one host: auditd may write `web1.example.org` where syslog writes
-/// `web1`. Two different domains are two hosts.
-pub fn is_same_host(a: &str, b: &str) -> bool {
-    let (long, short) = if a.len() > b.len() { (a, b) } else { (b, a) };
-    let domain = long.strip_prefix(short);
-    domain.is_some_and(|domain| domain.is_empty() || (domain.starts_with('.') && !short.contains('.')))
-}
-
 /// The root of the host that has this path: its directory, without the usual log directories.
 fn root(path: &Path) -> PathBuf {
     if path == Path::new(STDIN) {
@@ -249,20 +242,5 @@ mod tests {
         assert_eq!(paths.map(|path| hosts.of_path(path).to_string()), ["?", "web2", "web3"]);
         let hosts = Hosts::of(paths, assumed, Some("web1".into()));
         assert_eq!(paths.map(|path| hosts.of_path(path).to_string()), ["web1", "web2", "web3"]);
-    }
-
-    #[test]
-    fn a_hosts_name_may_have_its_domain() {
-        for (a, b, same) in [
-            ("web1", "web1", true),
-            ("web1", "web1.example.org", true),
-            ("web1.example.org", "web1", true),
-            ("web1", "web10", false),
-            ("web1.example.org", "web1.example.com", false),
-            ("web1.example", "web1.example.org", false),
-            (UNKNOWN, "web1", false),
-        ] {
-            assert_eq!(is_same_host(a, b), same, "{a} {b}");
-        }
     }
 }

@@ -11,10 +11,9 @@ use std::sync::atomic::Ordering;
 
 use compact_str::CompactString;
 use jiff::{SignedDuration, Timestamp};
-use taptrail_trail::{Content, Entry, Gap, GapReason, MAX_FIRST_SERIAL, Unreadable};
+use taptrail_trail::{Content, Entry, Gap, GapReason, MAX_FIRST_SERIAL, Unreadable, is_same_host};
 
 use crate::collector::Collector;
-use crate::hosts::is_same_host;
 use crate::losses::{Emission, LossTracker};
 use crate::open::Stored;
 use crate::ordered_entry::{EntryQueue, OrderKey, OrderedEntry};

@@ -7,18 +7,16 @@
 //! on a file is identified by its descriptor, whatever its name.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read as _};
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use rustix::fs::OFlags;
-
 use crate::SourceError;
-use crate::deferred::{DeferredFile, FileIdentity, FromStart};
-use crate::input::Input;
+use crate::deferred::{FileIdentity, FromStart};
+use crate::input::{Input, SnapshotFile};
 use crate::open::Packing;
 
 /// How often names are listed while rotations change them.
@@ -26,45 +24,6 @@ const MAX_LISTINGS: u32 = 100;
 
 /// Pause between two attempts: a rotation of some thousand files takes a while.
 const LISTING_PAUSE: Duration = Duration::from_millis(2);
-
-/// A file that was opened when its name was listed, so that it is read even if it is renamed.
-#[derive(Debug)]
-pub struct SnapshotFile {
-    path: PathBuf,
-    identity: FileIdentity,
-    pub(crate) deferred: DeferredFile,
-}
-
-impl SnapshotFile {
-    /// Its path when it was opened.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Whether the file begins with these bytes.
-    pub fn begins_with(&self, bytes: &[u8]) -> bool {
-        let mut front = vec![0; bytes.len()];
-        self.deferred.get().and_then(|file| file.read_exact_at(&mut front, 0)).is_ok() && front == bytes
-    }
-
-    /// Opens a file. `open_slots`: how many more files may be kept open; at 0 it is closed until it
-    /// is read.
-    fn open(path: &Path, open_slots: &mut usize) -> io::Result<Self> {
-        // Do not block if the file is a pipe by now.
-        let flags = OFlags::NONBLOCK.bits().cast_signed();
-        let file = File::options().read(true).custom_flags(flags).open(path)?;
-        let about = file.metadata()?;
-        if !about.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
-        }
-        let mut deferred = DeferredFile::Open(file);
-        match open_slots.checked_sub(1) {
-            Some(left) => *open_slots = left,
-            None => deferred.close(path)?,
-        }
-        Ok(Self { path: path.to_owned(), identity: FileIdentity::of(&about), deferred })
-    }
-}
 
 /// A snapshot of some names, in their order.
 struct Snapshot {
@@ -89,7 +48,7 @@ fn take(
         let mut left = *open_slots;
         let opened: Vec<_> = listed.iter().map(|path| SnapshotFile::open(path, &mut left)).collect();
         let files = || opened.iter().filter_map(|file| file.as_ref().ok());
-        seen.extend(files().map(|file| (file.identity, file.path.clone())));
+        seen.extend(files().map(|file| (file.identity, file.path().to_owned())));
         // Two equal listings: nothing was renamed between the last file opened and the first one
         // checked again.
         let same = |(path, file): (&PathBuf, &io::Result<SnapshotFile>)| match file {
@@ -122,20 +81,20 @@ pub(crate) fn directory(
     // If a file has several names, prefer one that is not a symbolic link.
     let mut names: HashMap<FileIdentity, (PathBuf, bool)> = HashMap::new();
     for file in inputs.iter().filter_map(snapshot_file) {
-        let is_link = fs::symlink_metadata(&file.path).is_ok_and(|about| about.is_symlink());
+        let is_link = fs::symlink_metadata(file.path()).is_ok_and(|about| about.is_symlink());
         match names.get(&file.identity) {
             Some((_, false)) => {}
             Some(_) if is_link => {}
             _ => {
-                names.insert(file.identity, (file.path.clone(), is_link));
+                names.insert(file.identity, (file.path().to_owned(), is_link));
             }
         }
     }
     let is_named =
-        |file: &SnapshotFile| names.get(&file.identity).is_some_and(|(path, _)| *path == file.path);
+        |file: &SnapshotFile| names.get(&file.identity).is_some_and(|(path, _)| path == file.path());
     inputs.retain(|input| snapshot_file(input).is_none_or(is_named));
     let copies: HashSet<PathBuf> = inputs.iter().filter_map(|input| packed_copy(input, &inputs)).collect();
-    inputs.retain(|input| snapshot_file(input).is_none_or(|file| !copies.contains(&file.path)));
+    inputs.retain(|input| snapshot_file(input).is_none_or(|file| !copies.contains(file.path())));
     Ok(inputs)
 }
 
@@ -166,12 +125,12 @@ pub(crate) fn files(names: &[PathBuf], open_slots: &mut usize, failed: &mut Vec<
 /// removes the original file only when it is done.
 fn packed_copy(input: &Input, inputs: &[Input]) -> Option<PathBuf> {
     let packed = snapshot_file(input)?;
-    if !["gz", "xz", "zst"].iter().any(|suffix| packed.path.extension().is_some_and(|of| of == *suffix)) {
+    if !["gz", "xz", "zst"].iter().any(|suffix| packed.path().extension().is_some_and(|of| of == *suffix)) {
         return None;
     }
-    let plain = packed.path.with_extension("");
-    let plain = inputs.iter().filter_map(snapshot_file).find(|file| file.path == plain)?;
-    is_beginning(packed, plain).unwrap_or(false).then(|| packed.path.clone())
+    let plain = packed.path().with_extension("");
+    let plain = inputs.iter().filter_map(snapshot_file).find(|file| file.path() == plain)?;
+    is_beginning(packed, plain).unwrap_or(false).then(|| packed.path().to_owned())
 }
 
 /// Whether the compressed file, as far as it goes, equals the beginning of the other.
@@ -208,7 +167,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::input::log_paths;
+    use crate::log_paths::log_paths;
 
     /// `audit.log` with rotations. Each file's text is its number, the newest is 0.
     fn logs(rotations: u32) -> TempDir {

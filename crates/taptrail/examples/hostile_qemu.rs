@@ -1,6 +1,6 @@
 //! A QEMU that was taken over, as the supervisor sees it: it speaks QMP, takes descriptors, and keeps
-//! them by any way that a process without capabilities has. `tests/hostile_qemu.rs` starts it, chooses
-//! what it does next by a file, and learns from another what it really holds.
+//! them by any way that a process without capabilities has. `tests/e2e/hostile_qemu.rs` starts it,
+//! chooses what it does next by a file, and learns from another what it really holds.
 //!
 //! `hostile_qemu DIRECTORY ARGUMENT…`: of the arguments only the monitor's socket counts.
 

@@ -3,7 +3,9 @@
 mod format;
 mod groups;
 mod queries;
+mod report;
 mod schema;
+mod serve;
 mod summary;
 mod top;
 mod verify;
@@ -21,9 +23,11 @@ use uuid::Uuid;
 use self::format::{OutputFormat, StreamFormat};
 pub(crate) use self::groups::command;
 pub(crate) use self::queries::{
-    AssumedHost, Explain, Findings, Output, Selection, Sources, Target, Times, Trail, Who,
+    AssumedHost, Explain, Findings, Output, Scope, Selection, Sources, Target, Times, Trail, Who,
 };
+pub(crate) use self::report::{PictureFormat, Report};
 pub(crate) use self::schema::Schema;
+pub(crate) use self::serve::Serve;
 pub(crate) use self::summary::Summary;
 pub(crate) use self::top::Top;
 pub(crate) use self::verify::Verify;
@@ -120,6 +124,10 @@ pub(crate) enum Command {
     Findings(Findings),
     /// Show who holds what now, and what happened last, as it changes
     Top(Top),
+    /// Write a trail as a page for a browser, or as a picture
+    Report(Report),
+    /// Serve the page of `report` to browsers, and keep it up to date
+    Serve(Serve),
     /// Compare the audit trail with the devices that processes hold now
     Verify(Verify),
     /// Follow libvirt's audit records and compare them with the devices its guests hold

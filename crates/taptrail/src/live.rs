@@ -1,11 +1,13 @@
 //! A trail that is read again whenever its files have changed.
 
-use std::io;
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use taptrail_guest::Dirs;
-use taptrail_report::{Filter, TrailConsumer, sort_by_time};
-use taptrail_trail::{Finding, Holding, Report};
+use taptrail_report::{Filter, Selected};
+use taptrail_source::FileIdentity;
+use taptrail_trail::Report;
 
 use crate::cli::Sources;
 use crate::output::Failure;
@@ -35,6 +37,8 @@ pub(crate) struct Snapshot {
     pub(crate) report: Report,
     /// How long reading took.
     pub(crate) took: Duration,
+    /// The identity of each input's file.
+    pub(crate) identities: HashMap<Arc<str>, FileIdentity>,
 }
 
 impl<'a> LiveTrail<'a> {
@@ -59,40 +63,20 @@ impl<'a> LiveTrail<'a> {
             return Ok(None);
         }
         let begun = Instant::now();
-        let mut collected = Collected { filter: &self.filter, report: Report::default() };
-        let answer = TrailReader::new(&mut collected).read(self.sources, self.dirs)?;
-        let mut report = collected.report;
-        if let Answer::Complete(summary) = answer {
-            if let Some(failure) = summary.failure() {
-                return Err(failure);
-            }
-            report.input = summary.input();
-        }
-        sort_by_time(&mut report);
+        let mut selected = Selected::new(self.filter.clone());
+        let answer = TrailReader::new(&mut selected).read(self.sources, self.dirs)?;
+        let (input, identities) = match answer {
+            Answer::Complete(summary) => match summary.failure() {
+                Some(failure) => return Err(failure),
+                None => (summary.input(), summary.identities().clone()),
+            },
+            // `Selected` writes nothing while it reads, so this does not happen.
+            Answer::Interrupted => return Ok(None),
+        };
+        let report = selected.finish(input);
         let took = begun.elapsed();
         self.fingerprint = Some(fingerprint);
         self.next = Some(Instant::now() + CHECK_INTERVAL.max(took * (READING_SHARE - 1)));
-        Ok(Some(Snapshot { report, took }))
-    }
-}
-
-struct Collected<'a> {
-    filter: &'a Filter,
-    report: Report,
-}
-
-impl TrailConsumer for Collected<'_> {
-    fn holding(&mut self, holding: Holding) -> io::Result<()> {
-        if self.filter.matches_holding(&holding) {
-            self.report.holdings.push(holding);
-        }
-        Ok(())
-    }
-
-    fn finding(&mut self, finding: Finding) -> io::Result<()> {
-        if self.filter.matches_finding(&finding) {
-            self.report.findings.push(finding);
-        }
-        Ok(())
+        Ok(Some(Snapshot { report, took, identities }))
     }
 }

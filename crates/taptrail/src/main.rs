@@ -17,12 +17,15 @@ mod list;
 mod live;
 mod log;
 mod output;
+mod private_file;
+mod qemu_output;
 mod queries;
 mod reading;
 mod recover;
 mod run;
 mod run_config;
 mod schema;
+mod serve;
 mod stderr;
 mod top;
 mod unresponsive;
@@ -30,7 +33,7 @@ mod verify;
 mod watch;
 
 #[cfg(test)]
-#[path = "../../../tests/world/contract.rs"]
+#[path = "../../../tests/e2e/world/contract.rs"]
 mod contract;
 
 use std::process::ExitCode;
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
         Command::List(arguments) => list::list(&arguments, &dirs),
         Command::Nics(arguments) => guest::nics(&arguments, &dirs),
         Command::Events(arguments) => events::events(&arguments, &dirs),
+        Command::Serve(arguments) => serve::serve(&arguments, &dirs),
         Command::Top(arguments) => top::top(&arguments, &dirs),
         Command::Summary(arguments) => queries::summary(&arguments, &dirs),
         Command::Trail(arguments) => queries::trail(&arguments, &dirs),
@@ -75,6 +79,7 @@ fn main() -> ExitCode {
         Command::Ledger(command) => ledger::ledger(&command, &dirs),
         Command::Schema(ref arguments) => schema::schema(arguments),
         Command::Findings(arguments) => queries::findings(&arguments, &dirs),
+        Command::Report(arguments) => queries::report(&arguments, &dirs),
         Command::Verify(arguments) => verify::verify(&arguments, &dirs),
         Command::Watch(arguments) => watch::watch(&arguments, &dirs),
     };

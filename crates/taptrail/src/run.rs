@@ -20,7 +20,7 @@ use crate::cli::{Cli, Run};
 use crate::output::Failure;
 use crate::run_config::RunConfig;
 use crate::unresponsive::claim_failure;
-use crate::{CommandResult, background, log};
+use crate::{CommandResult, background, log, stderr};
 
 pub(crate) fn run(cli: &Cli, arguments: &Run, dirs: Dirs) -> CommandResult {
     let config = RunConfig::new(arguments)?;
@@ -140,7 +140,7 @@ struct Caller {
 
 impl Observer for Caller {
     fn claimed(&mut self, directory: &Path) -> io::Result<()> {
-        if self.background { log::start(directory) } else { log::forward_to_stderr(directory) }
+        if self.background { log::start(directory) } else { stderr::forward_qemu_output(directory) }
     }
 
     fn running(&mut self, running: Running) {

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::anyhow;
 use taptrail_guest::file::{self, FileError, GuestFile, GuestRequest, Part};
-use taptrail_guest::qemu::{CommandLine, CommandLineError};
+use taptrail_guest::qemu::{CommandLine, CommandLineError, RunOption};
 use taptrail_guest::spec::{NicSpec, SpecError, check_unique};
 use taptrail_guest::{Dirs, StartOptions, caller, check_name, environment};
-use taptrail_kernel::process::{Credentials, Limit, LimitError, PrivateDev};
+use taptrail_kernel::process::{Credentials, Limit, LimitError, PrivateDev, PrivateDevError};
 use taptrail_record::GuestId;
 use uuid::Uuid;
 
@@ -65,23 +65,30 @@ impl RunConfig {
     /// An error about a part of the configuration, shown in the guest file if there is one.
     pub(crate) fn wrong(&self, part: Part, error: anyhow::Error) -> Failure {
         match &self.file {
-            Some(file) => pointing_into_file(file.wrong(part, format!("{error:#}"), in_a_file(&error))),
+            Some(file) => {
+                let help = in_a_file(&error).map(str::to_owned);
+                pointing_into_file(file.wrong(part, format!("{error:#}"), help))
+            }
             None => Failure::input(error),
         }
     }
 }
 
-/// Messages name options of the command line: the hint for a guest file.
-fn in_a_file(error: &anyhow::Error) -> Option<String> {
-    let text = format!("{error:#}");
-    let said = [
-        ("--nic", "--nic SPEC is an entry of 'nics' in a guest file"),
-        ("--device", "--device PATH is an entry of 'devices' in a guest file"),
-        ("--name", "--name is 'name' in a guest file"),
-        ("--uuid", "--uuid is 'uuid' in a guest file"),
-        ("--user", "--user is 'user' in a guest file"),
-    ];
-    said.iter().find(|(option, _)| text.contains(option)).map(|(_, help)| (*help).to_owned())
+/// The hint for a guest file, where a message names an option of the command line instead.
+fn in_a_file(error: &anyhow::Error) -> Option<&'static str> {
+    let option = match error.downcast_ref::<PrivateDevError>() {
+        Some(PrivateDevError::Raw { .. }) => RunOption::Nic,
+        _ => error.downcast_ref::<CommandLineError>()?.instead()?,
+    };
+    match option {
+        RunOption::Nic => Some("--nic SPEC is an entry of 'nics' in a guest file"),
+        RunOption::Device => Some("--device PATH is an entry of 'devices' in a guest file"),
+        RunOption::Name => Some("--name is 'name' in a guest file"),
+        RunOption::Uuid => Some("--uuid is 'uuid' in a guest file"),
+        RunOption::User => Some("--user is 'user' in a guest file"),
+        // How a guest is started is not in its file.
+        RunOption::Background => None,
+    }
 }
 
 fn pointing_into_file(error: FileError) -> Failure {
@@ -190,6 +197,7 @@ fn part_of_command(error: &CommandLineError) -> Part {
     match error {
         CommandLineError::OpensTap { position, .. }
         | CommandLineError::Reserved { position, .. }
+        | CommandLineError::ConfigReserved { position, .. }
         | CommandLineError::MissingValue { position, .. }
         | CommandLineError::Json { position, .. }
         | CommandLineError::Config { position, .. }
@@ -217,7 +225,25 @@ fn find_program(program: &Path) -> anyhow::Result<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsString;
+
+    use taptrail_record::DeviceKind;
+
     use super::*;
+
+    #[test]
+    fn the_hint_for_a_guest_file_is_that_of_the_error_whatever_its_text_has() {
+        let hint = |words: &[&str]| {
+            let words = words.iter().map(OsString::from);
+            in_a_file(&CommandLine::parse("qemu", words).expect_err("no QEMU's").into())
+        };
+        assert_eq!(hint(&["--name"]), None, "its value is missing");
+        assert_eq!(hint(&["-daemonize"]), None);
+        assert_eq!(hint(&["-uuid", "--nic"]), Some("--uuid is 'uuid' in a guest file"));
+        assert_eq!(hint(&["-netdev", "tap"]), Some("--nic SPEC is an entry of 'nics' in a guest file"));
+        let raw = PrivateDevError::Raw { path: "/dev/net/tun".into(), kind: DeviceKind::Tun };
+        assert_eq!(in_a_file(&raw.into()), Some("--nic SPEC is an entry of 'nics' in a guest file"));
+    }
 
     #[test]
     fn a_program_is_never_looked_for_in_the_working_directory() {

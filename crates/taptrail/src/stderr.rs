@@ -4,13 +4,15 @@
 use std::env;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::sync::LazyLock;
+use std::path::Path;
+use std::sync::{LazyLock, Mutex};
 
 use rustix::fs::fstat;
 use tracing::{Level, Metadata};
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::log;
+use crate::qemu_output::{OutputReader, escape_controls, follow, output_path};
 
 /// Whether standard error goes to journald, line by line.
 pub(crate) fn is_journal() -> bool {
@@ -31,8 +33,21 @@ pub(crate) fn write_error(text: &str) -> io::Result<()> {
 }
 
 /// Writes a line of output of a QEMU that was started in the background.
-pub(crate) fn write_qemu_line(text: &str) -> io::Result<()> {
+fn write_qemu_line(text: &str) -> io::Result<()> {
     Line { priority: Level::INFO.into() }.write_all(format!("{text}\n").as_bytes())
+}
+
+/// Forwards to standard error the output of a QEMU that was started in the background, when this
+/// process adopts it in the foreground.
+pub(crate) fn forward_qemu_output(dir: &Path) -> io::Result<()> {
+    let output = match OutputReader::of(&output_path(dir)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        output => &*Box::leak(Box::new(Mutex::new(output?))),
+    };
+    follow(output, |line| {
+        // There is no other place to report an error of this.
+        let _ = write_qemu_line(&escape_controls(line));
+    })
 }
 
 /// Writes log messages to standard error; in the background, to the guest's log.

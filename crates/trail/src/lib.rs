@@ -98,8 +98,9 @@ mod time;
 mod trail;
 
 pub use model::entry::{Content, Entry, Gap, GapReason, StepsInProgress};
-pub use model::finding::{Finding, FindingKind};
+pub use model::finding::{Finding, FindingKind, Incident, Severity};
 pub use model::holding::{Certainty, Doubt, EndedBy, Holding, PossiblyHeld, State};
+pub use model::host::is_same_host;
 pub use model::proof::{LineRef, Proof};
 pub use model::report::{Coverage, HostSpan, Input, InputFile, QueriedTime, Report, Span, Unreadable};
 pub use state::serials::{MAX_FIRST_SERIAL, shows_boot};

@@ -6,7 +6,10 @@ use taptrail_record::{
 };
 use uuid::Uuid;
 
-use crate::{Certainty, Content, EndedBy, Entry, Gap, GapReason, Holding, Proof, Report, State, Trail};
+use crate::{
+    Certainty, Content, EndedBy, Entry, Finding, FindingKind, Gap, GapReason, Holding, Incident, Proof,
+    Report, State, Trail,
+};
 
 fn event() -> impl Strategy<Value = Event> {
     let device = prop_oneof![
@@ -215,6 +218,32 @@ proptest! {
             prop_assert!((1..=Proof::MAX_PROOFS).contains(&finding.proof.len()));
             prop_assert!(!finding.text.is_empty());
         }
+    }
+
+    #[test]
+    fn every_finding_is_in_exactly_one_incident(entries in log(true)) {
+        let findings = report_of(&entries).findings;
+        let mut leads: Vec<&Finding> = Vec::new();
+        for finding in &findings {
+            let Incident { number, follows } = finding.incident;
+            if !follows {
+                leads.push(finding);
+                continue;
+            }
+            let first = leads.iter().find(|first| first.incident.number == number);
+            let first = *first.ok_or_else(|| TestCaseError::fail(format!("nothing leads {finding:?}")))?;
+            let reboot = first.kind == FindingKind::ReleaseByReboot;
+            prop_assert_eq!(&first.host, &finding.host);
+            prop_assert!(reboot || first.guest == finding.guest, "{:?} {:?}", first, finding);
+            let of_end = matches!(
+                first.kind,
+                FindingKind::NeverReleased | FindingKind::ReleaseByRestart | FindingKind::ReleaseByReboot
+            );
+            prop_assert!(!of_end || first.kind == finding.kind);
+        }
+        let mut numbers: Vec<_> = leads.iter().map(|first| first.incident.number).collect();
+        numbers.sort_unstable();
+        prop_assert_eq!(numbers, (1..=leads.len() as u64).collect::<Vec<_>>());
     }
 
     // Shows 9.4.

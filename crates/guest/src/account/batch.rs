@@ -2,7 +2,7 @@ use jiff::Timestamp;
 use std::os::fd::RawFd;
 
 use taptrail_ledger::{
-    DeviceKey, GuestKey, InterfaceKey, LedgerError, Logged, MovedKeys, NewRecord, StepKey, Tx,
+    DeviceKey, GuestKey, InterfaceKey, LedgerError, MovedKeys, PendingRecord, StepKey, Tx,
 };
 use taptrail_record::{Outcome, Reason, Record};
 
@@ -112,26 +112,17 @@ impl LedgerBatch {
     }
 }
 
-/// A record with its text and how the kernel logged it.
+/// A record, and the row that it is in the ledger.
 #[derive(Debug)]
-pub(super) struct Row {
+pub(super) struct LoggedRecord {
     pub(super) record: Record,
-    pub(super) kind: u16,
-    pub(super) text: String,
-    pub(super) time: Timestamp,
-    pub(super) logged: Logged,
-}
-
-impl Row {
-    pub(super) fn new_record(&self) -> NewRecord<'_> {
-        NewRecord { time: self.time, kind: self.kind, text: &self.text, logged: self.logged.clone() }
-    }
+    pub(super) row: PendingRecord,
 }
 
 /// A batch whose records went to the kernel, for the ledger.
 #[derive(Debug)]
 pub(super) struct LoggedBatch {
-    pub(super) rows: Vec<(Row, Option<Change>)>,
+    pub(super) records: Vec<(LoggedRecord, Option<Change>)>,
     pub(super) completed_steps: Vec<(StepKey, String)>,
     pub(super) ended_interfaces: Vec<InterfaceKey>,
     pub(super) guest_end: Option<Reason>,
@@ -140,15 +131,15 @@ pub(super) struct LoggedBatch {
 impl LoggedBatch {
     /// The records alone: they were logged, but their changes were not made.
     pub(super) fn without_changes(self) -> Self {
-        let rows = self.rows.into_iter().map(|(row, _)| (row, None)).collect();
-        Self { rows, completed_steps: Vec::new(), ended_interfaces: Vec::new(), guest_end: None }
+        let records = self.records.into_iter().map(|(logged, _)| (logged, None)).collect();
+        Self { records, completed_steps: Vec::new(), ended_interfaces: Vec::new(), guest_end: None }
     }
 
     /// Writes the batch. `moves` map its keys if the account was copied to another ledger
     /// meanwhile.
     pub(super) fn apply(&self, tx: &Tx<'_>, guest: GuestKey, moves: &[MovedKeys]) -> Result<(), LedgerError> {
-        for (row, change) in &self.rows {
-            let key = tx.record(guest, &row.new_record())?;
+        for (LoggedRecord { row, .. }, change) in &self.records {
+            let key = tx.record(guest, &row.as_new())?;
             match change {
                 Some(Change::Granted(devices)) => {
                     for (device, fd) in devices {

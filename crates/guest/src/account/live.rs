@@ -1,7 +1,8 @@
 use std::io::ErrorKind;
 
 use jiff::Timestamp;
-use taptrail_ledger::{Guest, Ledger, LedgerError, LiveInterface, LiveStep};
+use taptrail_kernel::proc::ProcessId;
+use taptrail_ledger::{Guest, Ledger, LedgerError, LiveInterface, LiveStep, Process};
 
 use super::{Account, AccountError, OpenDevice};
 use crate::run_dir::Dirs;
@@ -16,6 +17,11 @@ pub(crate) fn own_guests(ledger: &Ledger) -> Result<Vec<Guest>, LedgerError> {
     let mut guests = ledger.live_guests()?;
     guests.retain(|guest| !guest.watched);
     Ok(guests)
+}
+
+/// The process that a row of the ledger names.
+pub(crate) fn process_id(on_record: Process) -> ProcessId {
+    ProcessId { pid: on_record.pid, start_time: on_record.start }
 }
 
 /// Opens the host's ledger for reading; `None` if it does not exist yet.

@@ -22,23 +22,22 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use taptrail_kernel::audit::{Audit, AuditError, LogProof, LogTime, NotLogged};
+use taptrail_kernel::audit::{Audit, AuditError, LogTime, NotLogged};
 use taptrail_kernel::proc::{ProcessId, boot_id, network_namespace};
 use taptrail_ledger::{
-    AuditOutcome, GuestKey, InterfaceKey, Ledger, LedgerError, Logged, MovedKeys, NewGuest, Process, Step,
-    StepKey, Tx,
+    AuditOutcome, GuestKey, InterfaceKey, Ledger, LedgerError, Logged, MovedKeys, NewGuest, PendingRecord,
+    Process, Step, StepKey, Tx,
 };
 use taptrail_record::{Event, GuestId, MacAddr, Outcome, Record, RecordType, Requester, TooLong, parse_text};
 use tracing::warn;
 use uuid::Uuid;
 
 use crate::events::{EventKind, EventPublisher};
-use crate::process::process_id;
 
 pub(crate) use batch::LedgerBatch;
-use batch::{Change, LoggedBatch, Row};
+use batch::{Change, LoggedBatch, LoggedRecord};
 use findings::Findings;
-pub(crate) use live::{Live, ledger_if_any, live_guests, own_guests};
+pub(crate) use live::{Live, ledger_if_any, live_guests, own_guests, process_id};
 pub(crate) use opens::{OpenDevice, Opens};
 
 /// How long to retry the last commit of a guest that has ended.
@@ -79,7 +78,7 @@ pub enum AccountError {
     /// A guest of this name or uuid runs without a supervisor.
     #[error("Guest '{name}'{} runs on without a supervisor, as pid {pid}: `taptrail adopt` gives it one", with_uuid(.uuid))]
     Orphan {
-        /// The guest.
+        /// The name of the guest that runs.
         name: String,
         /// Its uuid, if the name differs from the requested guest's.
         uuid: Option<Uuid>,
@@ -89,7 +88,7 @@ pub enum AccountError {
     /// A guest of this uuid is running, or one of this name in another run directory.
     #[error("Guest '{name}'{} is already running: its supervisor has pid {pid}", with_uuid(.uuid))]
     Supervised {
-        /// The guest.
+        /// The name of the guest that runs.
         name: String,
         /// Its uuid, if the name differs from the requested guest's.
         uuid: Option<Uuid>,
@@ -99,7 +98,7 @@ pub enum AccountError {
     /// Facts about the host or this process can't be read.
     #[error("{what} can't be read")]
     Proc {
-        /// The fact.
+        /// What could not be read, as it begins a sentence.
         what: &'static str,
         /// The system's error.
         source: std::io::Error,
@@ -301,27 +300,26 @@ impl Account {
     /// Sends a batch's records to the kernel. Returns the batch for the ledger, and the error of
     /// mode `required`, if any.
     fn send(&mut self, batch: LedgerBatch) -> Result<(LoggedBatch, Option<AccountError>), AccountError> {
-        let mut texts = Vec::with_capacity(batch.records.len());
+        let mut rows = Vec::with_capacity(batch.records.len());
         for (record, _) in &batch.records {
-            texts.push((record.record_type().number(), record.text(&self.exe)?));
+            rows.push(PendingRecord::new(record, &self.exe, Timestamp::now())?);
         }
-        let (logged, refusal) = self.log(&texts);
+        let (logged, refusal) = self.log(&rows);
         let refusal = refusal.filter(|_| self.mode == AuditMode::Required);
         let now = Timestamp::now();
-        let mut rows = Vec::with_capacity(texts.len());
-        for (((kind, text), (logged_at, logged)), (record, change)) in
-            texts.into_iter().zip(logged).zip(batch.records)
+        let mut records = Vec::with_capacity(rows.len());
+        for ((row, (logged_at, logged)), (record, change)) in rows.into_iter().zip(logged).zip(batch.records)
         {
             // A record's time is that of the kernel's audit if it logged the record. A last close
             // is not dated before the latest record.
             let seen_at = change.as_ref().and_then(Change::seen_at).map(|at| at.max(self.latest));
             let time = logged_at.or(seen_at).unwrap_or(now);
             self.latest = self.latest.max(time);
-            rows.push((Row { record, kind, text, time, logged }, change));
+            records.push((LoggedRecord { record, row: PendingRecord { time, logged, ..row } }, change));
         }
         Ok((
             LoggedBatch {
-                rows,
+                records,
                 completed_steps: batch.completed_steps,
                 ended_interfaces: batch.ended_interfaces,
                 guest_end: batch.guest_end,
@@ -345,10 +343,10 @@ impl Account {
 
     /// Publishes the records that are committed, and their findings.
     fn emit(&mut self, written: &LoggedBatch) {
-        for (row, _) in &written.rows {
-            let findings = self.findings.of(row.time, &row.record);
+        for (LoggedRecord { record, row }, _) in &written.records {
+            let findings = self.findings.of(row.time, record);
             let Some(events) = &self.events else { continue };
-            events.emit(row.time, EventKind::Recorded(Box::new(row.record.clone())));
+            events.emit(row.time, EventKind::Recorded(Box::new(record.clone())));
             for finding in findings {
                 events.emit(finding.time, EventKind::Found(Box::new(finding)));
             }
@@ -454,31 +452,26 @@ impl Account {
         }
     }
 
-    /// Sends texts to the kernel. Returns for each when and how it was logged, and the first reason
+    /// Sends records to the kernel. Returns for each when and how it was logged, and the first reason
     /// why one was not.
-    fn log(&mut self, texts: &[(u16, String)]) -> (Vec<(Option<Timestamp>, Logged)>, Option<AccountError>) {
+    fn log(&mut self, rows: &[PendingRecord]) -> (Vec<(Option<Timestamp>, Logged)>, Option<AccountError>) {
         let Some(audit) = &mut self.audit else {
-            let off = Logged { outcome: AuditOutcome::Off, serial: None };
-            return (vec![(None, off); texts.len()], None);
+            return (vec![(None, Logged::OFF); rows.len()], None);
         };
+        let texts: Vec<(u16, &str)> = rows.iter().map(|row| (row.kind, &*row.text)).collect();
         let mut refusal = None;
         let mut all = Vec::with_capacity(texts.len());
-        for result in audit.log_all(texts) {
+        for result in audit.log_all(&texts) {
             all.push(match result {
                 Ok(logged) => {
                     if !logged.proof.is_proven() {
                         refusal.get_or_insert(AccountError::Unproven);
                     }
-                    let outcome = match logged.proof {
-                        LogProof::ReadBack => AuditOutcome::ReadBack,
-                        LogProof::Counters => AuditOutcome::Counters,
-                        LogProof::AckOnly => AuditOutcome::Acknowledged,
-                    };
                     let time = logged
                         .time
                         .and_then(LogTime::as_millisecond)
                         .and_then(|time| Timestamp::from_millisecond(time).ok());
-                    (time, Logged { outcome, serial: logged.serial })
+                    (time, Logged { outcome: logged.proof.into(), serial: logged.serial })
                 }
                 Err(reason) => {
                     warn_once(&mut self.warned, &reason);

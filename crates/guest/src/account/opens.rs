@@ -74,8 +74,8 @@ impl OpenRecorder for Opens<'_> {
         let (written, refusal) = self.account.send(batch)?;
         let entered = self.account.transact(|tx, guest, _| {
             let mut open = Vec::new();
-            for ((device, facts), (row, _)) in described.iter().zip(&written.rows) {
-                let opened = tx.record(guest, &row.new_record())?;
+            for ((device, facts), (logged, _)) in described.iter().zip(&written.records) {
+                let opened = tx.record(guest, &logged.row.as_new())?;
                 if facts.outcome.is_ok() {
                     let new = NewDevice {
                         mac,

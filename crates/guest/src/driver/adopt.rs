@@ -28,12 +28,12 @@ use super::release::{ReleaseKind, failed_attach, state_after};
 use super::{
     AdoptError, AdoptOptions, AttachedInterface, Driver, MONITOR_TIMEOUT, PlugState, Port, log_error,
 };
-use crate::account::{Account, LedgerBatch, Live, OpenDevice, live_guests};
+use crate::account::{Account, LedgerBatch, Live, OpenDevice, live_guests, process_id};
 use crate::handover::{self, CheckedDevices, OpenFileCounts, ReleaseCheck};
 use crate::host::{Host, HostResources};
 use crate::interface::Interface;
-use crate::process::process_id;
 use crate::qemu::Ports;
+use crate::qemu_devices;
 use crate::request::Inbox;
 use crate::run_dir::Dirs;
 use crate::spec::NicSpec;
@@ -279,8 +279,8 @@ impl Driver {
     ) -> Result<Vec<Option<i32>>, AdoptError> {
         let end = Instant::now() + handover::RELEASE_GRACE;
         loop {
-            let held =
-                handover::find_among_unexpected(&self.qemu.id, known, devices).map_err(AdoptError::Look)?;
+            let held = qemu_devices::find_among_unexpected(&self.qemu.id, known, devices)
+                .map_err(AdoptError::Look)?;
             if held.iter().all(Option::is_none) || Instant::now() >= end {
                 return Ok(held);
             }

@@ -17,6 +17,7 @@ use crate::account::{AccountError, LedgerBatch};
 use crate::handover::{self, CheckedDevices, Evidence, OpenFileCounts, ReleaseCheck};
 use crate::interface::{Interface, Opened};
 use crate::qemu::device_properties;
+use crate::qemu_devices;
 use crate::request::Failure;
 use crate::spec::NicSpec;
 use crate::state::InterfaceInfo;
@@ -196,7 +197,7 @@ impl Driver {
 
     /// Verifies that QEMU holds each descriptor.
     fn verify_held(&mut self, interface: &mut Interface, admitted: &[Admitted]) -> Result<(), HandOverError> {
-        let found = handover::find(&self.qemu.id, admitted).map_err(HandOverError::Look)?;
+        let found = qemu_devices::find(&self.qemu.id, admitted).map_err(HandOverError::Look)?;
         for (device, fd) in interface.devices.iter_mut().zip(found) {
             if fd.is_none() {
                 return Err(HandOverError::NotHeld { path: device.device.path.to_string() });
@@ -298,7 +299,7 @@ impl Driver {
         let end = Instant::now() + handover::RELEASE_GRACE;
         // While we hold copies, kcmp(2) identifies QEMU's descriptors, whatever their numbers.
         let found = loop {
-            match handover::find(&self.qemu.id, &admitted) {
+            match qemu_devices::find(&self.qemu.id, &admitted) {
                 Ok(found) if Instant::now() >= end || found.iter().all(Option::is_none) => break found,
                 Ok(_) => std::thread::sleep(Duration::from_millis(1)),
                 // We may be out of descriptors; closing our copies frees some.

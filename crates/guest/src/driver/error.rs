@@ -26,15 +26,15 @@ pub enum StartError {
     /// An interface can't be opened.
     #[error("Interface can't be opened")]
     Open(#[from] OpenError),
-    /// getrandom(2) failed.
+    /// getrandom(2) gave no bytes for a MAC address.
     #[error("A random MAC address can't be made")]
     Random(#[source] io::Error),
     /// The program can't be run.
     #[error("QEMU can't be run as {program}", program = program.display())]
     Spawn {
-        /// Its path.
+        /// The path of the program.
         program: std::path::PathBuf,
-        /// The cause.
+        /// The system's error, which says why.
         source: io::Error,
     },
     /// QEMU ended by itself; its standard error has the reason.
@@ -55,9 +55,9 @@ pub enum StartError {
     /// QEMU does not hold a device that was passed to it.
     #[error("QEMU doesn't hold {path} of interface {mac}")]
     NotHeld {
-        /// The device.
+        /// The path of the device.
         path: String,
-        /// The interface.
+        /// The MAC of the interface.
         mac: MacAddr,
     },
     /// The program is not QEMU itself.
@@ -65,7 +65,7 @@ pub enum StartError {
         "QEMU has a child process ({pid}), which would keep its devices: if the program is a wrapper, have it exec QEMU"
     )]
     Child {
-        /// The child's.
+        /// The pid of the child.
         pid: u32,
     },
     /// More interfaces and free ports than the machine takes.
@@ -73,9 +73,9 @@ pub enum StartError {
         "{wanted} PCIe ports are needed for the interfaces and --hotplug-ports, but a machine takes {most}"
     )]
     Ports {
-        /// How many.
+        /// How many ports are needed.
         wanted: usize,
-        /// The limit.
+        /// How many ports a machine takes at most.
         most: usize,
     },
     /// Privileges can't be dropped.
@@ -86,7 +86,7 @@ pub enum StartError {
         "QEMU opened {path} by itself, on no record: use --nic, or take the argument that makes it do so away"
     )]
     UnexpectedDevice {
-        /// The device.
+        /// The path of the device.
         path: String,
     },
 }
@@ -112,7 +112,7 @@ pub enum AdoptError {
     /// Its links are in another network namespace.
     #[error("Guest '{name}' has its links in another network namespace ({netns}): adopt it from there")]
     Elsewhere {
-        /// The guest.
+        /// The guest's name.
         name: String,
         /// The inode of its namespace.
         netns: u64,
@@ -135,7 +135,7 @@ pub enum AdoptError {
     /// The SPEC of an interface in the ledger is invalid.
     #[error("The record of interface {mac} is invalid")]
     Spec {
-        /// The interface.
+        /// The MAC of the interface.
         mac: MacAddr,
         /// What is wrong with it.
         source: SpecError,
@@ -143,7 +143,7 @@ pub enum AdoptError {
     /// The ledger has an invalid link name for an interface.
     #[error("Interface {mac} is on record with link '{name}', which is no name of a link")]
     IfName {
-        /// The interface.
+        /// The MAC of the interface.
         mac: MacAddr,
         /// The name, cut at 64 characters.
         name: String,

@@ -177,7 +177,6 @@ enum Shutdown {
 pub(crate) struct MonitorSocket {
     /// The listening socket, which QEMU inherits.
     pub(crate) listener: std::os::unix::net::UnixListener,
-    /// Its path.
     pub(crate) path: PathBuf,
 }
 
@@ -209,7 +208,6 @@ pub(crate) fn adopt(
 }
 
 impl Driver {
-    /// QEMU's pid.
     pub(crate) fn qemu_pid(&self) -> u32 {
         self.qemu.id.pid
     }

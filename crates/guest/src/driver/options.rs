@@ -16,7 +16,7 @@ use crate::spec::NicSpec;
 pub struct StartOptions {
     /// Its name and uuid.
     pub guest: GuestId,
-    /// Its interfaces.
+    /// The SPECs of the guest's interfaces.
     pub nics: Vec<NicSpec>,
     /// QEMU's program and the user's own arguments, checked.
     pub command: CommandLine,
@@ -49,7 +49,7 @@ pub struct StartOptions {
 /// The arguments of [`adopt`](crate::adopt).
 #[derive(Debug, Clone)]
 pub struct AdoptOptions {
-    /// Its name.
+    /// The name of the guest to adopt.
     pub name: String,
     /// Whether records go to the kernel's audit.
     pub audit: AuditMode,

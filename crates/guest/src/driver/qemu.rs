@@ -197,7 +197,7 @@ impl Qemu {
         }
     }
 
-    /// Kills QEMU.
+    /// Kills QEMU, and waits until it has ended.
     pub(crate) fn end(self) -> io::Result<()> {
         match self.child {
             Some(child) => Booting { child, id: self.id, pidfd: self.pidfd }.end().map(drop),

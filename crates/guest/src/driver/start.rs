@@ -18,10 +18,11 @@ use super::names::{free_id, free_mac, netdev_id};
 use super::qemu::{Booting, Greeting, Qemu};
 use super::{AttachedInterface, Driver, MONITOR_TIMEOUT, MonitorSocket, Port, StartError, StartOptions};
 use crate::account::{Account, LedgerBatch, OpenDevice};
-use crate::handover::{self, OpenFileCounts};
+use crate::handover::OpenFileCounts;
 use crate::host::Host;
 use crate::interface::{Interface, Opened};
 use crate::qemu::{Additions, NicOnCommandLine, Ports};
+use crate::qemu_devices;
 use crate::request::{Inbox, Reply, Request};
 use crate::spec::{NicSpec, check_unique};
 use crate::state::GuestState;
@@ -285,7 +286,7 @@ impl Attempt {
     /// Verifies that QEMU holds each descriptor, and no other raw network device.
     fn prove(&mut self) -> Result<(), StartError> {
         let Some(qemu) = &self.qemu else { return Err(QmpError::Closed.into()) };
-        let found = handover::find(&qemu.id, &self.admitted).map_err(StartError::Look)?;
+        let found = qemu_devices::find(&qemu.id, &self.admitted).map_err(StartError::Look)?;
         let mut found = found.into_iter();
         for interface in &mut self.interfaces {
             for device in &mut interface.devices {
@@ -301,7 +302,7 @@ impl Attempt {
         if let Some(child) = children(qemu.id.pid).map_err(StartError::Look)?.first() {
             return Err(StartError::Child { pid: *child });
         }
-        match handover::unexpected_devices(&qemu.id, &known).map_err(StartError::Look)?.first() {
+        match qemu_devices::unexpected_devices(&qemu.id, &known).map_err(StartError::Look)?.first() {
             Some(device) => Err(StartError::UnexpectedDevice { path: device.path.display().to_string() }),
             None => Ok(()),
         }

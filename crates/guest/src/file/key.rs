@@ -25,7 +25,7 @@ pub enum FileKey {
 }
 
 impl FileKey {
-    /// Every key.
+    /// Every key, in the order of the documentation.
     pub const ALL: [Self; 17] = [
         Self::Name,
         Self::Uuid,

@@ -25,7 +25,7 @@ use std::time::Duration;
 use taptrail_kernel::process::Limit;
 use uuid::Uuid;
 
-pub use self::error::{FileError, FileProblem};
+pub use self::error::{FileError, FileProblem, TomlError};
 pub use self::key::FileKey;
 pub use self::parse::{NICS_LIMIT, parse};
 pub use self::read::{FILE_LIMIT, ReadError, read};
@@ -76,7 +76,7 @@ pub struct GuestRequest {
 /// A part of the configuration, for an error that only a check against the host finds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
-    /// The user.
+    /// The user that QEMU runs as.
     User,
     /// One of the devices, counted from 0.
     Device(usize),
@@ -93,7 +93,7 @@ pub enum Part {
 /// A guest's file, read.
 #[derive(Debug, Clone)]
 pub struct GuestFile {
-    /// The configuration.
+    /// The configuration that the file asks for.
     pub request: GuestRequest,
     file: String,
     text: String,

@@ -12,7 +12,7 @@ use toml::de::{DeTable, DeValue};
 use uuid::Uuid;
 
 use super::error::Fault;
-use super::{FileError, FileKey, FileProblem, GuestFile, GuestRequest, ValueSpan};
+use super::{FileError, FileKey, FileProblem, GuestFile, GuestRequest, TomlError, ValueSpan};
 use crate::account::AuditMode;
 use crate::run_dir::check_name;
 use crate::spec::{NicSpec, SpecError, closest, first_clash, quoted};
@@ -36,7 +36,7 @@ pub fn parse(text: &str, path: &Path) -> Result<GuestFile, FileError> {
 fn read(text: &str, path: &Path) -> Result<(GuestRequest, Vec<ValueSpan>), Fault> {
     let table = DeTable::parse(text).map_err(|error| {
         let why = error.message().lines().collect::<Vec<_>>().join(" ");
-        Fault::new(error.span().unwrap_or(0..0), FileProblem::Malformed(why))
+        Fault::new(error.span().unwrap_or(0..0), FileProblem::Malformed(TomlError(why)))
     })?;
     let mut entries: Vec<_> = table.get_ref().iter().collect();
     entries.sort_by_key(|(key, _)| key.span().start);

@@ -16,9 +16,9 @@ pub enum ReadError {
     /// It can't be opened or read.
     #[error("Guest file {path} can't be read", path = .path.display())]
     Io {
-        /// The file.
+        /// The file's path.
         path: PathBuf,
-        /// The cause.
+        /// The system's error, which says why.
         #[source]
         source: io::Error,
     },
@@ -28,28 +28,28 @@ pub enum ReadError {
     /// It belongs to another user, while its contents are run as root.
     #[error("Guest file {path} belongs to uid {owner}, not to root or to us (uid {us})", path = .path.display())]
     Owner {
-        /// The file.
+        /// The file's path.
         path: PathBuf,
         /// The owner's uid.
         owner: u32,
-        /// Our uid.
+        /// The effective uid of this process.
         us: u32,
     },
     /// Other users can change it.
     #[error("Guest file {path} can be written by others than its owner (mode {mode:04o}): chmod go-w", path = .path.display())]
     Writable {
-        /// The file.
+        /// The file's path.
         path: PathBuf,
-        /// Its mode.
+        /// The file's permission bits.
         mode: u32,
     },
     /// Longer than [`FILE_LIMIT`].
     #[error("Guest file {path} is longer than {FILE_LIMIT} bytes", path = .0.display())]
     TooLong(PathBuf),
-    /// Not UTF-8.
+    /// The text is not UTF-8.
     #[error("Guest file {path} is not UTF-8 text in line {line}", path = .path.display())]
     NoText {
-        /// The file.
+        /// The file's path.
         path: PathBuf,
         /// Where it is not, from 1.
         line: usize,

@@ -180,7 +180,7 @@ fn each_error_has_one_line() {
         ),
         ("user = 'a'\nuser = 'b'", "2:1: The file is not valid TOML: duplicate key"),
     ] {
-        assert_eq!(refused(text).to_string(), format!("web1.toml:{line}"), "{text}");
+        assert_eq!(chain(&refused(text)), format!("web1.toml:{line}"), "{text}");
     }
 }
 

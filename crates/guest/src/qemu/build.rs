@@ -61,7 +61,7 @@ pub struct Additions<'a> {
     pub guest: &'a GuestId,
     /// A listening Unix socket that QEMU inherits, for its monitor.
     pub monitor_fd: RawFd,
-    /// Its NICs.
+    /// The NICs that QEMU has from its start.
     pub nics: &'a [NicOnCommandLine],
     /// Ports, those of its NICs and free ones.
     pub ports: &'a Ports,

@@ -34,7 +34,7 @@ pub enum CommandLineError {
         in_place_of(.nic)
     )]
     OpensTap {
-        /// Which argument.
+        /// The position of the option among QEMU's arguments, from 1.
         position: usize,
         /// The option and its value, shortened.
         argument: String,
@@ -50,7 +50,7 @@ pub enum CommandLineError {
         path = path.display()
     )]
     ConfigOpensTap {
-        /// The file.
+        /// The path of the configuration file.
         path: PathBuf,
         /// Where the section begins, from 1.
         line: usize,
@@ -62,25 +62,37 @@ pub enum CommandLineError {
     /// An option that the user sets by an option of taptrail.
     #[error("Argument {position} of QEMU, '{argument}', is taptrail's own to set: use {instead} instead")]
     Reserved {
-        /// Which argument.
+        /// The position of the option among QEMU's arguments, from 1.
         position: usize,
         /// The option and its value, shortened.
         argument: String,
         /// The option of taptrail's.
-        instead: &'static str,
+        instead: RunOption,
+    },
+    /// A configuration file would set the guest's name.
+    #[error(
+        "Argument {position} of QEMU, '{argument}', is taptrail's own to set: \
+         use {} for its section [name] instead",
+        RunOption::Name
+    )]
+    ConfigReserved {
+        /// The position of the option among QEMU's arguments, from 1.
+        position: usize,
+        /// The option and the file.
+        argument: String,
     },
     /// The last option lacks its value.
     #[error("Argument {position} of QEMU, '{argument}', needs a value")]
     MissingValue {
-        /// Which argument.
+        /// The position of the option among QEMU's arguments, from 1.
         position: usize,
-        /// The option.
+        /// The option, shortened.
         argument: String,
     },
     /// Whether it opens a tap can't be determined.
     #[error("Argument {position} of QEMU, '{argument}', can't be checked: its JSON is not plain JSON")]
     Json {
-        /// Which argument.
+        /// The position of the option among QEMU's arguments, from 1.
         position: usize,
         /// The option and its value, shortened.
         argument: String,
@@ -90,7 +102,7 @@ pub enum CommandLineError {
     /// Whether it opens a tap can't be determined.
     #[error("Argument {position} of QEMU, '{argument}', can't be checked")]
     Config {
-        /// Which argument.
+        /// The position of the option among QEMU's arguments, from 1.
         position: usize,
         /// The option and the file.
         argument: String,
@@ -104,11 +116,11 @@ pub enum CommandLineError {
         path = path.display()
     )]
     Hidden {
-        /// Which argument.
+        /// The position of the option among QEMU's arguments, from 1.
         position: usize,
         /// The option and its value, shortened.
         argument: String,
-        /// The device.
+        /// The path of the device.
         path: PathBuf,
     },
     /// QEMU would open it past the audit.
@@ -117,13 +129,63 @@ pub enum CommandLineError {
         path = path.display()
     )]
     Raw {
-        /// Which argument.
+        /// The position of the option among QEMU's arguments, from 1.
         position: usize,
         /// The option and its value, shortened.
         argument: String,
-        /// The device.
+        /// The path of the device.
         path: PathBuf,
     },
+}
+
+/// An option of `taptrail run` that does what an argument of QEMU would.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunOption {
+    /// `--nic`: QEMU gets the device on record.
+    Nic,
+    /// `--device`: QEMU sees the device in its own `/dev`.
+    Device,
+    /// `--name`: the guest's name.
+    Name,
+    /// `--uuid`: the guest's uuid.
+    Uuid,
+    /// `--user`: the user that QEMU runs as.
+    User,
+    /// `--background`: the guest runs on when the command returns.
+    Background,
+}
+
+impl RunOption {
+    /// The option as it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Nic => "--nic",
+            Self::Device => "--device",
+            Self::Name => "--name",
+            Self::Uuid => "--uuid",
+            Self::User => "--user",
+            Self::Background => "--background",
+        }
+    }
+}
+
+impl fmt::Display for RunOption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl CommandLineError {
+    /// The option of `taptrail run` that is to be used instead; `None` where there is none.
+    pub fn instead(&self) -> Option<RunOption> {
+        match self {
+            Self::OpensTap { .. } | Self::ConfigOpensTap { .. } | Self::Raw { .. } => Some(RunOption::Nic),
+            Self::Reserved { instead, .. } => Some(*instead),
+            Self::ConfigReserved { .. } => Some(RunOption::Name),
+            Self::Hidden { .. } => Some(RunOption::Device),
+            Self::MissingValue { .. } | Self::Json { .. } | Self::Config { .. } => None,
+        }
+    }
 }
 
 fn in_place_of(nic: &Option<usize>) -> String {
@@ -209,11 +271,13 @@ impl CommandLineCheck {
             "netdev" | "net" | "nic" => self.check_backend(option, &text)?,
             "set" => check_set(option, &text)?,
             "readconfig" => self.check_config(option)?,
-            "name" => return Err(reserved(option, "--name")),
-            "uuid" => return Err(reserved(option, "--uuid")),
-            "daemonize" => return Err(reserved(option, "--background")),
-            "runas" => return Err(reserved(option, "--user")),
-            "run-with" if fields(&text, "").get("user").is_some() => return Err(reserved(option, "--user")),
+            "name" => return Err(reserved(option, RunOption::Name)),
+            "uuid" => return Err(reserved(option, RunOption::Uuid)),
+            "daemonize" => return Err(reserved(option, RunOption::Background)),
+            "runas" => return Err(reserved(option, RunOption::User)),
+            "run-with" if fields(&text, "").get("user").is_some() => {
+                return Err(reserved(option, RunOption::User));
+            }
             "machine" | "M" => self.set_machine(&fields(&text, "type")),
             "sandbox" => self.sandbox = true,
             "S" => self.paused = true,
@@ -262,7 +326,12 @@ impl CommandLineCheck {
                         spec: suggest::spec(&section.fields, None),
                     });
                 }
-                "name" => return Err(reserved(option, "--name for its section [name]")),
+                "name" => {
+                    return Err(CommandLineError::ConfigReserved {
+                        position: option.position,
+                        argument: option.shown(),
+                    });
+                }
                 "machine" => self.set_machine(&section.fields),
                 "sandbox" => self.sandbox = true,
                 _ => {}
@@ -309,7 +378,7 @@ fn fields(text: &str, implied: &str) -> Fields {
     Fields::parse(text, implied).unwrap_or_default()
 }
 
-fn reserved(option: &Given<'_>, instead: &'static str) -> CommandLineError {
+fn reserved(option: &Given<'_>, instead: RunOption) -> CommandLineError {
     CommandLineError::Reserved { position: option.position, argument: option.shown(), instead }
 }
 

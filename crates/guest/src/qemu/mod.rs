@@ -26,5 +26,5 @@ mod tests;
 
 pub(crate) use build::MONITOR;
 pub use build::{Additions, NicOnCommandLine, Ports, device_properties};
-pub use check::{CommandLine, CommandLineError};
+pub use check::{CommandLine, CommandLineError, RunOption};
 pub use config::ConfigError;

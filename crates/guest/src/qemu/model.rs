@@ -92,7 +92,7 @@ impl Model {
     }
 }
 
-/// `virtio-net-pci`.
+/// The default model is `virtio-net-pci`.
 impl Default for Model {
     fn default() -> Self {
         Self("virtio-net-pci".to_owned())

@@ -165,7 +165,7 @@ fn a_configuration_file_is_read_too() {
              use --nic bridge=br7 in its place"
         )
     );
-    assert!(matches!(with("[name]\n guest = \"x\"\n"), Err(CommandLineError::Reserved { .. })));
+    assert!(matches!(with("[name]\n guest = \"x\"\n"), Err(CommandLineError::ConfigReserved { .. })));
     assert!(matches!(parse(&["-readconfig", "/no/such"]), Err(CommandLineError::Config { .. })));
 }
 

@@ -3,9 +3,9 @@ use std::ops::Range;
 
 use taptrail_record::{IfName, IfNameError, MacAddr, MacAddrError};
 
-use super::pointer::{self, Pointer};
 use super::{Key, NicId, NicIdError};
 use crate::qemu::model::{Model, ModelError};
+use crate::text_error::pointer::{self, Pointer};
 
 /// What is wrong with a SPEC.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -13,7 +13,7 @@ pub enum Problem {
     /// Longer than [`SPEC_LIMIT`](super::SPEC_LIMIT).
     #[error("The SPEC is longer than {limit} bytes")]
     TooLong {
-        /// In bytes.
+        /// The most that is taken, in bytes.
         limit: usize,
     },
     /// The SPEC is empty.
@@ -56,9 +56,9 @@ pub enum Problem {
     /// Not a number, or out of its range.
     #[error("'{text}' can't be '{key}': a number from {min} to {max} is needed")]
     Number {
-        /// The key.
+        /// The key whose value is wrong.
         key: Key,
-        /// The value.
+        /// The value as it was given, shortened.
         text: String,
         /// The lowest that is taken.
         min: u32,
@@ -68,9 +68,9 @@ pub enum Problem {
     /// Not one of the values that the key takes.
     #[error("'{text}' can't be '{key}': {} is needed", either(choices))]
     Choice {
-        /// The key.
+        /// The key whose value is wrong.
         key: Key,
-        /// The value.
+        /// The value as it was given, shortened.
         text: String,
         /// The values that the key takes.
         choices: Vec<&'static str>,
@@ -91,9 +91,9 @@ pub enum Problem {
     /// The setting belongs to another backend.
     #[error("'{key}' has no meaning with '{backend}'")]
     WrongBackend {
-        /// The setting.
+        /// The key of the setting.
         key: Key,
-        /// The backend.
+        /// The key of the interface's backend.
         backend: Key,
     },
     /// The interface would take its own bridge's or lower link's name.
@@ -120,29 +120,7 @@ pub enum Problem {
     LinkInUse(IfName),
 }
 
-/// A problem, and where in some text it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Fault {
-    pub(crate) span: Range<usize>,
-    pub(crate) problem: Box<Problem>,
-    /// The other place, if two contradict each other.
-    pub(crate) beside: Option<Range<usize>>,
-    pub(crate) help: Option<String>,
-}
-
-impl Fault {
-    pub(crate) fn new(span: Range<usize>, problem: Problem) -> Self {
-        Self { span, problem: Box::new(problem), beside: None, help: None }
-    }
-
-    pub(crate) fn beside(self, beside: Range<usize>) -> Self {
-        Self { beside: Some(beside), ..self }
-    }
-
-    pub(crate) fn help(self, help: impl Into<String>) -> Self {
-        Self { help: Some(help.into()), ..self }
-    }
-}
+pub(crate) type Fault = crate::text_error::Fault<Problem>;
 
 /// A SPEC that is refused: one line by `Display`, with the text by [`SpecError::render`].
 #[derive(Debug, Clone, PartialEq, Eq)]

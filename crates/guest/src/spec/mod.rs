@@ -18,7 +18,6 @@ mod error;
 mod key;
 mod nic_id;
 mod parse;
-pub(crate) mod pointer;
 mod unique;
 mod value;
 mod write;

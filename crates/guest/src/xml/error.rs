@@ -1,8 +1,5 @@
-use std::fmt;
-use std::ops::Range;
-
-use crate::spec::pointer::{Pointer, characters_before, printable};
 use crate::spec::{self, Problem};
+use crate::text_error::{self, TextError};
 
 /// What is wrong with an `<interface>`.
 #[derive(Debug, thiserror::Error)]
@@ -10,10 +7,10 @@ pub enum XmlProblem {
     /// Longer than [`XML_LIMIT`](super::XML_LIMIT).
     #[error("The file is longer than {limit} bytes")]
     TooLong {
-        /// In bytes.
+        /// The most that is taken, in bytes.
         limit: usize,
     },
-    /// Not XML.
+    /// The text is not XML.
     #[error("The file is not well-formed XML")]
     Malformed(#[source] roxmltree::Error),
     /// Another document altogether.
@@ -25,7 +22,7 @@ pub enum XmlProblem {
     /// An element that taptrail can't act on.
     #[error("Element <{name}> is not supported in {parent}")]
     Element {
-        /// Its name.
+        /// The name of the element or attribute.
         name: String,
         /// The element around it.
         parent: String,
@@ -36,7 +33,7 @@ pub enum XmlProblem {
     /// A required element is missing.
     #[error("Element <{name}> is missing in {parent}")]
     NoElement {
-        /// Its name.
+        /// The name of the element or attribute.
         name: &'static str,
         /// The element that needs it.
         parent: String,
@@ -44,17 +41,17 @@ pub enum XmlProblem {
     /// An attribute that taptrail can't act on.
     #[error("Attribute '{name}' is not supported in {element}")]
     Attribute {
-        /// Its name.
+        /// The name of the element or attribute.
         name: String,
-        /// Its element.
+        /// The element that has it, or needs it.
         element: String,
     },
     /// A required attribute is missing.
     #[error("Attribute '{name}' is missing in {element}")]
     NoAttribute {
-        /// Its name.
+        /// The name of the element or attribute.
         name: &'static str,
-        /// Its element.
+        /// The element that has it, or needs it.
         element: String,
     },
     /// An empty attribute.
@@ -66,9 +63,9 @@ pub enum XmlProblem {
     /// Not one of the values that the attribute takes.
     #[error("'{text}' can't be '{attribute}': {} is needed", spec::either(choices))]
     Choice {
-        /// Its name.
+        /// The name of the attribute.
         attribute: String,
-        /// Its value.
+        /// The value of the attribute, shortened.
         text: String,
         /// The values that the attribute takes.
         choices: Vec<&'static str>,
@@ -84,32 +81,15 @@ pub enum XmlProblem {
     Nic(#[from] Problem),
 }
 
-/// A problem, and where in the text it is.
-#[derive(Debug)]
-pub(super) struct Fault {
-    span: Range<usize>,
-    problem: Box<XmlProblem>,
-    beside: Option<Range<usize>>,
-    help: Option<String>,
-}
+/// An `<interface>` that is refused.
+pub type XmlError = TextError<XmlProblem>;
 
-impl Fault {
-    pub(super) fn new(span: Range<usize>, problem: XmlProblem) -> Self {
-        Self { span, problem: Box::new(problem), beside: None, help: None }
-    }
+pub(super) type Fault = text_error::Fault<XmlProblem>;
 
-    pub(super) fn beside(self, beside: Range<usize>) -> Self {
-        Self { beside: Some(beside), ..self }
-    }
-
-    pub(super) fn help(self, help: impl Into<String>) -> Self {
-        Self { help: Some(help.into()), ..self }
-    }
-
-    pub(super) fn malformed(text: &str, error: roxmltree::Error) -> Self {
-        let at = offset(text, error.pos());
-        Self::new(at..at, XmlProblem::Malformed(error))
-    }
+/// The fault of a text that the XML parser refuses.
+pub(super) fn malformed(text: &str, error: roxmltree::Error) -> Fault {
+    let at = offset(text, error.pos());
+    Fault::new(at..at, XmlProblem::Malformed(error))
 }
 
 impl From<spec::Fault> for Fault {
@@ -125,81 +105,4 @@ fn offset(text: &str, position: roxmltree::TextPos) -> usize {
     let start: usize = text.split_inclusive('\n').take(lines_before).map(str::len).sum();
     let characters_before = (position.col as usize).saturating_sub(1);
     text[start..].char_indices().nth(characters_before).map_or(text.len(), |(at, _)| start + at)
-}
-
-/// An `<interface>` that is refused: one line by `Display`, with the text by [`XmlError::render`].
-#[derive(Debug)]
-pub struct XmlError {
-    /// The file's name as it was given.
-    pub file: String,
-    /// Counted from 1.
-    pub line: usize,
-    /// Counted from 1, in characters.
-    pub column: usize,
-    /// What is wrong.
-    pub problem: Box<XmlProblem>,
-    /// What to write instead.
-    pub help: Option<String>,
-    place: Box<Picture>,
-}
-
-/// The data of [`XmlError::render`].
-#[derive(Debug)]
-struct Picture {
-    text: String,
-    span: Range<usize>,
-    beside: Option<Range<usize>>,
-}
-
-impl XmlError {
-    pub(super) fn new(file: &str, text: &str, fault: Fault) -> Self {
-        let Fault { span, problem, beside, help } = fault;
-        let before = &text[..text.floor_char_boundary(span.start)];
-        let line_start = before.rfind('\n').map_or(0, |at| at + 1);
-        Self {
-            file: file.to_owned(),
-            line: before.matches('\n').count() + 1,
-            column: characters_before(&before[line_start..], before.len()) + 1,
-            problem,
-            help,
-            place: Box::new(Picture { text: text.to_owned(), span, beside }),
-        }
-    }
-
-    /// The problem and the file's lines with a pointer into them; coloured for a terminal.
-    pub fn render(&self, color: bool) -> String {
-        let label = match &*self.problem {
-            XmlProblem::Malformed(error) => Some(error.to_string()),
-            _ => None,
-        };
-        Pointer {
-            title: &self.problem.to_string(),
-            origin: Some(&self.file),
-            text: &self.place.text,
-            span: self.place.span.clone(),
-            label: label.as_deref(),
-            beside: self.place.beside.clone(),
-            help: self.help.as_deref(),
-        }
-        .render(color)
-    }
-}
-
-impl fmt::Display for XmlError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}:{}: {}", printable(&self.file), self.line, self.column, self.problem)?;
-        match &self.help {
-            Some(help) => write!(f, "; {help}"),
-            None => Ok(()),
-        }
-    }
-}
-
-impl std::error::Error for XmlError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match &*self.problem {
-            XmlProblem::Malformed(error) => Some(error),
-            _ => None,
-        }
-    }
 }

@@ -21,7 +21,7 @@ use roxmltree::{Document, ParsingOptions};
 
 pub use self::error::{XmlError, XmlProblem};
 
-use self::error::Fault;
+use self::error::{Fault, malformed};
 use crate::spec::NicSpec;
 
 /// The longest text, in bytes.
@@ -58,7 +58,6 @@ fn head(line: &str) -> &str {
 
 fn read(text: &str) -> Result<NicSpec, Fault> {
     let options = ParsingOptions { allow_dtd: false, nodes_limit: NODES_LIMIT, ..ParsingOptions::default() };
-    let document =
-        Document::parse_with_options(text, options).map_err(|error| Fault::malformed(text, error))?;
+    let document = Document::parse_with_options(text, options).map_err(|error| malformed(text, error))?;
     interface::read(document.root_element())
 }

@@ -33,7 +33,7 @@ pub enum NotLogged {
     /// `audit_enabled` is 0: the kernel acknowledges and drops every record.
     #[error("Auditing is off in the kernel: turn it on with 'auditctl -e 1' or boot with 'audit=1'")]
     Disabled,
-    /// EPERM.
+    /// The kernel answered EPERM: the process has no CAP_AUDIT_WRITE.
     #[error("The kernel refused the record: CAP_AUDIT_WRITE is missing")]
     NoCapability,
     /// ECONNREFUSED: the kernel takes records from the initial user namespace only.

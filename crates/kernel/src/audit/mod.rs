@@ -31,9 +31,10 @@ use rustix::io::Errno;
 
 pub use broadcast::{Broadcast, BroadcastItem};
 pub use error::{AuditError, NotLogged};
-pub use proof::{LogProof, LogTime, LoggedRecord};
+pub use proof::{LogTime, LoggedRecord};
 pub use readlog::ReadLog;
 pub use status::AuditStatus;
+pub use taptrail_record::LogProof;
 
 use proof::{Evidence, Pending, State};
 use socket::{AUDIT_GET, MAX_DATAGRAM_BYTES, Requests};

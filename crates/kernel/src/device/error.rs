@@ -10,28 +10,28 @@ use crate::link::LinkError;
 /// Why a device can't be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
-    /// open(2) failed.
+    /// open(2) of the device failed.
     #[error("{path} can't be opened (queue {queue})")]
     Open {
-        /// The path.
+        /// The path that was given to open(2).
         path: PathBuf,
         /// The queue, from 0.
         queue: u32,
-        /// open(2)'s errno.
+        /// The errno of open(2).
         source: Errno,
     },
     /// fstat(2) of the open device failed.
     #[error("{path} can't be examined")]
     Look {
-        /// The path.
+        /// The path that was given to open(2).
         path: PathBuf,
-        /// fstat(2)'s errno.
+        /// The errno of fstat(2).
         source: Errno,
     },
     /// The file at the path is not the tun device.
     #[error("{path} is {found}, not the tun device (character device 10:200)")]
     NotTun {
-        /// The path.
+        /// The path that was given to open(2).
         path: PathBuf,
         /// The type of the file.
         found: NodeType,
@@ -39,7 +39,7 @@ pub enum DeviceError {
     /// The file at the path is not vhost-net, which would make QEMU fail an assertion.
     #[error("{path} is {found}, not vhost-net (character device 10:238)")]
     NotVhostNet {
-        /// The path.
+        /// The path that was given to open(2).
         path: PathBuf,
         /// The type of the file.
         found: NodeType,
@@ -47,9 +47,9 @@ pub enum DeviceError {
     /// The file at the path is not the macvtap's node.
     #[error("{path} is {found}, not the node of macvtap '{ifname}' ({})", number(*wanted))]
     NotMacvtap {
-        /// The path.
+        /// The path that was given to open(2).
         path: PathBuf,
-        /// The macvtap.
+        /// The name of the macvtap.
         ifname: IfName,
         /// Its device number, where it is known.
         wanted: Option<Rdev>,
@@ -59,9 +59,9 @@ pub enum DeviceError {
     /// The macvtap's node did not appear in time.
     #[error("{path}, the node of macvtap '{ifname}', did not appear within {} ms", waited.as_millis())]
     MacvtapNodeMissing {
-        /// The path.
+        /// The path that was given to open(2).
         path: PathBuf,
-        /// The macvtap.
+        /// The name of the macvtap.
         ifname: IfName,
         /// How long it was awaited.
         waited: Duration,
@@ -71,25 +71,25 @@ pub enum DeviceError {
     /// The link's name asked for can't be one.
     #[error("'{pattern}' can't name a tap: up to 15 bytes, with '%d' once, are needed")]
     Pattern {
-        /// The pattern.
+        /// The pattern of a name, with `%d`, that was asked for.
         pattern: String,
     },
     /// A tap of a new name was asked for, and something has that name.
     #[error("A link named '{name}' exists already")]
     NameTaken {
-        /// The name.
+        /// The name that was asked for.
         name: IfName,
     },
     /// An existing tap was asked for, and there is none of that name.
     #[error("There is no tap '{name}'")]
     NoSuchTap {
-        /// The name.
+        /// The name that was asked for.
         name: IfName,
     },
     /// An existing tap was asked for, and the link of that name is something else.
     #[error("Link '{name}' is not a tap but {what}")]
     NotATap {
-        /// The name.
+        /// The name that was asked for.
         name: IfName,
         /// The kind of the link.
         what: String,
@@ -101,7 +101,7 @@ pub enum DeviceError {
         if *queues == 1 { "s" } else { "" }
     )]
     QueuesDiffer {
-        /// The name.
+        /// The name that was asked for.
         name: IfName,
         /// Whether the tap takes several queues.
         multi_queue: bool,
@@ -111,7 +111,7 @@ pub enum DeviceError {
     /// The kernel refused to make the open device a tap's queue (`TUNSETIFF`).
     #[error("{path} can't be made queue {queue} of '{name}'")]
     Attach {
-        /// The path.
+        /// The path that was given to open(2).
         path: PathBuf,
         /// The interface, or the pattern of its name.
         name: String,
@@ -123,7 +123,7 @@ pub enum DeviceError {
     /// The kernel refused to set a new tap's owner and group (`TUNSETOWNER`, `TUNSETGROUP`).
     #[error("'{name}' can't be closed to other programs")]
     CloseToOthers {
-        /// The tap.
+        /// The name of the tap.
         name: String,
         /// The ioctl's errno.
         source: Errno,
@@ -131,7 +131,7 @@ pub enum DeviceError {
     /// The interface of the open device can't be queried (`TUNGETIFF`).
     #[error("{path} doesn't report its interface (queue {queue})")]
     Identify {
-        /// The path.
+        /// The path that was given to open(2).
         path: PathBuf,
         /// The queue, from 0.
         queue: u32,
@@ -141,7 +141,7 @@ pub enum DeviceError {
     /// The open device is another interface than asked for, or a queue of another kind.
     #[error("{path} opened {found} instead of {wanted} (queue {queue})")]
     Differs {
-        /// The path.
+        /// The path that was given to open(2).
         path: PathBuf,
         /// The queue, from 0.
         queue: u32,

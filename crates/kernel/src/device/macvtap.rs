@@ -20,7 +20,7 @@ const NODE_POLL_INTERVAL: Duration = Duration::from_millis(1);
 /// An existing macvtap to open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MacvtapRequest<'a> {
-    /// Its name.
+    /// The name of the macvtap.
     pub ifname: &'a IfName,
     /// Its ifindex, the N of its node `/dev/tapN`.
     pub ifindex: u32,

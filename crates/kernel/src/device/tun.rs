@@ -31,7 +31,7 @@ pub enum TapName<'a> {
 pub struct TapRequest<'a> {
     /// The tun device: [`DEV_NET_TUN`], or a node of the same number elsewhere.
     pub path: &'a Path,
-    /// Its name.
+    /// The name of the tap, existing or new.
     pub name: TapName<'a>,
     /// The number of queues, each with its own open(2); the kernel allows 256.
     pub queues: NonZeroU16,

@@ -16,7 +16,7 @@ pub enum FilterError {
     /// The program can't be started.
     #[error("{program} can't be started")]
     Start {
-        /// Its path.
+        /// The path of the nft program.
         program: PathBuf,
         /// The system's reason.
         source: std::io::Error,
@@ -24,7 +24,7 @@ pub enum FilterError {
     /// Communicating with the program failed.
     #[error("{program} can't be talked to")]
     Communicate {
-        /// Its path.
+        /// The path of the nft program.
         program: PathBuf,
         /// The system's reason.
         source: std::io::Error,
@@ -32,7 +32,7 @@ pub enum FilterError {
     /// The program took too long, and was killed.
     #[error("{program} took longer than {} ms and was killed", timeout.as_millis())]
     TimedOut {
-        /// Its path.
+        /// The path of the nft program.
         program: PathBuf,
         /// The time limit.
         timeout: Duration,
@@ -40,7 +40,7 @@ pub enum FilterError {
     /// The program printed too much, and was killed.
     #[error("{program} gave more than {limit} bytes and was killed")]
     TooMuchOutput {
-        /// Its path.
+        /// The path of the nft program.
         program: PathBuf,
         /// The limit in bytes.
         limit: usize,
@@ -48,7 +48,7 @@ pub enum FilterError {
     /// The program failed.
     #[error("{program} failed ({status}): {stderr}")]
     Refused {
-        /// Its path.
+        /// The path of the nft program.
         program: PathBuf,
         /// Its exit status.
         status: ExitStatus,
@@ -58,25 +58,25 @@ pub enum FilterError {
     /// The request can't be written as JSON.
     #[error("The filter of '{table}' can't be written as JSON")]
     Write {
-        /// The table.
+        /// The name of the nftables table.
         table: String,
-        /// The reason.
+        /// The error of the JSON parser or writer.
         source: serde_json::Error,
     },
     /// The program's listing of the table can't be parsed.
     #[error("What nft read back of table '{table}' can't be understood")]
     Read {
-        /// The table.
+        /// The name of the nftables table.
         table: String,
-        /// The reason.
+        /// The error of the JSON parser or writer.
         source: serde_json::Error,
     },
     /// The filter in the kernel is not the requested one.
     #[error("The filter read back from table '{table}' is not the one set: {what}")]
     Differs {
-        /// The table.
+        /// The name of the nftables table.
         table: String,
-        /// The difference.
+        /// The first difference that was found.
         what: String,
     },
     /// The hooks of filters can't be read from the kernel.
@@ -85,9 +85,9 @@ pub enum FilterError {
     /// The interface is not there (any more), or is another one by now.
     #[error("There is no interface '{ifname}' of number {ifindex} to filter")]
     NoInterface {
-        /// Its name.
+        /// The name of the interface.
         ifname: String,
-        /// Its number.
+        /// The ifindex of the interface.
         ifindex: u32,
     },
     /// The links can't be read.
@@ -98,13 +98,13 @@ pub enum FilterError {
         "Interface '{ifname}' can't be filtered: nftables reads '*', '\"' and '\\' in names as more than letters"
     )]
     Name {
-        /// The interface.
+        /// The name of the interface.
         ifname: String,
     },
     /// The filter failed, and its table can't be removed either.
     #[error("The filter failed, and its table '{table}' may be left, since it can't be removed: {removal}")]
     TableLeft {
-        /// The table.
+        /// The name of the nftables table.
         table: String,
         /// Why it can't be removed.
         removal: Box<FilterError>,

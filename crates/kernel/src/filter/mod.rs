@@ -58,7 +58,7 @@ pub enum Hook {
 pub struct MacFilter {
     /// The interface's ifindex, which names the table: `netdev taptrail_if<N>`.
     pub ifindex: u32,
-    /// The interface.
+    /// The interface's name.
     pub ifname: IfName,
     /// The hook that sees the guest's frames.
     pub hook: Hook,

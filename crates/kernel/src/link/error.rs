@@ -22,13 +22,13 @@ pub enum LinkError {
     /// The name asked for a new link is in use.
     #[error("A link named '{name}' exists already")]
     Exists {
-        /// The name.
+        /// The name that was asked for.
         name: String,
     },
     /// A name pattern without room for a number, or too long with one.
     #[error("'{pattern}' can't name a link: up to 15 bytes, with a number for '%d', are needed")]
     Pattern {
-        /// The pattern.
+        /// The pattern of a name that was asked for.
         pattern: String,
     },
     /// The kernel refused.
@@ -49,9 +49,9 @@ pub enum LinkError {
          'ip link set {bridge} type bridge vlan_filtering 1' is needed"
     )]
     VlanFilteringOff {
-        /// The bridge.
+        /// The name of the bridge.
         bridge: String,
-        /// The port.
+        /// The name of the port.
         port: String,
         /// The VLAN asked for.
         vid: u16,
@@ -61,7 +61,7 @@ pub enum LinkError {
         "This kernel has no vlan_filtering of bridges (CONFIG_BRIDGE_VLAN_FILTERING), so '{port}' can't be put in VLAN {vid}"
     )]
     NoVlanFiltering {
-        /// The port.
+        /// The name of the port.
         port: String,
         /// The VLAN asked for.
         vid: u16,
@@ -69,15 +69,15 @@ pub enum LinkError {
     /// A bridge port's setting was requested for a link that is not a bridge's port.
     #[error("Link '{link}' is not a bridge's port, so it can't be asked to {operation}")]
     NotAPort {
-        /// The link.
+        /// The name of the link.
         link: String,
-        /// The operation.
+        /// What was to be done, as in `set its VLAN`.
         operation: &'static str,
     },
     /// The kernel's answer can't be read.
     #[error("The kernel's rtnetlink answer can't be read: {what}")]
     Answer {
-        /// The error.
+        /// What is wrong with the answer.
         what: String,
     },
 }

@@ -15,7 +15,7 @@ use crate::sysfs;
 /// MACVTAP).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum MacvtapMode {
-    /// Directly.
+    /// They communicate directly.
     #[default]
     Bridge,
     /// Through the external switch, if it sends frames back to their port (hairpin mode).
@@ -78,14 +78,14 @@ impl fmt::Display for MacvtapMode {
 pub enum MacvtapName {
     /// The first free name of a pattern with `%d`, such as `macvtap%d`.
     Pattern(String),
-    /// This one.
+    /// This name, which no link may have.
     New(IfName),
 }
 
 /// A macvtap to create.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewMacvtap {
-    /// Its name.
+    /// The name to give to the macvtap.
     pub name: MacvtapName,
     /// The ifindex of its lower link.
     pub lower_index: u32,

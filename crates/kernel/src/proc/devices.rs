@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use taptrail_record::{DeviceKind, IfName, Rdev};
 
 use super::numbers::{DeviceNumbers, HeldKind};
+use super::process::deleted_path;
 
 /// A device of a guest's network that a process holds open.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +33,7 @@ pub struct HeldDevice<K = DeviceKind> {
 /// files of a deleted macvtap keep its device number, which another macvtap may have by now. A
 /// macvtap that was moved to another network namespace may have another ifindex there.
 pub fn deleted_macvtap(path: &Path) -> Option<u32> {
-    path.to_str()?.strip_suffix(" (deleted)")?.rsplit_once("/tap")?.1.parse().ok()
+    deleted_path(path)?.to_str()?.rsplit_once("/tap")?.1.parse().ok()
 }
 
 /// The taps, macvtaps and vhost-net devices that a process holds, ordered by descriptor.

@@ -24,7 +24,7 @@ pub use identity::{ProcessId, boot_time, is_exiting};
 pub(crate) use numbers::raw_kind;
 pub use numbers::{DeviceNumbers, HeldKind};
 pub use pidfd::{PidFd, Signal};
-pub use process::{ProcessStatus, command_line, descriptor_tables, exe, exe_file, processes};
+pub use process::{ProcessStatus, command_line, deleted_path, descriptor_tables, exe, exe_file, processes};
 
 /// `KCMP_FILE` (linux/kcmp.h).
 const KCMP_FILE: libc::c_int = 0;
@@ -211,6 +211,12 @@ mod tests {
         assert_eq!(error.raw_os_error(), Some(libc::EBADF));
         let error = same_file(own, file.as_raw_fd(), own, -1).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EBADF));
+    }
+
+    #[test]
+    fn a_deleted_file_is_shown_with_the_path_that_it_had() {
+        assert_eq!(deleted_path(Path::new("/dev/tap5 (deleted)")), Some(Path::new("/dev/tap5")));
+        assert_eq!(deleted_path(Path::new("/dev/tap5")), None);
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! A process's program, arguments, status and threads.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::os::unix::ffi::OsStringExt as _;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, StatxFlags, makedev};
 
@@ -34,6 +34,14 @@ pub fn processes() -> io::Result<Vec<u32>> {
 /// ENOENT if the process has ended or is a kernel thread, EACCES without permission to inspect it.
 pub fn exe(pid: u32) -> io::Result<PathBuf> {
     std::fs::read_link(format!("/proc/{pid}/exe"))
+}
+
+/// The path that a link of `/proc/PID` (`exe`, `fd/N`) had before its file was deleted; `None` if
+/// the file was not deleted. The kernel appends ` (deleted)` (`d_path()` in fs/d_path.c), so a file
+/// whose name ends like that can't be told from a deleted one.
+pub fn deleted_path(link: &Path) -> Option<&Path> {
+    let path = link.as_os_str().as_bytes().strip_suffix(b" (deleted)")?;
+    Some(Path::new(OsStr::from_bytes(path)))
 }
 
 /// Device and inode of the file that a process runs, in any mount namespace. Contacts no file

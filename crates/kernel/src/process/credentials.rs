@@ -33,7 +33,7 @@ pub enum CredentialsError {
     Lookup {
         /// The name looked for.
         name: String,
-        /// The cause.
+        /// The system's error, which says why.
         #[source]
         source: io::Error,
     },

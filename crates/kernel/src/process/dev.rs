@@ -53,9 +53,9 @@ pub enum PrivateDevError {
     /// It can't be opened or examined.
     #[error("Device '{path}' can't be allowed", path = .path.display())]
     Look {
-        /// The path.
+        /// The path of the node.
         path: PathBuf,
-        /// The cause.
+        /// The errno of opening or examining it.
         #[source]
         source: Errno,
     },
@@ -68,9 +68,9 @@ pub enum PrivateDevError {
         path = .path.display()
     )]
     Raw {
-        /// The path.
+        /// The path of the node.
         path: PathBuf,
-        /// Its kind.
+        /// The kind of the raw network device.
         kind: DeviceKind,
     },
     /// The host's mounts can't be read.

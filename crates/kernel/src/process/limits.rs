@@ -26,7 +26,7 @@ const NAMES: [(&str, libc::__rlimit_resource_t); 4] = [
 #[error("'{0}' is not a limit: write core=N, memlock=N, nofile=N or nproc=N, where N may be 'unlimited'")]
 pub struct LimitError(String);
 
-/// `nofile=4096`, `memlock=unlimited`.
+/// Parses `nofile=4096`, `memlock=unlimited` and the like.
 impl FromStr for Limit {
     type Err = LimitError;
 

@@ -64,7 +64,7 @@ pub(super) fn within<T: Send>(
 
 /// A mount that is not attached yet.
 struct Detached {
-    /// Below `/dev`.
+    /// Its path below `/dev`.
     name: PathBuf,
     mount: OwnedFd,
     directory: bool,

@@ -98,7 +98,7 @@ const BPF_MAP_LOOKUP_ELEM: u64 = 1;
 /// The use of bpf(2) that stays permitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AllowedBpf {
-    /// Nothing.
+    /// No use of bpf(2) is permitted.
     Nothing,
     /// Reading elements of open maps, which needs no capability: the counts of a program that was
     /// loaded before.

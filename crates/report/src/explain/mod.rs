@@ -2,7 +2,7 @@
 //! otherwise search a log backwards for this by hand.
 
 mod json;
-mod sentences;
+pub(crate) mod sentences;
 mod text;
 
 use std::collections::HashMap;

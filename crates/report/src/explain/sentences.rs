@@ -1,9 +1,9 @@
 use taptrail_trail::{Certainty, Doubt, EndedBy, Holding, PossiblyHeld, State};
 
-use crate::style::TimeFormat;
+use crate::style::Clock;
 
 /// A holding in sentences.
-pub(super) fn describe(holding: &Holding, clock: &TimeFormat) -> Vec<String> {
+pub(crate) fn describe(holding: &Holding, clock: &impl Clock) -> Vec<String> {
     let mut sentences = vec![opened(holding, clock)];
     if holding.state == State::OpenFailed {
         return sentences;
@@ -15,7 +15,7 @@ pub(super) fn describe(holding: &Holding, clock: &TimeFormat) -> Vec<String> {
     sentences
 }
 
-fn opened(holding: &Holding, clock: &TimeFormat) -> String {
+fn opened(holding: &Holding, clock: &impl Clock) -> String {
     match (holding.state, holding.opened, holding.queues) {
         (State::OpenFailed, at, _) => format!("The open failed at {}: nobody got it.", clock.optional(at)),
         (_, None, _) => {
@@ -28,9 +28,9 @@ fn opened(holding: &Holding, clock: &TimeFormat) -> String {
     }
 }
 
-fn granted(holding: &Holding, clock: &TimeFormat) -> String {
+fn granted(holding: &Holding, clock: &impl Clock) -> String {
     let qemu = match holding.pid {
-        Some(pid) => format!("QEMU (pid {pid})"),
+        Some(pid) => format!("QEMU (pid {})", clock.pid(pid)),
         None => "QEMU".to_owned(),
     };
     match (holding.state, holding.granted) {
@@ -51,7 +51,7 @@ fn hand_over_failed(holding: &Holding) -> bool {
     holding.possibly_held.iter().any(|stretch| stretch.why == Doubt::Failed)
 }
 
-fn ended(holding: &Holding, clock: &TimeFormat) -> Option<String> {
+fn ended(holding: &Holding, clock: &impl Clock) -> Option<String> {
     let by = holding.ended_by.map(|by| match by {
         EndedBy::Detach => "the interface was unplugged",
         EndedBy::Stop => "the guest ended",
@@ -86,7 +86,7 @@ fn ended(holding: &Holding, clock: &TimeFormat) -> Option<String> {
 }
 
 /// When QEMU may have held it, and why that is not certain.
-fn possibly_held(stretch: &PossiblyHeld, holding: &Holding, clock: &TimeFormat) -> String {
+fn possibly_held(stretch: &PossiblyHeld, holding: &Holding, clock: &impl Clock) -> String {
     let from = match stretch.from {
         Some(from) => format!("from {}", clock.after(holding.opened, Some(from))),
         None => "from some time before the trail".to_owned(),

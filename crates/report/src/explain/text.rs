@@ -7,7 +7,7 @@ use super::{Explanation, Interface, LineReader, sentences};
 use crate::Style;
 use crate::findings::{location, sentence};
 use crate::fold::fold;
-use crate::style::TimeFormat;
+use crate::style::{Clock as _, TimeFormat};
 use crate::text::{cut, escape_name};
 use crate::trail::count;
 

@@ -33,6 +33,8 @@ pub(super) fn devices(session: &Session<'_>) -> String {
             (true, true, false) => (" +", ""),
             (true, false, false) => (", ", ""),
             (false, _, true) => ("(", ")"),
+            // No parentheses behind those of a path.
+            (false, _, false) if text.ends_with(')') => (", ", ""),
             (false, _, false) => (" (", ")"),
         };
         // Writing to a String can't fail.
@@ -140,6 +142,7 @@ mod tests {
         assert_eq!(words(&[tap.clone(), never.clone()]), "tap (vhost never granted)");
         let contradiction = Holding { certainty: Certainty::Doubtful, ..never };
         assert_eq!(words(&[failed.clone(), contradiction, tap]), "tap (vhost failed)");
+        assert_eq!(words(&[macvtap("/dev/tap12"), failed.clone()]), "macvtap0 (/dev/tap12), vhost failed");
         assert_eq!(words(&[failed]), "vhost");
     }
 

@@ -1,12 +1,12 @@
 //! What is held now, and what happened last, for views that are drawn again and again.
 
 use jiff::Timestamp;
-use taptrail_trail::{Certainty, Report, State};
+use taptrail_trail::{Certainty, Report, Severity, State};
 
 use super::Session;
 use super::devices::devices;
 use crate::Style;
-use crate::findings::{is_grave, sentence};
+use crate::findings::sentence;
 use crate::style::TimeFormat;
 use crate::text::{NONE, duration, escape_name};
 
@@ -98,7 +98,7 @@ pub fn live_events(report: &Report, now: Timestamp, most: usize, style: &Style) 
         what: finding.kind.as_str(),
         guest: finding.guest.as_ref().map_or(String::new(), |guest| escape_name(&guest.name).into()),
         text: sentence(finding).into(),
-        grave: is_grave(finding.kind),
+        grave: finding.kind.severity() == Severity::Grave,
     }));
     events.sort_by_key(|event| std::cmp::Reverse(event.at));
     events.truncate(most);

@@ -3,11 +3,10 @@
 use std::fmt::Write as _;
 
 use jiff::SignedDuration;
-use taptrail_trail::Span;
+use taptrail_trail::{Severity, Span};
 
 use super::{GroupBy, Grouped, HostSummary, Summary};
 use crate::Style;
-use crate::findings::is_grave;
 use crate::fold::fold;
 use crate::style::TimeFormat;
 use crate::table::{Table, cell, good, number};
@@ -30,7 +29,8 @@ impl Summary {
         page.line("Read", &read.join(", "));
         page.line("Interfaces", &self.sessions_line());
         page.line("Devices", &self.devices_line());
-        let (grave, other): (Vec<_>, Vec<_>) = self.kinds().partition(|(kind, _)| is_grave(*kind));
+        let (grave, other): (Vec<_>, Vec<_>) =
+            self.kinds().partition(|(kind, _)| kind.severity() == Severity::Grave);
         for (label, kinds) in [("Look first", grave), ("Findings", other)] {
             let all: u64 = kinds.iter().map(|(_, count)| count).sum();
             let each: Vec<_> = kinds

@@ -6,13 +6,12 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use memchr::{memchr, memchr_iter, memrchr};
 use taptrail_record::{Line, Stamp};
-use taptrail_trail::{Content, Entry, Gap, GapReason, Unreadable};
+use taptrail_trail::{Content, Entry, Gap, GapReason, Unreadable, is_same_host};
 
 use super::checkpoint::{Checkpoint, Digest, LastLine, is_after, is_in_future, timestamp};
 use super::serials::SerialTracker;
 use super::{LineDefaults, PollBatch};
 use crate::feed::{CONTEXT_BYTES, MAX_LINE_BYTES};
-use crate::hosts::is_same_host;
 use crate::losses::{self, LossTracker};
 use crate::parsed_line::{Clock, ParsedLine};
 use crate::scan::{Batch, Scanner};

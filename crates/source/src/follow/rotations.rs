@@ -16,7 +16,7 @@ use super::line_reader::parse_stamp;
 use crate::SourceError;
 use crate::deferred::{DeferredFile, FileRef, FromStart, max_open};
 use crate::feed::MAX_LINE_BYTES;
-use crate::input::is_rotation;
+use crate::log_paths::is_rotation;
 use crate::open::Packing;
 
 /// How often the directory is listed while rotations change the names.

@@ -8,7 +8,7 @@ use super::Cli;
 
 /// Each group's heading, and its commands in the order shown.
 const GROUPS: [(&str, &[&str]); 4] = [
-    ("Read logs", &["summary", "trail", "who", "findings", "explain", "top"]),
+    ("Read logs", &["summary", "trail", "who", "findings", "explain", "report", "serve", "top"]),
     ("Check this host", &["verify", "watch"]),
     ("Run guests", &["run", "check", "attach", "detach", "nics", "list", "events", "stop"]),
     ("Look after it", &["adopt", "recover", "ledger", "schema", "help"]),

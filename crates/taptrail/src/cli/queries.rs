@@ -7,7 +7,7 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use taptrail_record::MacAddr;
 use taptrail_report::{Columns, DeviceFilter, GuestFilter, Presentation, Style, Subject};
-use taptrail_trail::FindingKind;
+use taptrail_trail::{FindingKind, Severity};
 
 use super::format::OutputFormat;
 
@@ -30,6 +30,8 @@ macro_rules! with_notes {
         )
     };
 }
+
+pub(super) use with_notes;
 
 #[derive(Debug, Args)]
 #[command(
@@ -117,13 +119,8 @@ pub(crate) struct Who {
     #[command(flatten)]
     pub(crate) sources: Sources,
 
-    /// Only holdings that were held, or possibly held, at this time [default: at any time]
-    #[arg(long, value_name = "TIME", help_heading = SELECTION_HEADING)]
-    pub(crate) at: Option<String>,
-
-    /// Only on this host
-    #[arg(long, value_name = "HOST", visible_alias = "node", help_heading = SELECTION_HEADING)]
-    pub(crate) host: Option<String>,
+    #[command(flatten)]
+    pub(crate) scope: Scope,
 
     #[command(flatten)]
     pub(crate) output: Output,
@@ -148,13 +145,8 @@ pub(crate) struct Explain {
     #[command(flatten)]
     pub(crate) sources: Sources,
 
-    /// Only holdings that were held, or possibly held, at this time
-    #[arg(long, value_name = "TIME", help_heading = SELECTION_HEADING)]
-    pub(crate) at: Option<String>,
-
-    /// Only on this host
-    #[arg(long, value_name = "HOST", visible_alias = "node", help_heading = SELECTION_HEADING)]
-    pub(crate) host: Option<String>,
+    #[command(flatten)]
+    pub(crate) scope: Scope,
 
     #[command(flatten, next_help_heading = OUTPUT_HEADING)]
     pub(crate) output: OutputFormat,
@@ -168,8 +160,8 @@ pub(crate) struct Explain {
 #[command(
     after_help = "Example: exit with 1 if the last six hours have findings\n  taptrail findings --start '6 hours ago'",
     after_long_help = with_notes!(
-        "Examples:\n  taptrail findings --start '6 hours ago'\n  taptrail findings --kind open-failed --kind \
-         unmanaged-open /var/log/audit\n  taptrail findings --guest web1 --format jsonl\n\nExit codes: 0 no \
+        "Examples:\n  taptrail findings --start '6 hours ago'\n  taptrail findings --severity grave --each\n  \
+         taptrail findings --kind open-failed --kind unmanaged-open /var/log/audit\n  taptrail findings --guest web1 --format jsonl\n\nExit codes: 0 no \
          findings; 1 findings; 2 wrong arguments, or input that can't be read; 4 not known: the logs do not cover the \
          time in question."
     )
@@ -181,6 +173,14 @@ pub(crate) struct Findings {
     /// Only findings of this kind (repeatable)
     #[arg(long, value_name = "KIND", help_heading = SELECTION_HEADING, value_parser = kinds())]
     pub(crate) kind: Vec<FindingKind>,
+
+    /// Only findings of at least this severity
+    #[arg(long, value_name = "LEVEL", help_heading = SELECTION_HEADING, value_parser = severities())]
+    pub(crate) severity: Option<Severity>,
+
+    /// List each finding in the table, and not only each kind
+    #[arg(long, help_heading = OUTPUT_HEADING)]
+    pub(crate) each: bool,
 
     #[command(flatten)]
     pub(crate) selection: Selection,
@@ -243,6 +243,19 @@ pub(crate) struct Selection {
     /// vhost-net)
     #[arg(long, value_name = "DEVICE")]
     pub(crate) device: Option<DeviceFilter>,
+
+    /// Only on this host
+    #[arg(long, value_name = "HOST", visible_alias = "node")]
+    pub(crate) host: Option<String>,
+}
+
+/// The time and the host that `who` and `explain` are asked about.
+#[derive(Debug, Args)]
+#[command(next_help_heading = SELECTION_HEADING)]
+pub(crate) struct Scope {
+    /// Only holdings that were held, or possibly held, at this time [default: at any time]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) at: Option<String>,
 
     /// Only on this host
     #[arg(long, value_name = "HOST", visible_alias = "node")]
@@ -360,12 +373,22 @@ fn subject(text: &str) -> Result<Subject, Infallible> {
 /// Each kind with its meaning, for `--help`.
 fn kinds() -> impl TypedValueParser<Value = FindingKind> {
     let named = |kind: &FindingKind| {
-        let value = PossibleValue::new(kind.as_str()).help(kind.summary());
+        let help = format!("[{}] {}", kind.severity().as_str(), kind.summary());
+        let value = PossibleValue::new(kind.as_str()).help(help);
         value.aliases(kind.former_words())
     };
     PossibleValuesParser::new(FindingKind::ALL.iter().map(named)).map(|word| {
         // Only words of ALL, or former ones, come here.
         FindingKind::from_word(&word).unwrap_or(FindingKind::ALL[0])
+    })
+}
+
+/// Each severity with its meaning, for `--help`.
+fn severities() -> impl TypedValueParser<Value = Severity> {
+    let named = |severity: &Severity| PossibleValue::new(severity.as_str()).help(severity.summary());
+    PossibleValuesParser::new(Severity::ALL.iter().map(named)).map(|word| {
+        // Only words of ALL come here.
+        Severity::ALL.into_iter().find(|severity| severity.as_str() == word).unwrap_or(Severity::Notice)
     })
 }
 
@@ -404,6 +427,23 @@ mod tests {
             let first = kind.summary().split_whitespace().take(3).collect::<Vec<_>>().join(" ");
             assert!(help.contains(&first), "{kind:?}");
         }
+    }
+
+    #[test]
+    fn a_kind_stands_beside_its_severity() {
+        let mut command = Cli::command();
+        let findings = command.find_subcommand_mut("findings").unwrap();
+        let help = findings.render_long_help().to_string();
+        for kind in FindingKind::ALL {
+            let line =
+                help.lines().find_map(|line| line.trim().strip_prefix(&format!("- {}:", kind.as_str())));
+            let severity = format!("[{}] ", kind.severity().as_str());
+            assert!(line.is_some_and(|line| line.trim().starts_with(&severity)), "{kind:?} {line:?}");
+        }
+        let words = ["taptrail", "findings", "--severity", "warning", "--each"];
+        let Command::Findings(asked) = Cli::try_parse_from(words).unwrap().command else { panic!() };
+        assert_eq!((asked.severity, asked.each), (Some(Severity::Warning), true));
+        assert!(Cli::try_parse_from(["taptrail", "findings", "--severity", "info"]).is_err());
     }
 
     #[test]

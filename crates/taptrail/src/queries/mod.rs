@@ -1,8 +1,9 @@
-//! `taptrail summary`, `trail`, `who`, `explain` and `findings`: queries to a trail.
+//! `taptrail summary`, `trail`, `who`, `explain`, `findings` and `report`: queries to a trail.
 
 mod boot_time;
 mod coverage;
 mod query;
+mod report;
 mod summary;
 mod time_range;
 mod trail_reader;
@@ -13,6 +14,7 @@ use taptrail_guest::Dirs;
 use taptrail_report::{Columns, Explainer, Filter, Presentation, Sink, View};
 
 pub(crate) use self::query::{Query, moment};
+pub(crate) use self::report::report;
 pub(crate) use self::summary::summary;
 use self::trail_reader::is_broken_pipe;
 pub(crate) use self::trail_reader::{Answer, ReadSummary, TrailReader};
@@ -42,8 +44,7 @@ pub(crate) fn trail(arguments: &Trail, dirs: &Dirs) -> CommandResult {
 pub(crate) fn who(arguments: &Who, dirs: &Dirs) -> CommandResult {
     let mut query = Query::new(arguments.output.utc);
     query.target(&arguments.what);
-    query.at(arguments.at.as_deref())?;
-    query.filter.host = arguments.host.clone();
+    query.scope(&arguments.scope)?;
     query.filter.granted = true;
     sink(View::Trail, SESSIONS, query.filter, arguments.output, &arguments.sources, dirs)
 }
@@ -53,7 +54,9 @@ pub(crate) fn findings(arguments: &Findings, dirs: &Dirs) -> CommandResult {
     query.about(&arguments.selection);
     query.times(&arguments.times)?;
     query.filter.kinds = arguments.kind.clone();
-    let result = sink(View::Findings, SESSIONS, query.filter, arguments.output, &arguments.sources, dirs);
+    query.filter.severity = arguments.severity;
+    let view = if arguments.each { View::EachFinding } else { View::Findings };
+    let result = sink(view, SESSIONS, query.filter, arguments.output, &arguments.sources, dirs);
     // Exit code 1 would mean that there are findings.
     result.map_err(|failure| failure.with_code(Failure::INPUT))
 }
@@ -98,7 +101,10 @@ fn sink(
 
 /// The exit code of the command; `done` is that of reading the input.
 fn code<W: std::io::Write>(view: View, sink: &Sink<W>, done: ExitCode) -> ExitCode {
-    if view == View::Findings && done == ExitCode::SUCCESS && sink.count().findings > 0 {
+    if matches!(view, View::Findings | View::EachFinding)
+        && done == ExitCode::SUCCESS
+        && sink.count().findings > 0
+    {
         return ExitCode::from(FINDINGS_REPORTED);
     }
     done
@@ -106,8 +112,7 @@ fn code<W: std::io::Write>(view: View, sink: &Sink<W>, done: ExitCode) -> ExitCo
 
 pub(crate) fn explain(arguments: &Explain, dirs: &Dirs) -> CommandResult {
     let mut query = Query::new(arguments.utc);
-    query.at(arguments.at.as_deref())?;
-    query.filter.host = arguments.host.clone();
+    query.scope(&arguments.scope)?;
     let filter = arguments.what.clone().narrow(query.filter);
     let filter_used = filter.clone();
     let mut explainer = Explainer::new(filter);
@@ -122,7 +127,11 @@ pub(crate) fn explain(arguments: &Explain, dirs: &Dirs) -> CommandResult {
     let mut answer = answer;
     let unknown = coverage::note_unknown(&mut answer, &filter_used, explainer.is_empty().then_some(0));
     let explanation = explainer.finish(answer.input());
-    let lines = crate::reading::fetch_lines(explanation.proofs(), answer.identities());
+    let lines = crate::reading::fetch_lines(
+        explanation.proofs(),
+        answer.identities(),
+        crate::reading::MAX_EXPLAINED_LINES,
+    );
     let line = |proof: &taptrail_trail::Proof| lines.get(proof);
     let style = style(arguments.utc);
     print(&if arguments.output.is_json() {

@@ -6,7 +6,7 @@ use taptrail_report::{Filter, QueryRange};
 
 use super::boot_time::booted;
 use super::time_range::{TimeRange, parse};
-use crate::cli::{Selection, Target, Times};
+use crate::cli::{Scope, Selection, Target, Times};
 use crate::output::Failure;
 
 /// The moment that an option's value names.
@@ -43,7 +43,7 @@ impl Query {
         }
     }
 
-    pub(super) fn times(&mut self, times: &Times) -> Result<(), Failure> {
+    pub(crate) fn times(&mut self, times: &Times) -> Result<(), Failure> {
         self.filter.start = self.time("--start", times.start.as_deref())?.map(|when| when.from);
         self.filter.end = self.time("--end", times.end.as_deref())?.map(|when| when.to);
         if let Some((start, end)) = self.filter.start.zip(self.filter.end)
@@ -59,6 +59,11 @@ impl Query {
     pub(super) fn at(&mut self, at: Option<&str>) -> Result<(), Failure> {
         self.filter.at = self.time("--at", at)?.map(|TimeRange { from, to }| QueryRange { from, to });
         Ok(())
+    }
+
+    pub(super) fn scope(&mut self, scope: &Scope) -> Result<(), Failure> {
+        self.filter.host.clone_from(&scope.host);
+        self.at(scope.at.as_deref())
     }
 
     fn time(&self, option: &str, text: Option<&str>) -> Result<Option<TimeRange>, Failure> {

@@ -116,7 +116,7 @@ impl ReadSummary {
     }
 
     /// The identity of each input's file.
-    pub(super) fn identities(&self) -> &HashMap<Arc<str>, FileIdentity> {
+    pub(crate) fn identities(&self) -> &HashMap<Arc<str>, FileIdentity> {
         &self.identities
     }
 
@@ -153,15 +153,21 @@ impl ReadSummary {
         none_of_records || (*lines == 0 && !self.failed.is_empty()) || (*lines > 0 && coverage.is_empty())
     }
 
-    /// Prints on standard error what could not be read, and with `stats` how long reading took.
-    /// Returns the exit code of reading.
-    pub(crate) fn print_warnings(&self, stats: bool) -> ExitCode {
+    /// What could not be read, and notes about reading, a line each.
+    pub(super) fn warnings(&self) -> String {
         let mut text = String::new();
         for failure in self.failed.iter().chain(&self.refused) {
             text.push_str(&escape_text(&taptrail_guest::chain(failure)));
             text.push('\n');
         }
         text.push_str(&warnings(&self.unreadable, self.stats.input.unreadable, &self.notes));
+        text
+    }
+
+    /// Prints on standard error what could not be read, and with `stats` how long reading took.
+    /// Returns the exit code of reading.
+    pub(crate) fn print_warnings(&self, stats: bool) -> ExitCode {
+        let text = self.warnings();
         let text: String = text.lines().flat_map(|line| ["taptrail: ", line, "\n"]).collect();
         let stats = if stats { self.stats.text() } else { String::new() };
         // There is no other place to report an error of this.

@@ -1,6 +1,7 @@
 //! Reads files, standard input and the ledger as entries.
 
 mod fingerprint;
+mod hash;
 mod ledger;
 mod progress;
 mod source_lines;
@@ -17,8 +18,9 @@ use taptrail_source::{EntrySink, Hosts, Input, ReadOptions, ReadOutcome, SourceE
 use taptrail_trail::StepsInProgress;
 
 pub(crate) use self::fingerprint::InputFingerprint;
+pub(crate) use self::hash::InputStamps;
 use self::ledger::AllInHand;
-pub(crate) use self::source_lines::fetch_lines;
+pub(crate) use self::source_lines::{MAX_EXPLAINED_LINES, fetch_lines};
 use crate::cli::{AssumedHost, Sources};
 use crate::output::Failure;
 

@@ -10,8 +10,8 @@ use taptrail_trail::Proof;
 
 use super::is_ledger;
 
-/// Lines that are read again; nobody reads more.
-const MAX_LINES: usize = 10_000;
+/// Lines of an explanation that are read again; nobody reads more.
+pub(crate) const MAX_EXPLAINED_LINES: usize = 10_000;
 
 /// Lines by source and line number.
 #[derive(Debug, Default)]
@@ -28,16 +28,22 @@ impl SourceLines {
     }
 }
 
-/// Reads the lines of proofs again, each source once. Lines that can't be read are shown by their
-/// place only.
+/// Reads the lines of the first proofs again, each source once; `most` lines at most. Lines that
+/// can't be read are shown by their place only.
 pub(crate) fn fetch_lines<'a>(
     proofs: impl Iterator<Item = &'a Proof>,
     identities: &HashMap<Arc<str>, FileIdentity>,
+    most: usize,
 ) -> SourceLines {
     let mut raw = SourceLines::default();
     // `-` stands for standard input, even if there is a file of that name.
-    for proof in proofs.filter(|proof| &*proof.source != "-").take(MAX_LINES) {
-        raw.0.entry(Arc::clone(&proof.source)).or_default().insert(proof.line, None);
+    let mut different = 0;
+    for proof in proofs.filter(|proof| &*proof.source != "-") {
+        if different == most {
+            break;
+        }
+        let lines = raw.0.entry(Arc::clone(&proof.source)).or_default();
+        different += usize::from(lines.insert(proof.line, None).is_none());
     }
     for (source, wanted) in &mut raw.0 {
         let path = Path::new(&**source);
@@ -93,6 +99,6 @@ mod tests {
             copies: Vec::new(),
             unauthenticated: false,
         };
-        assert!(fetch_lines([&proof].into_iter(), &HashMap::new()).0.is_empty());
+        assert!(fetch_lines([&proof].into_iter(), &HashMap::new(), 10).0.is_empty());
     }
 }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use taptrail_record::{CloseDoubt, Descriptor, Device, GuestId, MacAddr, Outcome};
 use taptrail_report::{escape_name, escape_text};
-use taptrail_trail::{Certainty, FindingKind, Proof};
+use taptrail_trail::{Certainty, FindingKind, Proof, Severity};
 use taptrail_witness::watch::{EventKind, GuestState, WatchEvent};
 
 /// One event. Fields that do not belong to its kind are left out.
@@ -60,6 +60,12 @@ pub(super) struct Event<'a> {
     /// The kind of finding, as `taptrail findings` names it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) finding: Option<FindingKind>,
+    /// How much a finding of this kind matters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) severity: Option<Severity>,
+    /// Whether it follows from a finding that was sent before, or from the same record.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    follows: bool,
     /// The finding in a sentence.
     #[serde(skip_serializing_if = "Option::is_none")]
     text: Option<&'a str>,
@@ -104,6 +110,8 @@ impl<'a> Event<'a> {
             from: None,
             to: None,
             finding: None,
+            severity: None,
+            follows: false,
             text: None,
             proof: &[],
         }
@@ -154,6 +162,8 @@ impl<'a> Event<'a> {
                 mac: finding.mac,
                 device: finding.device.as_ref(),
                 finding: Some(finding.kind),
+                severity: Some(finding.kind.severity()),
+                follows: finding.incident.follows,
                 text: Some(&finding.text),
                 proof: &finding.proof,
                 ..new("finding")
@@ -308,6 +318,7 @@ mod tests {
             device: Some(device.clone()),
             time,
             text: "QEMU holds it".to_owned(),
+            incident: taptrail_trail::Incident::default(),
             proof: vec![proof],
         };
         let of_host = Finding { guest: None, mac: None, device: None, proof: Vec::new(), ..finding.clone() };

@@ -8,7 +8,7 @@ use std::io;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 
-use taptrail_report::is_grave;
+use taptrail_trail::Severity;
 
 use super::event::Event;
 
@@ -52,12 +52,11 @@ impl Journal {
 
 fn entry(event: &Event<'_>) -> Vec<u8> {
     let mut entry = Vec::new();
-    let grave = event.finding.map(is_grave);
     let failed = event.outcome == Some("failed") || event.state == Some("failed");
     // As syslog(3): 4 warning, 5 notice, 6 informational.
-    let priority = match grave {
-        Some(true) => "4",
-        Some(false) => "5",
+    let priority = match event.severity {
+        Some(Severity::Grave) => "4",
+        Some(Severity::Warning | Severity::Notice) => "5",
         None if failed => "5",
         None => "6",
     };
@@ -72,6 +71,7 @@ fn entry(event: &Event<'_>) -> Vec<u8> {
         }
     };
     some("TAPTRAIL_FINDING", event.finding.map(|kind| kind.as_str()));
+    some("TAPTRAIL_SEVERITY", event.severity.map(Severity::as_str));
     some("TAPTRAIL_GUEST", event.guest.map(|guest| guest.name.as_str()));
     some("TAPTRAIL_UUID", event.guest.map(|guest| guest.uuid.to_string()).as_deref());
     some("TAPTRAIL_MAC", event.mac.map(|mac| mac.to_string()).as_deref());
@@ -109,7 +109,7 @@ fn field(entry: &mut Vec<u8>, name: &str, value: &str) {
 mod tests {
     use jiff::Timestamp;
     use taptrail_record::{Device, GuestId, Outcome, Rdev};
-    use taptrail_trail::{Finding, FindingKind};
+    use taptrail_trail::{Finding, FindingKind, Incident};
     use taptrail_witness::watch::{EventKind, WatchEvent};
     use uuid::Uuid;
 
@@ -222,6 +222,7 @@ mod tests {
             time: Timestamp::UNIX_EPOCH,
             text: text.to_owned(),
             proof: Vec::new(),
+            incident: Incident::default(),
         };
         WatchEvent { time: Timestamp::UNIX_EPOCH, kind: EventKind::Found(Box::new(finding)) }
     }
@@ -237,9 +238,13 @@ mod tests {
             2
         );
         assert_eq!(value(&fields, "TAPTRAIL_FINDING"), Some("log-gap"));
+        assert_eq!(value(&fields, "TAPTRAIL_SEVERITY"), Some("grave"));
         assert!(value(&fields, "MESSAGE").unwrap().contains("\\nPRIORITY=0"));
         let fields = sent_fields(&finding(FindingKind::OpenFailed, "web1", "failed"));
         assert_eq!(value(&fields, "PRIORITY"), Some("5"));
+        assert_eq!(value(&fields, "TAPTRAIL_SEVERITY"), Some("warning"));
+        let json: serde_json::Value = serde_json::from_str(value(&fields, "TAPTRAIL_JSON").unwrap()).unwrap();
+        assert_eq!((&json["severity"], json.get("follows")), (&"warning".into(), None));
     }
 
     #[test]

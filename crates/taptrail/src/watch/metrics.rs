@@ -142,10 +142,11 @@ impl Metrics {
         }
         text.counter("taptrail_bridge_changes_total", "Changes of bridge of taps that QEMU held");
         text.value("taptrail_bridge_changes_total", &[], self.bridge_changes);
-        text.counter("taptrail_findings_total", "Findings, by kind");
+        text.counter("taptrail_findings_total", "Findings, by kind and severity");
         for kind in FindingKind::ALL {
             let count = self.findings.get(kind).copied().unwrap_or_default();
-            text.value("taptrail_findings_total", &[("finding", kind.as_str())], count);
+            let labels = [("finding", kind.as_str()), ("severity", kind.severity().as_str())];
+            text.value("taptrail_findings_total", &labels, count);
         }
 
         if let Some(present) = now.present {
@@ -308,7 +309,7 @@ impl Textfile {
 #[cfg(test)]
 mod tests {
     use taptrail_record::{Device, GuestId, MacAddr};
-    use taptrail_trail::{Finding, State};
+    use taptrail_trail::{Finding, Incident, State};
     use uuid::Uuid;
 
     use super::*;
@@ -345,6 +346,7 @@ mod tests {
             time: Timestamp::UNIX_EPOCH,
             text: "lost".to_owned(),
             proof: Vec::new(),
+            incident: Incident::default(),
         }
     }
 

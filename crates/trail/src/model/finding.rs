@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use taptrail_record::{Device, GuestId, MacAddr};
 
 use crate::Proof;
@@ -11,7 +11,8 @@ use crate::Proof;
 /// Serialised as one of a trail's `findings`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// The kind.
+    /// The kind. JSON has its `severity` beside it.
+    #[serde(flatten, serialize_with = "kind_and_severity")]
     pub kind: FindingKind,
     /// The host.
     pub host: Arc<str>,
@@ -30,13 +31,79 @@ pub struct Finding {
     /// authenticated, JSON has `unauthenticated_source` beside them.
     #[serde(flatten, serialize_with = "Proof::serialize_all")]
     pub proof: Vec<Proof>,
+    /// The incident that it is a part of.
+    #[serde(flatten)]
+    pub incident: Incident,
+}
+
+/// Which findings have one cause.
+///
+/// Findings are of one incident only where records show it: they are of one attempt of one
+/// interface or guest, or one record shows all of them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Incident {
+    /// The same for all findings of an incident. The incidents of each host are counted from 1.
+    #[serde(rename = "incident")]
+    pub number: u64,
+    /// Whether an earlier finding leads the incident, and this one follows from it or from the same
+    /// record.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub follows: bool,
+}
+
+/// How much a kind of finding matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Severity {
+    /// Normal operation that is worth knowing.
+    Notice,
+    /// Something failed or is incomplete, and the trail shows it as it is.
+    Warning,
+    /// A process may hold a device that the trail does not show, records are lost or contradict each
+    /// other, or a guest may have left its confinement: look first.
+    Grave,
+}
+
+impl Severity {
+    /// All severities, the least first.
+    pub const ALL: [Self; 3] = [Self::Notice, Self::Warning, Self::Grave];
+
+    /// The word in JSON and tables.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Notice => "notice",
+            Self::Warning => "warning",
+            Self::Grave => "grave",
+        }
+    }
+
+    /// One sentence that explains it.
+    pub fn summary(self) -> &'static str {
+        match self {
+            Self::Notice => "Normal operation that is worth knowing",
+            Self::Warning => "Something failed or is incomplete, and the trail shows it as it is",
+            Self::Grave => {
+                "Look first: a process may hold a device that the trail does not show, records are lost or \
+                 contradict each other, or a guest may have left its confinement"
+            }
+        }
+    }
+}
+
+fn kind_and_severity<S: Serializer>(kind: &FindingKind, to: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Fields {
+        kind: FindingKind,
+        severity: Severity,
+    }
+    Fields { kind: *kind, severity: kind.severity() }.serialize(to)
 }
 
 /// Former words of kinds, which users' filters and rules may still have.
 const FORMER_WORDS: [(&str, FindingKind); 1] = [("unaudited-open", FindingKind::UnmanagedOpen)];
 
 macro_rules! kinds {
-    ($($(#[doc = $doc:literal])+ $kind:ident = $word:literal,)+) => {
+    ($($(#[doc = $doc:literal])+ $kind:ident: $severity:ident = $word:literal,)+) => {
         /// The kind of a [`Finding`].
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
         pub enum FindingKind {
@@ -51,6 +118,13 @@ macro_rules! kinds {
             pub fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$kind => $word,)+
+                }
+            }
+
+            /// How much it matters.
+            pub fn severity(self) -> Severity {
+                match self {
+                    $(Self::$kind => Severity::$severity,)+
                 }
             }
 
@@ -78,69 +152,69 @@ macro_rules! kinds {
 
 kinds! {
     /// An open(2) failed.
-    OpenFailed = "open-failed",
+    OpenFailed: Warning = "open-failed",
     /// A device was opened, and QEMU never got it.
-    OpenWithoutGrant = "open-without-grant",
+    OpenWithoutGrant: Warning = "open-without-grant",
     /// A device was opened, and it is not known whether QEMU got it.
-    GrantUnknown = "grant-unknown",
+    GrantUnknown: Warning = "grant-unknown",
     /// One open is recorded both as failed and as successful.
-    ContradictoryOpen = "contradictory-open",
+    ContradictoryOpen: Warning = "contradictory-open",
     /// QEMU got an interface, and no open of a device is recorded for it.
-    GrantWithoutOpen = "grant-without-open",
+    GrantWithoutOpen: Grave = "grant-without-open",
     /// An interface was unplugged and plugged in again with no open between: the same descriptors.
-    ReattachedWithoutOpen = "reattached-without-open",
+    ReattachedWithoutOpen: Notice = "reattached-without-open",
     /// An interface could not be handed to QEMU as it started, or QEMU did not start.
-    StartFailed = "start-failed",
+    StartFailed: Warning = "start-failed",
     /// An interface is recorded as started in a guest that never ran.
-    FalseStart = "false-start",
+    FalseStart: Warning = "false-start",
     /// A hot-plug failed; if the finding names a device, QEMU still holds that.
-    AttachFailed = "attach-failed",
+    AttachFailed: Grave = "attach-failed",
     /// A hot-unplug failed: the guest keeps the interface.
-    DetachFailed = "detach-failed",
+    DetachFailed: Warning = "detach-failed",
     /// An interface was unplugged that no record shows plugged in.
-    DetachWithoutGrant = "detach-without-grant",
+    DetachWithoutGrant: Grave = "detach-without-grant",
     /// A guest could not be stopped.
-    StopFailed = "stop-failed",
+    StopFailed: Warning = "stop-failed",
     /// The filter of an interface was not in force: somebody else changed or removed it.
-    FilterLost = "filter-lost",
+    FilterLost: Grave = "filter-lost",
     /// The link behind an interface had another MAC than it was given: it may have got frames of others.
-    MacChanged = "mac-changed",
+    MacChanged: Grave = "mac-changed",
     /// A device could not be closed.
-    CloseFailed = "close-failed",
+    CloseFailed: Grave = "close-failed",
     /// A device was closed, or kept by QEMU, and no record shows its open.
-    CloseWithoutOpen = "close-without-open",
+    CloseWithoutOpen: Grave = "close-without-open",
     /// A guest started twice without a stop between: its earlier holdings ended unobserved.
-    ReleaseByRestart = "release-by-restart",
+    ReleaseByRestart: Warning = "release-by-restart",
     /// A host rebooted without a stop of its guests: their holdings ended unobserved.
-    ReleaseByReboot = "release-by-reboot",
+    ReleaseByReboot: Warning = "release-by-reboot",
     /// A device must have been released, and no record shows it.
-    NeverReleased = "never-released",
+    NeverReleased: Grave = "never-released",
     /// QEMU was observed to hold a device after the record of its release.
-    HeldAfterRelease = "held-after-release",
+    HeldAfterRelease: Grave = "held-after-release",
     /// A device was released, and somebody may hold it still: the writer of its close saw a holder, or could not exclude one.
-    DoubtfulRelease = "doubtful-release",
+    DoubtfulRelease: Grave = "doubtful-release",
     /// One of several interfaces with the same MAC was unplugged, and no record shows which.
-    AmbiguousRelease = "ambiguous-release",
+    AmbiguousRelease: Warning = "ambiguous-release",
     /// Two interfaces on one host have the same MAC at once.
-    DuplicateMac = "duplicate-mac",
+    DuplicateMac: Warning = "duplicate-mac",
     /// QEMU got a device, and no record shows its number.
-    UnknownDeviceNumber = "unknown-device-number",
+    UnknownDeviceNumber: Notice = "unknown-device-number",
     /// The kernel logged an open of a device, and no manager recorded it.
-    UnmanagedOpen = "unmanaged-open",
+    UnmanagedOpen: Grave = "unmanaged-open",
     /// QEMU was observed to hold a device that no record grants.
-    UnaccountedDevice = "unaccounted-device",
+    UnaccountedDevice: Grave = "unaccounted-device",
     /// A guest's QEMU tried to open a device itself, and was refused.
-    RefusedOpen = "refused-open",
+    RefusedOpen: Grave = "refused-open",
     /// A guest's manager could not send a record to the audit.
-    RecordNotSent = "record-not-sent",
+    RecordNotSent: Grave = "record-not-sent",
     /// A record is cut off: the outcome of its operation is unknown.
-    TruncatedRecord = "truncated-record",
+    TruncatedRecord: Grave = "truncated-record",
     /// The audit log lacks a record that another source has.
-    SerialGap = "serial-gap",
+    SerialGap: Grave = "serial-gap",
     /// Records of a time range are missing, or may be.
-    LogGap = "log-gap",
+    LogGap: Grave = "log-gap",
     /// The manager of a running guest restarted.
-    DaemonRestarted = "daemon-restarted",
+    DaemonRestarted: Notice = "daemon-restarted",
     /// A program other than a guest manager writes `VIRT_CONTROL` records.
-    ForeignControl = "foreign-control",
+    ForeignControl: Notice = "foreign-control",
 }

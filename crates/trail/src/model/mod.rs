@@ -3,5 +3,6 @@
 pub(crate) mod entry;
 pub(crate) mod finding;
 pub(crate) mod holding;
+pub(crate) mod host;
 pub(crate) mod proof;
 pub(crate) mod report;

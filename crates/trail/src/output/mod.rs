@@ -1,5 +1,6 @@
 //! How holdings and findings are emitted.
 
+pub(crate) mod incidents;
 pub(crate) mod pending_releases;
 pub(crate) mod unnumbered;
 
@@ -9,16 +10,18 @@ use jiff::Timestamp;
 use taptrail_record::{Device, DeviceKind, Event, GuestId, MacAddr};
 
 use crate::model::entry::RecordEntry;
+use crate::output::incidents::Incidents;
 use crate::output::pending_releases::{PendingEnd, PendingReleases};
 use crate::output::unnumbered::UnnumberedGrant;
 use crate::state::open_holding::OpenHolding;
-use crate::{Certainty, Doubt, EndedBy, Finding, FindingKind, Holding, Proof, State};
+use crate::{Certainty, Doubt, EndedBy, Finding, FindingKind, Holding, Incident, Proof, State};
 
 /// The holdings and findings that nobody has fetched yet, and what waits to be emitted.
 #[derive(Debug, Default)]
 pub(crate) struct Output {
     pub(crate) holdings: Vec<Holding>,
     pub(crate) findings: Vec<Finding>,
+    pub(crate) incidents: Incidents,
     /// Devices whose release is recorded, and whose close a watcher has yet to record.
     pub(crate) pending_releases: PendingReleases,
     /// Devices without a number that QEMU got by the last entry.
@@ -65,7 +68,7 @@ impl Output {
                 cause.as_str(),
                 if holding.queues.is_none_or(|queues| queues == 1) { "it" } else { "all its queues" },
             );
-            self.report_for_holding(FindingKind::NeverReleased, &holding, text);
+            self.report_end(FindingKind::NeverReleased, &holding, at, text);
         }
         self.report_doubtful_release(&holding);
         self.holdings.push(holding);
@@ -150,12 +153,18 @@ impl Output {
         }
     }
 
-    /// Reports a finding about one record.
-    pub(crate) fn report(&mut self, kind: FindingKind, entry: &RecordEntry<'_>, text: String) {
-        self.report_for_mac(kind, entry, entry.record.event.mac(), text);
+    /// Reports a finding that is an incident of its own.
+    pub(crate) fn report_alone(&mut self, finding: Finding) {
+        let incident = self.incidents.begin(&finding.host);
+        self.findings.push(Finding { incident, ..finding });
     }
 
-    /// Makes a finding about one record, to be reported later or not at all.
+    /// Reports a finding about one record. Returns its incident.
+    pub(crate) fn report(&mut self, kind: FindingKind, entry: &RecordEntry<'_>, text: String) -> u64 {
+        self.report_for_mac(kind, entry, entry.record.event.mac(), text)
+    }
+
+    /// Makes a finding about one record, to be reported later or not at all. It has no incident.
     pub(crate) fn finding(&self, kind: FindingKind, entry: &RecordEntry<'_>, text: String) -> Finding {
         Finding {
             kind,
@@ -166,6 +175,7 @@ impl Output {
             time: entry.time,
             text,
             proof: vec![entry.proof()],
+            incident: Incident::default(),
         }
     }
 
@@ -176,9 +186,10 @@ impl Output {
         entry: &RecordEntry<'_>,
         mac: Option<MacAddr>,
         text: String,
-    ) {
-        let finding = self.finding(kind, entry, text);
-        self.findings.push(Finding { mac, ..finding });
+    ) -> u64 {
+        let (finding, incident) = (self.finding(kind, entry, text), self.incidents.of(kind, &entry.host));
+        self.findings.push(Finding { mac, incident, ..finding });
+        incident.number
     }
 
     /// Reports a finding about a guest, shown by one record.
@@ -190,6 +201,7 @@ impl Output {
         at: &Proof,
         text: String,
     ) {
+        let incident = self.incidents.of(kind, guest_ref.host);
         self.findings.push(Finding {
             kind,
             host: Arc::clone(guest_ref.host),
@@ -199,11 +211,33 @@ impl Output {
             time: at.time,
             text,
             proof: vec![at.clone()],
+            incident,
         });
     }
 
-    /// Reports a finding about a holding, as it is now.
-    pub(crate) fn report_for_holding(&mut self, kind: FindingKind, holding: &Holding, text: String) {
+    /// Reports a finding about a holding, as it is now. Returns its incident.
+    pub(crate) fn report_for_holding(&mut self, kind: FindingKind, holding: &Holding, text: String) -> u64 {
+        let incident = self.incidents.of(kind, &holding.host);
+        self.push_for_holding(kind, holding, text, incident);
+        incident.number
+    }
+
+    /// Reports that no record shows the end of a holding, as `at` shows.
+    pub(crate) fn report_end(
+        &mut self,
+        kind: FindingKind,
+        holding: &Holding,
+        at: Option<&Proof>,
+        text: String,
+    ) {
+        let incident = match at {
+            Some(at) => self.incidents.of_end(kind, holding, at),
+            None => self.incidents.begin(&holding.host),
+        };
+        self.push_for_holding(kind, holding, text, incident);
+    }
+
+    fn push_for_holding(&mut self, kind: FindingKind, holding: &Holding, text: String, incident: Incident) {
         self.findings.push(Finding {
             kind,
             host: Arc::clone(&holding.host),
@@ -213,6 +247,7 @@ impl Output {
             time: holding.proof.last().map_or(Timestamp::UNIX_EPOCH, |proof| proof.time),
             text,
             proof: holding.proof.clone(),
+            incident,
         });
     }
 }

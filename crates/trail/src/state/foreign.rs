@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use compact_str::CompactString;
 
-use crate::{Entry, Finding, FindingKind, Proof};
+use crate::{Entry, Finding, FindingKind, Incident, Proof};
 
 /// The programs of one host that write `VIRT_CONTROL` records and are no guest managers.
 #[derive(Debug, Default)]
@@ -55,6 +55,7 @@ impl ForeignPrograms {
                 time: proof.first()?.time,
                 text: format!("{who} wrote {records} VIRT_CONTROL {what} no guest"),
                 proof,
+                incident: Incident::default(),
             })
         })
     }

@@ -4,13 +4,14 @@ use jiff::{SignedDuration, Timestamp};
 use taptrail_record::{Device, Event, GuestId, MacAddr};
 
 use crate::model::entry::RecordEntry;
+use crate::output::incidents::is_backend;
 use crate::output::{GuestRef, Output, device_name, errno_suffix, subject_name};
 use crate::state::interface::Interface;
 use crate::state::interfaces::Interfaces;
 use crate::state::open_holding::{self, OpenHolding, RecordedOpen};
 use crate::state::operation::{GrantMethod, Operation, Phase, SAME_OPEN_WINDOW};
 use crate::time::after;
-use crate::{Certainty, Doubt, EndedBy, Finding, FindingKind, Proof};
+use crate::{Certainty, Doubt, EndedBy, Finding, FindingKind, Incident, Proof};
 
 /// One guest on one host under one daemon, while the trail tracks it. The records of its interfaces
 /// are applied here, those of the whole guest in [`crate::state::lifecycle`].
@@ -118,12 +119,23 @@ impl Guest {
             |finding: &mut Finding| now.is_none_or(|now| after(finding.time, BARE_GRANT_TIMEOUT) < now);
         // A watcher that looks into QEMU and sees no device of the interface shows that it has
         // none.
-        out.findings.extend(self.bare_grants.extract_if(.., is_due).filter(|_| !self.watched));
+        for finding in self.bare_grants.extract_if(.., is_due).filter(|_| !self.watched) {
+            report_bare_grant(finding, out);
+        }
     }
 
     /// A watcher saw a device of this interface, for which no open is recorded.
     pub(crate) fn report_bare_grant_of(&mut self, mac: MacAddr, out: &mut Output) {
-        out.findings.extend(self.bare_grants.extract_if(.., |finding| finding.mac == Some(mac)));
+        for finding in self.bare_grants.extract_if(.., |finding| finding.mac == Some(mac)) {
+            report_bare_grant(finding, out);
+        }
+    }
+
+    /// The start of this guest failed, and with it the grant that no open led to.
+    pub(crate) fn set_bare_grant_incident(&mut self, mac: MacAddr, number: u64) {
+        for finding in self.bare_grants.iter_mut().filter(|finding| finding.mac == Some(mac)) {
+            finding.incident = Incident { number, follows: true };
+        }
     }
 
     /// A guest that a watcher saw running, and of which no manager has written a record.
@@ -183,14 +195,17 @@ impl Guest {
             }
             None => format!("The open of {device} for {mac} failed{}", errno_suffix(entry)),
         };
-        match opened.kernel {
+        let incident = match opened.kernel {
             Some(_) => out.report_for_holding(FindingKind::OpenFailed, &holding, text),
             None => out.report(FindingKind::OpenFailed, entry, text),
-        }
+        };
         out.holdings.push(holding);
+        if is_backend(opened.device) {
+            out.incidents.remember_failed(entry, mac, incident);
+        }
         self.interface(mac, out)
             .current_operation(entry.time, Operation::accepts_failed, out)
-            .add_failed_open(entry, opened, out);
+            .add_failed_open(entry, opened, incident, out);
     }
 
     /// QEMU got an interface. `pid_in_record` is QEMU's pid in this very record: only a writer that
@@ -236,9 +251,11 @@ impl Guest {
             if !self.may_have_lost_open(entry.time) {
                 let text = format!("QEMU got {mac}, and no record shows an open of a device for it");
                 let finding = out.finding(FindingKind::GrantWithoutOpen, entry, text);
-                let found =
-                    if out.reports_bare_grants_at_once { &mut out.findings } else { &mut self.bare_grants };
-                found.push(finding);
+                if out.reports_bare_grants_at_once {
+                    out.report_alone(finding);
+                } else {
+                    self.bare_grants.push(finding);
+                }
             }
             return;
         };
@@ -306,9 +323,18 @@ impl Guest {
         {
             pending_detach.attach_failed = true;
             let text = format!("{mac} could not be given another bridge, and QEMU still has its devices");
-            return out.report(kind, entry, text);
+            out.report(kind, entry, text);
+            return;
         }
-        out.report(kind, entry, format!("{mac} could not be {what}{}", errno_suffix(entry)));
+        // The interfaces of a guest fail to start together; a hot-plug fails alone.
+        let attempt = Some(mac).filter(|_| method == GrantMethod::Attach);
+        let mut incident = out.incidents.failed(entry, attempt);
+        out.in_attempt(&mut incident, |out| {
+            out.report(kind, entry, format!("{mac} could not be {what}{}", errno_suffix(entry)))
+        });
+        if let (GrantMethod::Start, Some(incident)) = (method, incident) {
+            out.incidents.remember_failed(entry, mac, incident);
+        }
         let Some((interface, at)) = self.interfaces.get_mut(mac).zip(opening) else { return };
         interface.doubt_other_attempts(at, entry.time);
         let operations = &mut interface.operations;
@@ -316,6 +342,7 @@ impl Guest {
         if let Event::Start { fds: Some(_), .. } | Event::Attach { fds: Some(_), .. } = entry.record.event {
             operations[at].mark_possibly_passed();
         }
+        operations[at].incident = incident;
         if operations[at].expects_closes() {
             operations[at].phase = Phase::Refused;
             operations[at].add_proof(&entry.proof());
@@ -349,7 +376,8 @@ impl Guest {
         if interface.count_detachable() == 0 {
             if from_start {
                 let text = format!("{mac} was unplugged, and no record shows it plugged in");
-                return out.report(FindingKind::DetachWithoutGrant, entry, text);
+                out.report(FindingKind::DetachWithoutGrant, entry, text);
+                return;
             }
             interface
                 .operations
@@ -387,13 +415,14 @@ impl Guest {
         self.settle_detach(out);
         let RecordedOpen { mac, device, queue, .. } = *opened;
         let text = format!("QEMU still holds {}, which it got for {mac}", device_name(device));
-        out.report(FindingKind::AttachFailed, entry, text);
         let pid = pid.or(self.pid);
         let interface = self.interface(mac, out);
         let Some((operation, index)) = interface.find(device, queue) else {
+            out.report(FindingKind::AttachFailed, entry, text);
             return report_unmatched(entry, out);
         };
-        let Operation { phase, open_holdings, .. } = &mut interface.operations[operation];
+        let Operation { phase, open_holdings, incident, .. } = &mut interface.operations[operation];
+        out.in_attempt(incident, |out| out.report(FindingKind::AttachFailed, entry, text));
         if open_holdings[index].is_granted() {
             return open_holdings[index].add_proof(&entry.proof());
         }
@@ -403,7 +432,7 @@ impl Guest {
         if !open_holdings[index].is_open() {
             let rest = open_holdings.remove(index);
             if !rest.is_empty_after_split() {
-                out.end_or_defer(rest, EndedBy::Close, None);
+                out.in_attempt(incident, |out| out.end_or_defer(rest, EndedBy::Close, None));
             }
         }
         kept.grant(entry, pid, Certainty::Definitive);
@@ -420,10 +449,11 @@ impl Guest {
         let Some((operation, index)) = interface.find(opened.device, opened.queue) else {
             return report_unmatched(entry, out);
         };
-        let open_holdings = &mut interface.operations[operation].open_holdings;
+        let Operation { open_holdings, incident, .. } = &mut interface.operations[operation];
         open_holdings[index].close(entry, opened.queue);
         if !open_holdings[index].is_open() && !open_holdings[index].is_granted() {
-            out.end_or_defer(open_holdings.remove(index), EndedBy::Close, None);
+            let closed = open_holdings.remove(index);
+            out.in_attempt(incident, |out| out.end_or_defer(closed, EndedBy::Close, None));
         }
     }
 
@@ -521,6 +551,11 @@ impl Guest {
             !interface.operations.is_empty()
         });
     }
+}
+
+/// Reports a grant without an open, as a part of the failed start that it is of, or alone.
+fn report_bare_grant(finding: Finding, out: &mut Output) {
+    if finding.incident.follows { out.findings.push(finding) } else { out.report_alone(finding) }
 }
 
 pub(crate) fn report_unmatched(entry: &RecordEntry<'_>, out: &mut Output) {

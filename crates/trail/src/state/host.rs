@@ -19,7 +19,9 @@ use crate::state::kernel_opens::{self, KernelEvidence, KernelOpens, PendingOpen,
 use crate::state::mac_index::MacIndex;
 use crate::state::open_holding::OpenHolding;
 use crate::state::serials::{Continuity, Serials};
-use crate::{Content, EndedBy, Entry, Finding, FindingKind, Gap, GapReason, Holding, Proof, StepsInProgress};
+use crate::{
+    Content, EndedBy, Entry, Finding, FindingKind, Gap, GapReason, Holding, Incident, Proof, StepsInProgress,
+};
 
 /// The guests of one host, and what is known of the host itself.
 #[derive(Debug)]
@@ -104,7 +106,7 @@ impl Host {
                 }
                 self.mark_records_lost(since, entry.time);
                 if known.is_none() {
-                    out.findings.push(gap_finding(entry, gap));
+                    out.report_alone(gap_finding(entry, gap));
                 }
             }
             Content::Foreign { exe } => self.foreign.count(entry, exe),
@@ -127,7 +129,7 @@ impl Host {
         // The log may have reported this gap already.
         if self.last_gap.is_none_or(|(_, until)| until < since) {
             let gap = Gap { since: Some(since), serials: None, why: GapReason::SerialsFell };
-            out.findings.push(gap_finding(entry, &gap));
+            out.report_alone(gap_finding(entry, &gap));
         }
         self.mark_records_lost(since, entry.time);
     }
@@ -141,7 +143,7 @@ impl Host {
         let stops = done && matches!(event, Event::GuestStop { .. });
         let mut instances = match self.guests.entry(uuid) {
             hash_map::Entry::Occupied(instances) => instances,
-            hash_map::Entry::Vacant(_) if stops => return,
+            hash_map::Entry::Vacant(_) if stops => return out.incidents.forget_failed(entry),
             hash_map::Entry::Vacant(none) => none.insert_entry(GuestInstances::default()),
         };
         let at = instances.get_mut().find_or_add(entry, &mut self.daemons, out);
@@ -194,6 +196,7 @@ impl Host {
                 self.assign_pid(entry, now, out);
             }
         }
+        out.incidents.forget_failed(entry);
         self.update_mac_index(entry, uuid, out);
     }
 
@@ -224,7 +227,7 @@ impl Host {
         }
         for pending_open in self.kernel_opens.take_of_process(pid) {
             let finding = unmanaged_open_finding(&self.name, Some(guest), pending_open);
-            out.findings.push(finding);
+            out.report_alone(finding);
         }
     }
 
@@ -276,7 +279,7 @@ impl Host {
         if let Some(guest) = guest(open.pid).or_else(|| guest(open.ppid?)) {
             let pending_open = PendingOpen::new(open, entry.proof());
             let finding = unmanaged_open_finding(&self.name, Some(guest), pending_open);
-            return out.findings.push(finding);
+            return out.report_alone(finding);
         }
         if let Some(oldest) = self.kernel_opens.add(open, entry.proof()) {
             self.report_unmanaged(oldest, out);
@@ -297,7 +300,7 @@ impl Host {
 
     fn report_unmanaged(&self, pending_open: PendingOpen, out: &mut Output) {
         if pending_open.succeeded() {
-            out.findings.push(unmanaged_open_finding(&self.name, None, pending_open));
+            out.report_alone(unmanaged_open_finding(&self.name, None, pending_open));
         }
     }
 
@@ -306,12 +309,8 @@ impl Host {
             self.kernel_opens.match_record(entry, &recorded_device(device, None), None);
         }
         let instances = fragment.uuid.and_then(|uuid| self.guests.get(&uuid));
-        out.findings.push(fragment_finding(
-            kind,
-            entry,
-            fragment,
-            instances.and_then(GuestInstances::newest),
-        ));
+        let newest = instances.and_then(GuestInstances::newest);
+        out.report_alone(fragment_finding(kind, entry, fragment, newest));
         // A record that the log lacks comes from the other source; the content of other fragments
         // is unknown.
         if kind == FindingKind::SerialGap {
@@ -394,7 +393,7 @@ impl Host {
         for pending_open in self.kernel_opens.take_all() {
             self.report_unmanaged(pending_open, out);
         }
-        out.findings.extend(self.foreign.findings(&self.name));
+        self.foreign.findings(&self.name).for_each(|finding| out.report_alone(finding));
     }
 
     /// All guests, in an order that does not depend on hashing.
@@ -448,5 +447,6 @@ fn unmanaged_open_finding(host: &Arc<str>, guest: Option<&GuestId>, pending_open
         time: proof.time,
         text,
         proof: vec![proof],
+        incident: Incident::default(),
     }
 }

@@ -11,7 +11,7 @@ use crate::state::guest::Guest;
 use crate::state::kernel_opens::{KernelOpens, RecentOpen};
 use crate::state::open_holding::RecordedOpen;
 use crate::state::operation::GrantMethod;
-use crate::{Entry, Finding, FindingKind, Gap, GapReason};
+use crate::{Entry, Finding, FindingKind, Gap, GapReason, Incident};
 use jiff::Timestamp;
 
 /// Applies a record to its guest: every record but the stop that ends it.
@@ -139,6 +139,7 @@ pub(crate) fn fragment_finding(
         time: entry.time,
         text,
         proof: vec![entry.proof()],
+        incident: Incident::default(),
     }
 }
 
@@ -177,5 +178,6 @@ pub(crate) fn gap_finding(entry: &Entry, gap: &Gap) -> Finding {
         time: entry.time,
         text: format!("{what}: {which} not known{since}"),
         proof: vec![entry.proof()],
+        incident: Incident::default(),
     }
 }

@@ -22,6 +22,8 @@ pub(crate) struct Interface {
     ambiguous_releases: usize,
     /// Detaches of one of several interfaces; a watcher's records will show which one ended.
     unresolved_detaches: Vec<(EndedBy, Proof)>,
+    /// The incident of several with this MAC being plugged in at once, while that lasts.
+    duplicates: Option<u64>,
     /// How many were plugged in when the host's MAC index was last updated.
     pub(crate) indexed_count: usize,
 }
@@ -157,7 +159,9 @@ impl Interface {
                     "Guest '{}' gave up one of {count} interfaces with the MAC {mac}: no record shows which {left} it still has",
                     guest_ref.guest.name
                 );
-                return out.report_for_guest(FindingKind::AmbiguousRelease, guest_ref, Some(mac), at, text);
+                return out.in_attempt(&mut self.duplicates, |out| {
+                    out.report_for_guest(FindingKind::AmbiguousRelease, guest_ref, Some(mac), at, text);
+                });
             }
         }
         self.ambiguous_releases = 0;
@@ -187,7 +191,9 @@ impl Interface {
                 "Guest '{}' gave up one of several interfaces with the MAC {mac}: no record shows which",
                 guest_ref.guest.name
             );
-            out.report_for_guest(FindingKind::AmbiguousRelease, guest_ref, Some(mac), &at, text);
+            out.in_attempt(&mut self.duplicates, |out| {
+                out.report_for_guest(FindingKind::AmbiguousRelease, guest_ref, Some(mac), &at, text);
+            });
         }
     }
 
@@ -235,12 +241,17 @@ impl Interface {
             (1.., 0) => out.mac_changes.push((mac, false)),
             _ => {}
         }
+        if plugged < 2 {
+            self.duplicates = None;
+        }
         if self.indexed_count < 2 && plugged >= 2 && self.count_certainly_plugged() >= 2 {
             let text = format!(
                 "Guest '{}' has {plugged} interfaces with the MAC {mac} at once",
                 guest_ref.guest.name
             );
-            out.report_for_guest(FindingKind::DuplicateMac, guest_ref, Some(mac), &at(), text);
+            out.in_attempt(&mut self.duplicates, |out| {
+                out.report_for_guest(FindingKind::DuplicateMac, guest_ref, Some(mac), &at(), text);
+            });
         }
         self.indexed_count = plugged;
     }

@@ -41,29 +41,21 @@ impl Guest {
     /// had seen the descriptors in QEMU.
     pub(crate) fn on_start_failed(&mut self, entry: &RecordEntry<'_>, out: &mut Output) {
         self.settle_detach(out);
-        let proof = entry.proof();
-        let mut cancelled = false;
-        for (mac, interface) in self.interfaces.iter_mut() {
-            for mut operation in interface.operations.extract_if(.., |o| o.phase != Phase::Granted) {
-                if operation.phase == Phase::Booted && !operation.writer_saw_descriptors() {
-                    cancelled = true;
-                    let name = &entry.record.guest.name;
-                    let text = format!("{mac} is recorded as started, but guest '{name}' did not start");
-                    out.report_for_mac(FindingKind::FalseStart, entry, Some(mac), text);
-                    operation.open_holdings.iter_mut().for_each(|open_holding| open_holding.withdraw_grant());
-                }
-                operation.doubt_grant(Doubt::Failed);
-                operation.end(EndedBy::Stop, Some(&proof), out);
-            }
-            // QEMU ran for a moment, and its devices are closed: this record gives the reason.
-            interface.end_closed(EndedBy::Stop, Some(&proof), out);
-        }
+        let mut incident = out.incidents.failed(entry, None);
+        out.in_attempt(&mut incident, |out| self.undo_start(entry, out));
         self.remove_all_ended(&|| entry.proof(), out);
         self.running = self.interfaces.iter().flat_map(|i| &i.operations).any(Operation::is_plugged);
         if !self.running {
             self.pid = None;
         }
-        if !cancelled {
+    }
+
+    /// Withdraws what the failed start gave the guest, and reports it.
+    fn undo_start(&mut self, entry: &RecordEntry<'_>, out: &mut Output) {
+        let is_withdrawn =
+            |operation: &Operation| operation.phase == Phase::Booted && !operation.writer_saw_descriptors();
+        let operations = self.interfaces.iter().flat_map(|interface| &interface.operations);
+        if !operations.into_iter().any(is_withdrawn) {
             let text = format!(
                 "{} did not start ({}){}",
                 subject_name(entry),
@@ -72,6 +64,23 @@ impl Guest {
             );
             out.report(FindingKind::StartFailed, entry, text);
         }
+        let proof = entry.proof();
+        let mut bare = Vec::new();
+        for (mac, interface) in self.interfaces.iter_mut() {
+            for mut operation in interface.operations.extract_if(.., |o| o.phase != Phase::Granted) {
+                if is_withdrawn(&operation) {
+                    let name = &entry.record.guest.name;
+                    let text = format!("{mac} is recorded as started, but guest '{name}' did not start");
+                    bare.push((mac, out.report_for_mac(FindingKind::FalseStart, entry, Some(mac), text)));
+                    operation.open_holdings.iter_mut().for_each(|open_holding| open_holding.withdraw_grant());
+                }
+                operation.doubt_grant(Doubt::Failed);
+                operation.end(EndedBy::Stop, Some(&proof), out);
+            }
+            // QEMU ran for a moment, and its devices are closed: this record gives the reason.
+            interface.end_closed(EndedBy::Stop, Some(&proof), out);
+        }
+        bare.into_iter().for_each(|(mac, incident)| self.set_bare_grant_incident(mac, incident));
     }
 
     /// The guest has ended, and all that it held.
@@ -207,7 +216,7 @@ fn end_unseen(operation: Operation, cause: EndedBy, at: &Proof, out: &mut Output
                 ),
             };
             open_holding.add_proof(at);
-            out.report_for_holding(kind, &open_holding.holding, text);
+            out.report_end(kind, &open_holding.holding, Some(at), text);
         }
         out.end_or_defer(open_holding, cause, Some(at));
     }

@@ -24,8 +24,17 @@ pub(crate) struct Operation {
     /// Opens recorded as failed and as successful: QEMU is taken not to hold them, and may for a
     /// moment.
     contradicted: Vec<OpenHolding>,
-    /// Paths whose open(2) failed, in records without a queue, and those records.
-    failed_opens: Vec<(CompactString, Proof)>,
+    /// The open(2)s that failed, in records without a queue.
+    failed_opens: Vec<FailedOpen>,
+    /// The incident of the findings about it, if there are any so far.
+    pub(crate) incident: Option<u64>,
+}
+
+#[derive(Debug)]
+struct FailedOpen {
+    path: CompactString,
+    proof: Proof,
+    incident: u64,
 }
 
 /// How far an operation has come.
@@ -72,6 +81,7 @@ impl Operation {
             perhaps_ended_at: None,
             contradicted,
             failed_opens,
+            incident: None,
         }
     }
 
@@ -111,13 +121,13 @@ impl Operation {
             return open_holding.add_queue(entry, opened);
         }
         let open_holding = OpenHolding::from_open(entry, opened);
-        let is_same_time = |failed: &Proof| entry.time.duration_since(failed.time).abs() <= SAME_OPEN_WINDOW;
-        let is_same_open =
-            |(path, failed): &&(CompactString, Proof)| *path == opened.device.path && is_same_time(failed);
+        let is_same_time =
+            |failed: &FailedOpen| entry.time.duration_since(failed.proof.time).abs() <= SAME_OPEN_WINDOW;
+        let is_same_open = |failed: &&FailedOpen| failed.path == opened.device.path && is_same_time(failed);
         if opened.may_be_recorded_twice()
-            && let Some((_, failed)) = self.failed_opens.iter().find(is_same_open)
+            && let Some(FailedOpen { proof, incident, .. }) = self.failed_opens.iter().find(is_same_open)
         {
-            let open_holding = contradicted(open_holding, failed, out);
+            let open_holding = contradicted(open_holding, proof, *incident, out);
             return self.contradicted.push(open_holding);
         }
         if self.open_holdings.is_empty() {
@@ -130,6 +140,7 @@ impl Operation {
         &mut self,
         entry: &RecordEntry<'_>,
         opened: &RecordedOpen<'_>,
+        incident: u64,
         out: &mut Output,
     ) {
         if opened.queue.is_some() {
@@ -148,11 +159,11 @@ impl Operation {
                 .iter()
                 .position(|open_holding| open_holding.is_open_of(path, None) && is_same_time(open_holding))
         {
-            let open_holding = contradicted(self.open_holdings.remove(at), &entry.proof(), out);
+            let open_holding = contradicted(self.open_holdings.remove(at), &entry.proof(), incident, out);
             self.contradicted.push(open_holding);
         }
-        self.failed_opens.retain(|(of, _)| of != path);
-        self.failed_opens.push((path.clone(), entry.proof()));
+        self.failed_opens.retain(|failed| failed.path != *path);
+        self.failed_opens.push(FailedOpen { path: path.clone(), proof: entry.proof(), incident });
     }
 
     pub(crate) fn expects_closes(&self) -> bool {
@@ -338,22 +349,33 @@ impl Operation {
     }
 
     /// Ends all its devices.
-    pub(crate) fn end(self, cause: EndedBy, at: Option<&Proof>, out: &mut Output) {
-        for open_holding in self.into_open_holdings() {
-            out.end_or_defer(open_holding, cause, at);
-        }
+    pub(crate) fn end(mut self, cause: EndedBy, at: Option<&Proof>, out: &mut Output) {
+        let mut incident = self.incident.take();
+        out.in_attempt(&mut incident, |out| {
+            for open_holding in self.into_open_holdings() {
+                out.end_or_defer(open_holding, cause, at);
+            }
+        });
     }
 
     /// Ends its closed devices with this cause; the others go on.
     pub(crate) fn end_closed(&mut self, cause: EndedBy, at: Option<&Proof>, out: &mut Output) {
-        for open_holding in self.open_holdings.extract_if(.., |open_holding| !open_holding.is_open()) {
-            out.end_or_defer(open_holding, cause, at);
-        }
+        out.in_attempt(&mut self.incident, |out| {
+            for open_holding in self.open_holdings.extract_if(.., |open_holding| !open_holding.is_open()) {
+                out.end_or_defer(open_holding, cause, at);
+            }
+        });
     }
 }
 
 /// Marks an open as recorded both as failed and as successful: QEMU is taken not to hold it.
-fn contradicted(mut open_holding: OpenHolding, other: &Proof, out: &mut Output) -> OpenHolding {
+/// The failed open has this incident.
+fn contradicted(
+    mut open_holding: OpenHolding,
+    other: &Proof,
+    incident: u64,
+    out: &mut Output,
+) -> OpenHolding {
     open_holding.set_certainty(Certainty::Doubtful);
     open_holding.doubt_grant(Doubt::Contradicted);
     open_holding.add_proof(other);
@@ -363,6 +385,8 @@ fn contradicted(mut open_holding: OpenHolding, other: &Proof, out: &mut Output) 
         device_name(&open_holding.holding.device),
         open_holding.holding.mac
     );
-    out.report_for_holding(FindingKind::ContradictoryOpen, &open_holding.holding, text);
+    out.in_attempt(&mut Some(incident), |out| {
+        out.report_for_holding(FindingKind::ContradictoryOpen, &open_holding.holding, text)
+    });
     open_holding
 }

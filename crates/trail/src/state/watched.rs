@@ -61,7 +61,8 @@ impl Host {
             }
             None => {
                 let text = format!("{}, and no record grants it", holds_text(guest, descriptor));
-                return out.report(FindingKind::UnaccountedDevice, entry, text);
+                out.report(FindingKind::UnaccountedDevice, entry, text);
+                return;
             }
         };
         if held != Some(descriptor.vm_pid) {
@@ -130,14 +131,14 @@ impl Guest {
         }
         let interface = self.interface(mac, out);
         if let Some((operation, index)) = interface.find_unseen(descriptor) {
-            let Operation { phase, open_holdings, .. } = &mut interface.operations[operation];
+            let Operation { phase, open_holdings, incident, .. } = &mut interface.operations[operation];
             if !open_holdings[index].is_granted() {
                 *phase = Phase::Granted;
                 let text = format!(
                     "{} for {mac}, and no record grants it",
                     holds_text(&entry.record.guest, descriptor)
                 );
-                out.report(FindingKind::AttachFailed, entry, text);
+                out.in_attempt(incident, |out| out.report(FindingKind::AttachFailed, entry, text));
                 open_holdings[index].grant(entry, Some(descriptor.vm_pid), Certainty::Definitive);
             }
             open_holdings[index].add_descriptor(entry, descriptor);
@@ -185,10 +186,11 @@ impl Guest {
         let Some(interface) = self.interfaces.get_mut(mac) else { return false };
         let found = interface.find_seen(descriptor).or_else(|| interface.find_unseen(descriptor));
         let Some((operation, index)) = found else { return false };
-        let open_holdings = &mut interface.operations[operation].open_holdings;
+        let Operation { open_holdings, incident, .. } = &mut interface.operations[operation];
         open_holdings[index].close_descriptor(entry, descriptor);
         if !open_holdings[index].is_open() && !open_holdings[index].is_granted() {
-            out.end_or_defer(open_holdings.remove(index), EndedBy::Close, None);
+            let closed = open_holdings.remove(index);
+            out.in_attempt(incident, |out| out.end_or_defer(closed, EndedBy::Close, None));
         } else if let Some((cause, at)) = interface.take_unresolved_detach() {
             // Of several interfaces with this MAC, this one was unplugged.
             interface.operations.remove(operation).end(cause, Some(&at), out);

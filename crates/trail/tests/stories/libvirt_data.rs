@@ -447,11 +447,11 @@ fn devices(folder: &Path) -> Vec<Device> {
     devices
 }
 
-fn data() -> PathBuf {
+pub(crate) fn data() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/libvirt")
 }
 
-fn folders() -> Vec<PathBuf> {
+pub(crate) fn folders() -> Vec<PathBuf> {
     let inside = |folder: &Path| {
         let all = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
         all.filter(|path| path.is_dir()).collect::<Vec<_>>()
@@ -461,7 +461,7 @@ fn folders() -> Vec<PathBuf> {
     folders
 }
 
-fn report(folder: &Path) -> Report {
+pub(crate) fn report(folder: &Path) -> Report {
     let mut trail = Trail::new();
     audit_log::entries(&folder.join("audit.log")).iter().for_each(|entry| trail.feed(entry));
     trail.finish()

@@ -8,6 +8,7 @@ mod daemons;
 mod documents;
 mod fixtures;
 mod in_progress;
+mod incidents;
 mod kernel_opens;
 mod libvirt_data;
 mod libvirt_records;

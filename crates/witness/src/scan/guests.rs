@@ -32,11 +32,11 @@ impl Sources {
 /// The guest that a process runs, as far as a source says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
-    /// The guest's name.
+    /// The name of the guest; none if the source has none.
     pub name: Option<CompactString>,
-    /// The guest's uuid.
+    /// The uuid of the guest; none if the source has none.
     pub uuid: Option<Uuid>,
-    /// The source.
+    /// The source that says so.
     pub by: IdentitySource,
     /// Its interfaces, if libvirt's state is the source.
     pub interfaces: Vec<InterfaceName>,
@@ -55,7 +55,7 @@ pub enum IdentitySource {
 }
 
 impl IdentitySource {
-    /// The word in JSON.
+    /// The word that stands for it in JSON.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Ledger => "ledger",

@@ -29,7 +29,7 @@ pub struct HiddenTap {
 /// io_uring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HidingProcess {
-    /// Which process.
+    /// The pid of the process.
     pub pid: u32,
     /// How many files are in flight, and how many are registered.
     pub files: HiddenFiles,

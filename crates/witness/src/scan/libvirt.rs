@@ -40,7 +40,7 @@ pub(super) fn domains(directory: &Path) -> Vec<Domain> {
 }
 
 /// The interfaces of one guest in libvirt's state of it, if that is for the process with this pid.
-pub(crate) fn interfaces(directory: &Path, name: &str, pid: u32) -> Vec<InterfaceName> {
+pub(crate) fn interface_names(directory: &Path, name: &str, pid: u32) -> Vec<InterfaceName> {
     // libvirt allows no such name; other managers may.
     if name.contains('/') || name.starts_with('.') {
         return Vec::new();
@@ -122,11 +122,11 @@ mod tests {
     fn a_guests_own_file_is_read_and_no_other() {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("web1.xml"), STATUS).unwrap();
-        let named = |name: &str, pid| interfaces(directory.path(), name, pid).len();
+        let named = |name: &str, pid| interface_names(directory.path(), name, pid).len();
         assert_eq!((named("web1", 4711), named("web1", 4712), named("web2", 4711)), (1, 0, 0));
         let beside = directory.path().join("run");
         std::fs::create_dir(&beside).unwrap();
-        assert!(interfaces(&beside, "../web1", 4711).is_empty());
+        assert!(interface_names(&beside, "../web1", 4711).is_empty());
     }
 
     #[test]

@@ -30,7 +30,7 @@ const MAX_PATH_BYTES: usize = 4096;
 /// The manager of a guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Manager {
-    /// Its kind.
+    /// The kind of its program.
     pub kind: ManagerKind,
     /// The pid of its process, where that is known.
     pub pid: Option<u32>,
@@ -45,7 +45,7 @@ pub struct Manager {
 /// The kind of a manager.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ManagerKind {
-    /// A supervisor of taptrail's.
+    /// `taptrail run` or `taptrail adopt`: the supervisor of one guest.
     Taptrail,
     /// libvirt's system daemon, libvirtd or virtqemud.
     Libvirt,
@@ -60,7 +60,7 @@ pub enum ManagerKind {
 }
 
 impl ManagerKind {
-    /// The word in JSON.
+    /// The word that stands for it in JSON.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Taptrail => "taptrail",
@@ -76,18 +76,18 @@ impl ManagerKind {
 /// The source that says which manager a guest has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ManagerSource {
-    /// The ledger.
+    /// The ledger has the guest, by QEMU's pid and start time.
     Ledger,
     /// libvirt's state of its guests.
     Libvirt,
     /// The command line of the guest's process, which may contain anything.
     CommandLine,
-    /// The guest's parent process.
+    /// The program of the guest's parent process shows it.
     Parent,
 }
 
 impl ManagerSource {
-    /// The word in JSON.
+    /// The word that stands for it in JSON.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Ledger => "ledger",

@@ -37,7 +37,7 @@ pub use self::guests::{Identity, IdentitySource, InterfaceName, Sources};
 pub use self::hand_overs::PendingHandOver;
 pub(crate) use self::hidden_taps::TapQueues;
 pub use self::hidden_taps::{HiddenTap, HidingProcess};
-pub(crate) use self::libvirt::interfaces;
+pub(crate) use self::libvirt::interface_names;
 pub use self::manager::{Manager, ManagerKind, ManagerSource};
 pub use self::netns::HostLink;
 pub use self::program::Program;
@@ -83,7 +83,7 @@ pub struct Holder {
     pub started: Option<Timestamp>,
     /// The pid of its parent.
     pub parent: Option<u32>,
-    /// Its effective user.
+    /// The effective user id that it runs with; none if it could not be read.
     pub uid: Option<u32>,
     /// The path of its program, as the kernel shows it; ends in ` (deleted)` if the file is gone.
     pub exe: Option<PathBuf>,
@@ -122,11 +122,11 @@ impl Holder {
 /// A device that a process holds, with all its descriptors there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScannedDevice {
-    /// Its kind.
+    /// The kind of device, by its number.
     pub kind: HeldKind,
     /// The node's path as that process opened it.
     pub path: PathBuf,
-    /// The node's device number.
+    /// The device number of the node.
     pub rdev: Rdev,
     /// The host interface behind it, by its name in its own network namespace; only for taps and
     /// macvtaps.
@@ -135,7 +135,7 @@ pub struct ScannedDevice {
     pub netns: Option<u64>,
     /// The interface as rtnetlink describes it, where it was found.
     pub behind: Option<HostLink>,
-    /// Its descriptors there.
+    /// The descriptors in the process's tables that refer to it.
     pub descriptors: Vec<ThreadDescriptor>,
 }
 

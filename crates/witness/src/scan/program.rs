@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::Path;
 
+use taptrail_kernel::proc::deleted_path;
+
 /// The kind of program that holds a device, by its file name: a hint for the reader, and no excuse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Program {
@@ -12,22 +14,22 @@ pub enum Program {
     Hypervisor,
     /// A user-mode network for guests or containers: passt, slirp4netns, vde.
     Network,
-    /// A VPN's daemon.
+    /// A daemon of a VPN: openvpn, tailscaled and the like.
     Vpn,
     /// A manager that opens devices for guests and passes them on: libvirt, taptrail.
     Manager,
-    /// Any other.
+    /// A program of no other kind.
     Other,
 }
 
 impl Program {
     /// The kind of the program with this path.
     pub(super) fn of(exe: Option<&Path>) -> Self {
-        let Some(name) = exe.and_then(Path::file_name).map(|name| name.to_string_lossy()) else {
+        let path = exe.map(|exe| deleted_path(exe).unwrap_or(exe));
+        let Some(name) = path.and_then(Path::file_name).map(|name| name.to_string_lossy()) else {
             return Self::Other;
         };
-        let name = name.strip_suffix(" (deleted)").unwrap_or(&name);
-        match name {
+        match &*name {
             "kvm" | "qemu-kvm" => Self::Qemu,
             name if name.starts_with("qemu-system-") => Self::Qemu,
             "cloud-hypervisor" | "firecracker" | "crosvm" | "lkvm" | "vmm-reference" | "stratovirt" => {
@@ -45,7 +47,7 @@ impl Program {
         }
     }
 
-    /// The word in JSON and tables.
+    /// The word that stands for it in JSON and tables.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Qemu => "qemu",

@@ -33,13 +33,13 @@ pub struct Unseen {
 /// A process that could not be inspected, or only in part.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnseenProcess {
-    /// Its pid.
+    /// The pid of the process in our pid namespace.
     pub pid: u32,
     /// Its name as the kernel shows it (`/proc/PID/comm`): any process may call itself anything.
     pub name: Option<String>,
     /// Its pids in pid namespaces below ours, the innermost last.
     pub within: Vec<u32>,
-    /// The reason.
+    /// Why it could not be inspected.
     pub why: UnseenReason,
 }
 
@@ -52,12 +52,12 @@ pub enum UnseenReason {
     OtherPidNamespace,
     /// It holds more devices than are read.
     Crowded,
-    /// Reading failed otherwise.
+    /// Reading it failed with this error of the system.
     Failed(Errno),
 }
 
 impl UnseenReason {
-    /// The word in JSON.
+    /// The word that stands for it in JSON.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Permission => "permission",

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use taptrail_record::{Device, DeviceKind, MacAddr};
-use taptrail_source::is_same_host;
-use taptrail_trail::{Content, Entry, Finding, FindingKind, Holding, State, StepsInProgress, Trail};
+use taptrail_trail::{
+    Content, Entry, Finding, FindingKind, Holding, State, StepsInProgress, Trail, is_same_host,
+};
 use uuid::Uuid;
 
 use crate::scan::Scan;

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 
-use taptrail_kernel::proc::exe_file;
+use taptrail_kernel::proc::{deleted_path, exe_file};
 
 use crate::scan::Holder;
 
@@ -18,7 +18,7 @@ use crate::scan::Holder;
 #[derive(Debug, Clone, Default)]
 pub struct Ignore {
     paths: HashSet<PathBuf>,
-    /// By device and inode.
+    /// The device and inode of each program that exists.
     files: HashSet<(u64, u64)>,
     mounts: Option<u64>,
     pids: HashSet<u32>,
@@ -55,13 +55,9 @@ impl Ignore {
         let pid = holder.process.pid;
         let same = exe_file(pid).is_ok_and(|file| self.files.contains(&file));
         let shown = || {
-            let exe = holder.exe.as_ref()?.to_str()?;
-            let exe = exe.strip_suffix(" (deleted)").unwrap_or(exe);
-            Some(
-                self.mounts.is_some()
-                    && mounts(&pid).ok() == self.mounts
-                    && self.paths.contains(exe.as_ref() as &std::path::Path),
-            )
+            let exe = holder.exe.as_ref()?;
+            let exe = deleted_path(exe).unwrap_or(exe);
+            Some(self.mounts.is_some() && mounts(&pid).ok() == self.mounts && self.paths.contains(exe))
         };
         same || shown().unwrap_or(false)
     }

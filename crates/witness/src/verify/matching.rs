@@ -1,6 +1,8 @@
 //! Matches the devices that one process holds with the holdings that the trail has for it.
 
-use taptrail_kernel::proc::HeldKind;
+use std::path::Path;
+
+use taptrail_kernel::proc::{HeldKind, deleted_path};
 use taptrail_record::{DeviceKind, MacAddr};
 use taptrail_trail::{Certainty, Holding};
 
@@ -153,6 +155,6 @@ pub(super) fn matches_by(
 
 /// Whether a deleted macvtap's node had the path of the holding's.
 fn has_path(held: &ScannedDevice, holding: &Holding) -> bool {
-    let path = held.path.to_str().and_then(|path| path.strip_suffix(" (deleted)"));
+    let path = deleted_path(&held.path).and_then(Path::to_str);
     path == Some(holding.device.path.as_str())
 }

@@ -60,13 +60,13 @@ pub struct Comparison<'a> {
 /// One device of one process, or some of its queues; or a holding without a device.
 #[derive(Debug, Clone)]
 pub struct Row<'a> {
-    /// The verdict on it.
+    /// What the comparison says of it.
     pub verdict: Verdict,
     /// The process that holds it; none for a missing or hidden device.
     pub holder: Option<&'a Holder>,
     /// The device that it holds.
     pub held: Option<&'a ScannedDevice>,
-    /// The descriptors of it.
+    /// The descriptors that refer to it; empty for a missing or hidden device.
     pub descriptors: Vec<ThreadDescriptor>,
     /// The number of queues; for a missing device, how many are missing.
     pub queues: u32,
@@ -171,7 +171,7 @@ pub enum MatchMethod {
 }
 
 impl MatchMethod {
-    /// The word in JSON.
+    /// The word that stands for it in JSON.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Name => "name",

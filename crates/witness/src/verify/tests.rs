@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use taptrail_kernel::proc::{HeldKind, ProcessId};
 use taptrail_record::{Device, DeviceKind, GuestId, MacAddr, Rdev};
-use taptrail_trail::{Certainty, EndedBy, Finding, FindingKind, Holding, State};
+use taptrail_trail::{Certainty, EndedBy, Finding, FindingKind, Holding, Incident, State};
 use uuid::Uuid;
 
 use super::*;
@@ -619,6 +619,7 @@ fn what_a_watcher_saw_and_no_record_grants_is_not_accounted_for() {
         time: time(second),
         text: "It is so".into(),
         proof: Vec::new(),
+        incident: Incident::default(),
     };
     let verdicts = |objections| {
         let expected = ExpectedState { holdings: holdings(), objections, ..ExpectedState::default() };

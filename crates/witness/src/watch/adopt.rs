@@ -12,7 +12,7 @@ use taptrail_trail::{Content, Entry};
 
 use super::find;
 use super::guest::{GuestInstance, GuestInstanceId, Qemu};
-use super::interfaces::ManagedInterface;
+use super::interfaces::{GrantProgress, ManagedInterface};
 use super::known::{KnownDescriptor, holds};
 use super::observe::LinkId;
 use super::{WatchError, Watcher};
@@ -144,8 +144,9 @@ impl GuestInstance {
     /// Restores a descriptor that was seen before, as the ledger has it.
     pub(super) fn adopt_descriptor(&mut self, number: u64, descriptor: Descriptor) {
         let kind = descriptor.device.kind;
-        let wants =
-            |interface: &&mut ManagedInterface| Some(interface.mac) == descriptor.mac && interface.granted;
+        let wants = |interface: &&mut ManagedInterface| {
+            Some(interface.mac) == descriptor.mac && interface.is_granted()
+        };
         let held = &self.held;
         let continues = |interface: &&mut ManagedInterface| {
             held.iter().any(|known| {
@@ -164,7 +165,7 @@ impl GuestInstance {
         };
         let interface = interface.map(|interface| {
             interface.mark_seen(kind);
-            interface.reported = true;
+            interface.advance(GrantProgress::Reported);
             interface.number
         });
         let fds = vec![descriptor.fd];

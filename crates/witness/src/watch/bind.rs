@@ -56,6 +56,24 @@ impl InterfaceCandidate {
     }
 }
 
+/// Finds the vhost-nets that were bound to an interface of which no backend is known.
+pub(super) fn lone_vhosts(
+    candidates: &[InterfaceCandidate],
+    unbound: &[UnboundDevice],
+    bound: &[Match],
+) -> Vec<bool> {
+    let is_backend = |device: &Device| device.kind != DeviceKind::VhostNet;
+    let has_backend = |candidate: usize| {
+        let mut taken = unbound.iter().zip(bound).filter(|(_, bound)| bound.candidate == Some(candidate));
+        candidates[candidate].seen.iter().any(|(device, _)| is_backend(device))
+            || taken.any(|(unbound, _)| is_backend(&unbound.device))
+    };
+    let is_lone = |(unbound, bound): (&UnboundDevice, &Match)| {
+        !is_backend(&unbound.device) && bound.candidate.is_some_and(|candidate| !has_backend(candidate))
+    };
+    unbound.iter().zip(bound).map(is_lone).collect()
+}
+
 /// The result for one device: the index of its interface, and the guest's MAC, as far as known.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Match {
@@ -183,7 +201,12 @@ impl Binder<'_> {
             let waiting = self.candidates_where(waits);
             // All vhost-nets look alike; of other kinds only one device can be meant.
             if let [one] = waiting[..]
-                && (these.len() == 1 || kind == DeviceKind::VhostNet)
+                && match kind {
+                    DeviceKind::VhostNet => {
+                        self.vhosts_missing(one, unbound).is_none_or(|missing| these.len() <= missing)
+                    }
+                    _ => these.len() == 1,
+                }
                 && !unbound[*first].is_of_other_mac(self.candidates[one].mac)
             {
                 these.iter().for_each(|at| self.assign(*at, one));
@@ -203,7 +226,8 @@ impl Binder<'_> {
 
     /// A manager opens the devices of one interface after those of another, and QEMU gives each the
     /// lowest free number. So a vhost-net mostly serves the interface whose backend comes last
-    /// before it, and each queue of a backend has one.
+    /// before it. Each queue of a backend has one: more than that are another interface's, of which
+    /// records are still to come.
     fn bind_by_neighbours(&mut self, accelerators: &[usize], unbound: &[UnboundDevice]) {
         let vhost = Device::new("/dev/vhost-net", None, None);
         let waiting = self.candidates_where(|one| self.wants(*one, &vhost));
@@ -215,12 +239,18 @@ impl Binder<'_> {
             let nearest = waiting.iter().filter_map(|one| {
                 let (backends, accelerators) = self.numbers(*one, unbound);
                 let before = backends.iter().copied().filter(|fd| *fd < number).max()?;
-                Some((accelerators < backends.len(), before, *one))
+                (accelerators < backends.len()).then_some((before, *one))
             });
             if let Some((.., one)) = nearest.max() {
                 self.assign(at, one);
             }
         }
+    }
+
+    /// How many vhost-nets an interface lacks; none if no queue of its backend is known.
+    fn vhosts_missing(&self, one: usize, unbound: &[UnboundDevice]) -> Option<usize> {
+        let (backends, accelerators) = self.numbers(one, unbound);
+        (!backends.is_empty()).then(|| backends.len().saturating_sub(accelerators))
     }
 
     /// The descriptors' numbers of an interface's backend, and the number of its vhost-nets.

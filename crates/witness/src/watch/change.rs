@@ -4,8 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use jiff::Timestamp;
 use taptrail_ledger::{
-    AuditOutcome, DeviceKey, GuestKey, LedgerError, Logged, NewDevice, NewRecord, NewWatched, Process,
-    RecordKey, Tx,
+    DeviceKey, GuestKey, LedgerError, NewDevice, NewWatched, PendingRecord, Process, RecordKey, Tx,
 };
 use taptrail_record::{Descriptor, Event, GuestId, Reason, Record};
 
@@ -45,6 +44,8 @@ pub(super) enum LedgerChange {
 pub(super) struct OwnRecord {
     pub(super) record: Record,
     pub(super) row: PendingRecord,
+    /// Whether the kernel was asked to log it; in vain, too.
+    pub(super) is_sent: bool,
     pub(super) effect: DeviceEffect,
 }
 
@@ -54,16 +55,6 @@ pub(super) enum DeviceEffect {
     None,
     Seen { number: u64, open: Option<u64> },
     Gone { number: u64 },
-}
-
-/// A record that is to be written to the ledger.
-#[derive(Debug)]
-pub(super) struct PendingRecord {
-    pub(super) time: Timestamp,
-    pub(super) kind: u16,
-    pub(super) text: String,
-    /// The outcome of sending it to the kernel; none if that was not tried yet.
-    pub(super) logged: Option<Logged>,
 }
 
 /// Keys of the ledger's rows, by the watcher's numbers.
@@ -125,7 +116,7 @@ impl TxApplier<'_> {
             LedgerChange::Adopted => tx.guest_adopted(guest, own)?,
             LedgerChange::Runs(process) => tx.guest_runs(guest, *process)?,
             LedgerChange::Copy { row, writer, open } => {
-                let key = tx.copy(guest, &row.new_record(), *writer)?;
+                let key = tx.copy(guest, &row.as_new(), *writer)?;
                 if let Some(open) = open {
                     self.new.opened(instance, *open, key);
                 }
@@ -133,11 +124,11 @@ impl TxApplier<'_> {
             LedgerChange::CopyLate { row, writer } => {
                 // The ledger may have deleted the account by now.
                 if tx.has_guest(guest)? {
-                    tx.copy(guest, &row.new_record(), *writer)?;
+                    tx.copy(guest, &row.as_new(), *writer)?;
                 }
             }
             LedgerChange::Own(own_record) => {
-                let key = tx.watched(guest, &own_record.row.new_record(), own.pid)?;
+                let key = tx.watched(guest, &own_record.row.as_new(), own.pid)?;
                 self.rows.push((at, key));
                 self.apply_effect(tx, (instance, guest), key, own_record)?;
             }
@@ -188,12 +179,5 @@ impl TxApplier<'_> {
             }
         }
         Ok(())
-    }
-}
-
-impl PendingRecord {
-    fn new_record(&self) -> NewRecord<'_> {
-        let logged = self.logged.clone().unwrap_or(Logged { outcome: AuditOutcome::Off, serial: None });
-        NewRecord { time: self.time, kind: self.kind, text: &self.text, logged }
     }
 }

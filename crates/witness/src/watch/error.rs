@@ -13,15 +13,15 @@ pub enum WatchError {
     /// Another watcher has the ledger.
     #[error("Another watcher is running: it holds {path}", path = path.display())]
     Taken {
-        /// The locked file.
+        /// The lock file of the ledger, which the other watcher has locked.
         path: PathBuf,
     },
     /// It can't be determined whether another watcher has the ledger.
     #[error("Lock {path} can't be taken", path = path.display())]
     Lock {
-        /// The file.
+        /// The lock file of the ledger.
         path: PathBuf,
-        /// The system's reason.
+        /// The error that the system call returned.
         source: io::Error,
     },
     /// The kernel's audit log is wanted, and can't be reached.
@@ -30,9 +30,9 @@ pub enum WatchError {
     /// A property of this host or of a process can't be read.
     #[error("{what} can't be read")]
     Proc {
-        /// What can't be read.
+        /// The property, as the subject of the error's sentence.
         what: &'static str,
-        /// The system's reason.
+        /// The error that the system call returned.
         source: io::Error,
     },
 }

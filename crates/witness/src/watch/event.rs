@@ -8,18 +8,18 @@ use taptrail_trail::{Finding, Holding};
 /// ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WatchEvent {
-    /// When it happened.
+    /// The time of the log entry that shows it, or else of the look that showed it.
     pub time: Timestamp,
-    /// What happened.
+    /// What has happened, and to which guest.
     pub kind: EventKind,
 }
 
-/// The kinds of events.
+/// What a watcher has learned of a guest, a device or the trail.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EventKind {
     /// A device was opened for a guest's interface, or the open failed.
     Opened {
-        /// The guest.
+        /// The guest that the event is about.
         guest: GuestId,
         /// The MAC of the interface.
         mac: MacAddr,
@@ -30,11 +30,11 @@ pub enum EventKind {
     },
     /// QEMU has an interface.
     Granted {
-        /// The guest.
+        /// The guest that the event is about.
         guest: GuestId,
         /// The MAC of the interface.
         mac: MacAddr,
-        /// QEMU's pid.
+        /// QEMU's pid, where the watcher knows it.
         vm_pid: Option<u32>,
         /// The descriptors that the watcher saw in QEMU for it. Empty for a guest with a supervisor
         /// of ours, which has seen them itself, and for an interface that needs no such device.
@@ -45,13 +45,13 @@ pub enum EventKind {
     /// A tap that QEMU holds is a port of another bridge than before, or of none. Nothing was
     /// released.
     BridgeChanged {
-        /// The guest.
+        /// The guest that the event is about.
         guest: GuestId,
         /// The MAC of the interface, where it is known.
         mac: Option<MacAddr>,
-        /// The tap.
+        /// The tap, as it was recorded when it was first seen.
         device: Device,
-        /// QEMU's pid.
+        /// The pid of QEMU, as the records have it.
         vm_pid: u32,
         /// The bridge that it was a port of, if any.
         from: Option<String>,
@@ -62,9 +62,9 @@ pub enum EventKind {
     Found(Box<Finding>),
     /// A guest started or ended.
     Guest {
-        /// The guest.
+        /// The guest that the event is about.
         guest: GuestId,
-        /// Its new state.
+        /// The state that begins with this event.
         state: GuestState,
     },
 }
@@ -77,22 +77,22 @@ pub enum GuestState {
         /// QEMU's pid, if the record has it.
         vm_pid: Option<u32>,
     },
-    /// Its start failed.
+    /// Its manager recorded that its start failed.
     Failed,
     /// It stopped, by its manager's record.
     Stopped {
-        /// The record's reason.
+        /// The reason that the record gives.
         reason: Reason,
     },
     /// Its QEMU has ended. The watcher still checks whether another process holds its devices, and
     /// its manager may still say why it ended.
     Ended {
-        /// QEMU's pid.
+        /// The pid of QEMU, as the records have it.
         vm_pid: u32,
     },
     /// Its QEMU has ended, and its manager wrote no record of it.
     Gone {
-        /// QEMU's pid.
+        /// The pid of QEMU, as the records have it.
         vm_pid: u32,
     },
 }

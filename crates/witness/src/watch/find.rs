@@ -45,7 +45,7 @@ impl FoundQemu {
 /// The result of looking for the process that a record names by its pid.
 #[derive(Debug)]
 pub(super) enum RecordedProcess {
-    /// It runs.
+    /// The process was found, and it runs.
     Runs(FoundQemu),
     /// It has ended: no process with that pid is as old as the record.
     Ended,
@@ -56,7 +56,7 @@ pub(super) enum RecordedProcess {
 /// The pid namespace of the pids in a manager's records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum PidNamespace {
-    /// Our own.
+    /// The records have pids of our own namespace.
     Here,
     /// A container's, by the inode of its pid namespace.
     Container(u64),

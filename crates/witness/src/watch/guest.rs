@@ -11,7 +11,7 @@ use tracing::warn;
 use super::command_line::Netdev;
 use super::evidence::{Doubt, EndCheck};
 use super::interfaces::{InterfaceTable, OpenedDevice, PendingDetach};
-use super::known::{KnownDescriptor, holds};
+use super::known::{Absence, KnownDescriptor, Vanished, holds};
 use super::observe::LinkId;
 
 /// How long after the last record of an unfinished start its account is closed.
@@ -36,9 +36,8 @@ pub(super) struct GuestInstance {
     /// Descriptors that QEMU does not show any more, and that another process may still hold, as
     /// far as the kernel shows.
     pub(super) vanished: Vec<Vanished>,
-    /// Descriptors that belong to no recorded interface: number, device, and since when they are
-    /// there.
-    pub(super) unbound: Vec<(u32, Device, Instant)>,
+    /// Devices that belong to no interface yet, and wait for their records.
+    pub(super) unbound: Vec<PendingDevice>,
     pub(super) qemu: Qemu,
     /// QEMU's pid in its manager's record. If the manager is in a container, that pid differs from
     /// ours.
@@ -64,7 +63,7 @@ pub(super) struct GuestInstance {
     pub(super) needs_full_look: bool,
     /// When all known descriptors were last seen to be held.
     pub(super) all_seen_at: Option<Timestamp>,
-    /// When to look next.
+    /// When the watcher has to look next.
     pub(super) due: Instant,
     pub(super) look_delay: Duration,
     /// Since when something is pending: from the first look after the last record.
@@ -88,20 +87,16 @@ pub(super) enum Qemu {
     Gone { pid: u32, last_seen: Option<Timestamp> },
 }
 
-/// A descriptor that QEMU does not show any more.
+/// A device that QEMU holds and that belongs to no interface yet.
 #[derive(Debug)]
-pub(super) struct Vanished {
-    pub(super) known: KnownDescriptor,
-    /// When it was first missed.
-    pub(super) at: Timestamp,
+pub(super) struct PendingDevice {
+    /// The lowest of its descriptors' numbers.
+    pub(super) fd: u32,
+    pub(super) device: Device,
+    /// When it was first seen.
     pub(super) since: Instant,
-    /// When it was last seen; none if it was missed in time.
-    pub(super) last_seen: Option<Timestamp>,
-    /// When all known descriptors were last seen to be held, before it was missed.
-    pub(super) all_seen_at: Option<Timestamp>,
-    /// Whether only records show that it is gone: a descriptor with its number is there, which may
-    /// be another one or the same.
-    pub(super) by_records: bool,
+    /// Whether there is an open record that may be its own.
+    pub(super) is_opened: bool,
 }
 
 #[derive(Debug)]
@@ -314,8 +309,8 @@ impl GuestInstance {
         }
         let vanished = self.held.drain(..).map(|known| {
             let all_seen_at = if seen_running { Some(now.time) } else { all_seen_at };
-            let (at, since, by_records) = (now.time, now.instant, false);
-            Vanished { known, at, since, last_seen, all_seen_at, by_records }
+            let (at, since, absence) = (now.time, now.instant, Absence::NotShown);
+            Vanished { known, at, since, last_seen, all_seen_at, absence }
         });
         self.vanished.extend(vanished);
         self.unbound.clear();

@@ -11,6 +11,7 @@ use taptrail_record::MacAddr;
 use taptrail_trail::{Finding, FindingKind};
 
 use super::guest::{GuestInstance, GuestInstanceId, LookContext, Qemu};
+use super::interfaces::ManagedInterface;
 use super::{EventKind, WatchEvent, Watcher};
 
 /// The most findings that are held back. Others are reported at once.
@@ -33,13 +34,13 @@ pub(super) struct HeldBack {
 /// The backend of an interface that was granted without an open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Backing {
-    /// Not known yet.
+    /// The next looks will show it.
     Pending,
     /// Unknown: QEMU can't be inspected, or holds a device that may be this interface's.
     Unknown,
     /// QEMU holds a raw network device for it.
     Device,
-    /// QEMU holds none.
+    /// QEMU holds no raw network device for it.
     None,
     /// QEMU holds vhost-vdpa devices, which no manager records. `is_its`: there is only one, and it
     /// belongs to this interface; otherwise one of them may.
@@ -49,8 +50,7 @@ pub(super) enum Backing {
 impl GuestInstance {
     /// The backend of the interface with this MAC.
     pub(super) fn backing(&self, mac: MacAddr) -> Backing {
-        let granted =
-            |interface: &&super::interfaces::ManagedInterface| interface.mac == mac && interface.granted;
+        let granted = |interface: &&ManagedInterface| interface.mac == mac && interface.is_granted();
         let mut interfaces = self.interfaces.all.iter().filter(granted).peekable();
         if self.held.iter().any(|known| known.descriptor.mac == Some(mac)) {
             return Backing::Device;
@@ -64,8 +64,8 @@ impl GuestInstance {
         }
         let (mut all_reported, mut all_by_start) = (true, true);
         for interface in interfaces {
-            all_reported &= interface.reported;
-            all_by_start &= interface.by_start;
+            all_reported &= !interface.is_unreported();
+            all_by_start &= interface.is_by_start();
         }
         if !all_reported {
             return Backing::Pending;
@@ -113,7 +113,7 @@ impl Watcher {
         let has_it = |instance: &GuestInstanceId| {
             let guest = self.guests.get(instance);
             guest.is_some_and(|guest| {
-                guest.interfaces.all.iter().any(|interface| interface.mac == mac && interface.granted)
+                guest.interfaces.all.iter().any(|interface| interface.mac == mac && interface.is_granted())
             })
         };
         let Some(instance) = instances.clone().find(has_it).or_else(|| instances.clone().next()) else {

@@ -14,13 +14,13 @@ use super::{EndedInstance, EventKind, GuestState, MAX_GUESTS, WatchEvent, Watche
 
 /// The guest instance that a record is about.
 enum InstanceOf {
-    /// A live instance.
+    /// The record is about this live instance.
     Known(GuestInstanceId),
     /// A second instance, which `writer` starts beside `first`.
     Second { first: GuestInstanceId, writer: u32 },
-    /// An ended instance.
+    /// The record is about an instance that has ended.
     Ended,
-    /// No known instance.
+    /// The watcher knows no instance that it may be about.
     None,
 }
 

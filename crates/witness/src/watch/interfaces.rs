@@ -3,8 +3,6 @@
 use jiff::Timestamp;
 use taptrail_record::{Device, DeviceKind, MacAddr};
 
-use super::observe::ObservedDescriptor;
-
 /// The most interfaces of one guest that are followed, failed attempts included.
 const MAX_INTERFACES_PER_GUEST: usize = 1024;
 /// The most opens of one interface. It has a backend and a vhost-net; libvirt records a vhost-net
@@ -17,21 +15,43 @@ pub(super) struct ManagedInterface {
     pub(super) number: u64,
     pub(super) mac: MacAddr,
     pub(super) opened: Vec<OpenedDevice>,
-    /// Whether a record says that QEMU has it.
-    pub(super) granted: bool,
-    /// Whether it came with the guest's start.
-    pub(super) by_start: bool,
+    pub(super) state: InterfaceState,
     /// Whether its backend was seen. An interface gets no second one.
     pub(super) backend_seen: bool,
     /// Whether its vhost-net was seen.
     pub(super) accelerator_seen: bool,
-    /// Whether an event has reported that QEMU has it.
-    pub(super) reported: bool,
-    /// Whether a record says that it was given up, and it was still held after that.
-    pub(super) held_after_detach: bool,
 }
 
-/// One open record.
+/// The state of an interface, by its manager's records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum InterfaceState {
+    /// A device was opened for it, and no record says that QEMU has it.
+    Opened,
+    /// QEMU has it.
+    Granted { by: GrantedBy, progress: GrantProgress },
+}
+
+/// What gave QEMU an interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum GrantedBy {
+    /// The guest's start.
+    Start,
+    /// A hot-plug.
+    Attach,
+}
+
+/// How far the watcher has followed a granted interface; later ones include earlier ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum GrantProgress {
+    /// No event has reported yet that QEMU has it.
+    Unreported,
+    /// An event has reported that QEMU has it.
+    Reported,
+    /// A record says that it was given up, and it was still held after that.
+    HeldAfterDetach,
+}
+
+/// A device that a record says was opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct OpenedDevice {
     pub(super) number: u64,
@@ -49,14 +69,43 @@ pub(super) struct PendingDetach {
 }
 
 impl ManagedInterface {
+    /// Whether a record says that QEMU has it.
+    pub(super) fn is_granted(&self) -> bool {
+        self.state != InterfaceState::Opened
+    }
+
+    /// Whether it came with the guest's start.
+    pub(super) fn is_by_start(&self) -> bool {
+        matches!(self.state, InterfaceState::Granted { by: GrantedBy::Start, .. })
+    }
+
+    /// Whether QEMU has it, and no event has reported that yet.
+    pub(super) fn is_unreported(&self) -> bool {
+        matches!(self.state, InterfaceState::Granted { progress: GrantProgress::Unreported, .. })
+    }
+
+    /// Whether a record says that it was given up, and it was still held after that.
+    pub(super) fn is_held_after_detach(&self) -> bool {
+        matches!(self.state, InterfaceState::Granted { progress: GrantProgress::HeldAfterDetach, .. })
+    }
+
+    /// QEMU has it. Changes nothing if that is known.
+    pub(super) fn grant(&mut self, by: GrantedBy) {
+        if self.state == InterfaceState::Opened {
+            self.state = InterfaceState::Granted { by, progress: GrantProgress::Unreported };
+        }
+    }
+
+    /// The watcher has followed it this far at least, if QEMU has it.
+    pub(super) fn advance(&mut self, to: GrantProgress) {
+        if let InterfaceState::Granted { progress, .. } = &mut self.state {
+            *progress = to.max(*progress);
+        }
+    }
+
     /// Whether any of its descriptors were seen.
     pub(super) fn is_seen(&self) -> bool {
         self.backend_seen || self.accelerator_seen
-    }
-
-    /// Whether a descriptor of its backend, or of its vhost-net, was seen.
-    pub(super) fn has_seen_kind(&self, kind: DeviceKind) -> bool {
-        if kind == DeviceKind::VhostNet { self.accelerator_seen } else { self.backend_seen }
     }
 
     /// Notes that a descriptor of it was seen.
@@ -82,7 +131,7 @@ impl InterfaceTable {
         let backend = opened.device.kind != DeviceKind::VhostNet;
         let takes = |interface: &ManagedInterface| {
             let has = |opened: &OpenedDevice| opened.device.kind != DeviceKind::VhostNet;
-            !interface.granted
+            !interface.is_granted()
                 && interface.opened.len() < MAX_OPENS_PER_INTERFACE
                 && !(backend && interface.opened.iter().any(has))
                 && interface.opened.iter().all(|before| before.writer == opened.writer)
@@ -96,7 +145,7 @@ impl InterfaceTable {
     /// Removes and returns the opens of a process that QEMU did not get.
     pub(super) fn take_opened_by(&mut self, writer: u32) -> Vec<(MacAddr, OpenedDevice)> {
         let is_by = |interface: &mut ManagedInterface| {
-            !interface.granted && interface.opened.iter().any(|opened| opened.writer == Some(writer))
+            !interface.is_granted() && interface.opened.iter().any(|opened| opened.writer == Some(writer))
         };
         let taken: Vec<ManagedInterface> = self.all.extract_if(.., is_by).collect();
         taken
@@ -109,55 +158,45 @@ impl InterfaceTable {
         if self.all.len() == MAX_INTERFACES_PER_GUEST {
             self.all.remove(0);
         }
-        let interface = ManagedInterface {
-            number,
-            mac,
-            opened,
-            granted: false,
-            by_start: false,
-            backend_seen: false,
-            accelerator_seen: false,
-            reported: false,
-            held_after_detach: false,
-        };
-        self.all.push(interface);
+        let (state, backend_seen, accelerator_seen) = (InterfaceState::Opened, false, false);
+        self.all.push(ManagedInterface { number, mac, opened, state, backend_seen, accelerator_seen });
     }
 
     /// QEMU has an interface since its start, or is about to start with it.
     pub(super) fn mark_started(&mut self, mac: MacAddr, number: u64) {
-        let at = self.all.iter().position(|interface| interface.mac == mac && !interface.granted);
+        let at = self.all.iter().position(|interface| interface.mac == mac && !interface.is_granted());
         let at = at.unwrap_or_else(|| {
             self.add(mac, number, Vec::new());
             self.all.len() - 1
         });
-        (self.all[at].granted, self.all[at].by_start) = (true, true);
+        self.all[at].grant(GrantedBy::Start);
     }
 
     /// QEMU got an interface by hot-plug.
     pub(super) fn mark_attached(&mut self, mac: MacAddr, number: u64) {
-        let Some(at) = self.all.iter().rposition(|interface| interface.mac == mac && !interface.granted)
+        let Some(at) = self.all.iter().rposition(|interface| interface.mac == mac && !interface.is_granted())
         else {
             // An attach without an open, just after a detach, is a change of bridge: nothing was
             // given up.
             if !self.cancel_detach(mac) {
                 self.add(mac, number, Vec::new());
                 let newest = self.all.len() - 1;
-                self.all[newest].granted = true;
+                self.all[newest].grant(GrantedBy::Attach);
             }
             return;
         };
-        self.all[at].granted = true;
+        self.all[at].grant(GrantedBy::Attach);
         // Earlier attempts were abandoned without a record.
         let mut index = 0;
         self.all.retain(|interface| {
             index += 1;
-            interface.mac != mac || interface.granted || index > at
+            interface.mac != mac || interface.is_granted() || index > at
         });
     }
 
     /// QEMU did not get an interface.
     pub(super) fn drop_refused(&mut self, mac: MacAddr, at_start: bool) {
-        let opening = |interface: &ManagedInterface| interface.mac == mac && !interface.granted;
+        let opening = |interface: &ManagedInterface| interface.mac == mac && !interface.is_granted();
         let at = match at_start {
             true => self.all.iter().position(opening),
             false => self.all.iter().rposition(opening),
@@ -167,18 +206,6 @@ impl InterfaceTable {
             // A change of bridge has failed: QEMU still has the interface.
             None => drop(self.cancel_detach(mac)),
         }
-    }
-
-    /// Whether a descriptor in QEMU belongs to a recorded interface, by the MAC or name of the host
-    /// interface behind it.
-    pub(super) fn matches_device(&self, observed: &ObservedDescriptor) -> bool {
-        let made_from = |mac: MacAddr| {
-            observed.address.is_some_and(|address| {
-                address == mac || (address.0[0] == 0xFE && address.0[1..] == mac.0[1..])
-            })
-        };
-        let names = |opened: &OpenedDevice| Some(&opened.device.path) == observed.device.dev.as_ref();
-        self.all.iter().any(|interface| made_from(interface.mac) || interface.opened.iter().any(names))
     }
 
     fn cancel_detach(&mut self, mac: MacAddr) -> bool {
@@ -191,12 +218,11 @@ impl InterfaceTable {
     pub(super) fn add_detach(&mut self, detach: PendingDetach, holds: impl Fn(u64) -> bool) {
         let mac = detach.mac;
         // An interface that is still held after a detach may be detached once more.
-        let is_repeated = !self
-            .all
-            .iter()
-            .any(|interface| interface.mac == mac && interface.granted && !interface.held_after_detach);
+        let is_repeated = !self.all.iter().any(|interface| {
+            interface.mac == mac && interface.is_granted() && !interface.is_held_after_detach()
+        });
         let is_meant = |interface: &ManagedInterface| {
-            interface.mac == mac && interface.granted && interface.held_after_detach == is_repeated
+            interface.mac == mac && interface.is_granted() && interface.is_held_after_detach() == is_repeated
         };
         // An interface whose descriptors are gone is the one that was detached.
         let gone = self
@@ -221,7 +247,7 @@ impl InterfaceTable {
         for detach in &self.pending_detaches {
             let is_meant = |interface: &&ManagedInterface| {
                 interface.mac == detach.mac
-                    && interface.granted
+                    && interface.is_granted()
                     && !interface.is_seen()
                     && !leaving.contains(&interface.number)
             };
@@ -235,25 +261,36 @@ impl InterfaceTable {
     pub(super) fn settle_unseen_detaches(&mut self) {
         self.pending_detaches.retain(|detach| {
             let is_meant = |interface: &ManagedInterface| {
-                interface.mac == detach.mac && interface.granted && !interface.backend_seen
+                interface.mac == detach.mac && interface.is_granted() && !interface.backend_seen
             };
-            let at = self.all.iter().position(is_meant);
-            at.map(|at| self.all.remove(at)).is_none()
+            let Some(at) = self.all.iter().position(is_meant) else { return true };
+            let over = self.all.remove(at);
+            // The detach does not mean one that was opened later: the one before it has been taken
+            // for this one, and waits for the rest of it.
+            let is_taken_for_it = |interface: &&mut ManagedInterface| {
+                interface.mac == detach.mac && interface.is_granted() && interface.number < detach.number
+            };
+            let before = self.all.iter_mut().filter(|_| over.number > detach.number).find(is_taken_for_it);
+            if let Some(before) = before {
+                before.opened = over.opened;
+                before.accelerator_seen = over.accelerator_seen;
+            }
+            false
         });
     }
 
     /// The guest runs: interfaces that its start did not give it, it will not get.
     pub(super) fn drop_ungranted(&mut self) {
-        self.all.retain(|interface| interface.granted);
+        self.all.retain(|interface| interface.is_granted());
     }
 
     /// Removes interfaces whose descriptors are all gone, one for each pending detach.
     pub(super) fn settle_detaches(&mut self, holds: impl Fn(u64) -> bool) {
-        self.all.retain(|interface| !interface.held_after_detach || holds(interface.number));
+        self.all.retain(|interface| !interface.is_held_after_detach() || holds(interface.number));
         self.pending_detaches.retain(|detach| {
             let is_gone = |interface: &ManagedInterface| {
                 interface.mac == detach.mac
-                    && interface.granted
+                    && interface.is_granted()
                     && interface.is_seen()
                     && !holds(interface.number)
             };
@@ -270,18 +307,18 @@ impl InterfaceTable {
             // An interface that was opened later is another one.
             let is_its = |interface: &ManagedInterface| {
                 interface.mac == detach.mac
-                    && interface.granted
+                    && interface.is_granted()
                     && interface.is_seen()
                     && interface.number < detach.number
             };
             let is_repeated =
-                !self.all.iter().any(|interface| is_its(interface) && !interface.held_after_detach);
+                !self.all.iter().any(|interface| is_its(interface) && !interface.is_held_after_detach());
             let is_meant = |interface: &&mut ManagedInterface| {
-                is_its(interface) && interface.held_after_detach == is_repeated
+                is_its(interface) && interface.is_held_after_detach() == is_repeated
             };
             let mut interfaces = self.all.iter_mut().filter(is_meant);
             if let Some(first) = interfaces.next() {
-                first.held_after_detach = true;
+                first.advance(GrantProgress::HeldAfterDetach);
                 meant.push(first.number);
             }
             meant.extend(interfaces.map(|interface| interface.number));

@@ -13,15 +13,17 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
-use taptrail_kernel::audit::{Audit, LogProof, LogTime};
+use taptrail_kernel::audit::{Audit, LogTime};
 use taptrail_kernel::proc::{ProcessId, boot_id};
-use taptrail_ledger::{AuditOutcome, Checkpoint, DeviceKey, GuestKey, Ledger, Logged, Process, RecordKey};
+use taptrail_ledger::{
+    AuditOutcome, Checkpoint, DeviceKey, GuestKey, Ledger, Logged, PendingRecord, Process, RecordKey,
+};
 use taptrail_record::{GuestId, Notice, Reason, Record};
 use taptrail_trail::{Content, Entry, Finding};
 use tracing::warn;
 
 use super::WatchError;
-use super::change::{DeviceEffect, LedgerChange, LedgerKeys, OwnRecord, PendingRecord, TxApplier};
+use super::change::{DeviceEffect, LedgerChange, LedgerKeys, OwnRecord, TxApplier};
 use super::guest::GuestInstanceId;
 use super::observe::LinkId;
 
@@ -167,10 +169,9 @@ impl LedgerWriter {
         effect: DeviceEffect,
         at: Option<Timestamp>,
     ) {
-        let Some(text) = text(&record, &self.exe) else { return };
-        let time = at.unwrap_or_else(Timestamp::now);
-        let row = PendingRecord { time, kind: record.record_type().number(), text, logged: None };
-        self.pending.push((instance, LedgerChange::Own(Box::new(OwnRecord { record, row, effect }))));
+        let Some(row) = row(&record, &self.exe, at.unwrap_or_else(Timestamp::now)) else { return };
+        let own = OwnRecord { record, row, is_sent: false, effect };
+        self.pending.push((instance, LedgerChange::Own(Box::new(own))));
     }
 
     /// All known descriptors of the guest were held at this time.
@@ -224,12 +225,12 @@ impl LedgerWriter {
         for (at, (_, change)) in std::mem::take(&mut self.pending).into_iter().enumerate() {
             let key = rows.next_if(|(of, _)| *of == at).map(|(_, key)| key);
             if let LedgerChange::Own(own) = change {
-                let OwnRecord { record, row, effect } = *own;
+                let OwnRecord { record, row, effect, .. } = *own;
                 if let DeviceEffect::Gone { number } = effect {
                     self.keys.devices.remove(&number);
                 }
                 let line = key.map_or(0, RecordKey::row);
-                let serial = row.logged.and_then(|logged| logged.serial);
+                let serial = row.logged.serial;
                 let (host, source) = (Arc::clone(&self.host), Arc::clone(&self.source));
                 let (writer, content) = (Some(self.own.pid), Content::Record(record));
                 entries.push(Entry {
@@ -263,43 +264,36 @@ impl LedgerWriter {
 
     /// Writes our own pending records to the kernel's audit log, each once.
     fn log_own_records(&mut self) {
+        let Some(audit) = &mut self.audit else { return };
         let mut rows: Vec<&mut PendingRecord> = self
             .pending
             .iter_mut()
             .filter_map(|(_, change)| match change {
-                LedgerChange::Own(own) if own.row.logged.is_none() => Some(&mut own.row),
+                LedgerChange::Own(own) if !own.is_sent => {
+                    own.is_sent = true;
+                    Some(&mut own.row)
+                }
                 _ => None,
             })
             .collect();
-        let Some(audit) = &mut self.audit else {
-            for row in rows {
-                row.logged = Some(Logged { outcome: AuditOutcome::Off, serial: None });
-            }
-            return;
-        };
         let texts: Vec<(u16, &str)> = rows.iter().map(|row| (row.kind, &*row.text)).collect();
         let outcomes = audit.log_all(&texts);
         for (row, outcome) in rows.iter_mut().zip(outcomes) {
-            row.logged = Some(match outcome {
+            row.logged = match outcome {
                 Ok(logged) => {
-                    let outcome = match logged.proof {
-                        LogProof::ReadBack => AuditOutcome::ReadBack,
-                        LogProof::Counters => AuditOutcome::Counters,
-                        LogProof::AckOnly => AuditOutcome::Acknowledged,
-                    };
                     row.time = logged
                         .time
                         .and_then(LogTime::as_millisecond)
                         .and_then(|time| Timestamp::from_millisecond(time).ok())
                         .unwrap_or(row.time);
-                    Logged { outcome, serial: logged.serial }
+                    Logged { outcome: logged.proof.into(), serial: logged.serial }
                 }
                 Err(reason) => {
                     let how = reason.to_string();
                     warn_once(&mut self.warned, how.clone());
                     Logged { outcome: AuditOutcome::NotLogged(how), serial: None }
                 }
-            });
+            };
         }
     }
 }
@@ -329,12 +323,11 @@ fn lock(path: &Path) -> Result<File, WatchError> {
 
 /// A copy of a record from the log.
 fn copied(entry: &Entry, record: &Record) -> Option<PendingRecord> {
-    let text = text(record, Path::new(UNKNOWN))?;
-    let logged = Some(Logged { outcome: AuditOutcome::Copied, serial: entry.serial });
-    Some(PendingRecord { time: entry.time, kind: record.record_type().number(), text, logged })
+    let logged = Logged { outcome: AuditOutcome::Copied, serial: entry.serial };
+    Some(PendingRecord { logged, ..row(record, Path::new(UNKNOWN), entry.time)? })
 }
 
-/// A record's text; none if it would be cut, which only a name of thousands of bytes causes.
-fn text(record: &Record, exe: &Path) -> Option<String> {
-    record.text(exe).inspect_err(|error| warn!("{error}; it is not kept")).ok()
+/// A record's row; none if its text would be cut, which only a name of thousands of bytes causes.
+fn row(record: &Record, exe: &Path, time: Timestamp) -> Option<PendingRecord> {
+    PendingRecord::new(record, exe, time).inspect_err(|error| warn!("{error}; it is not kept")).ok()
 }

@@ -7,16 +7,17 @@ use std::time::Duration;
 use jiff::Timestamp;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use taptrail_kernel::proc::{ProcessId, is_gone};
-use taptrail_record::{Event, GuestId, Record};
+use taptrail_record::{Event, GuestId, MacAddr, Record};
 use tracing::warn;
 
 use super::evidence::{Doubt, Evidence};
 use super::find::{self, FoundQemu, RecordedProcess};
 use super::guest::{GuestInstance, GuestInstanceId, LookContext, Observation, Qemu};
+use super::interfaces::OpenedDevice;
 use super::known::KnownDescriptor;
+use super::observe::{self, ObservedDescriptor};
 use super::{
     EndedInstance, EventKind, GuestState, LAST_SEEN_INTERVAL, MAX_GUESTS, WatchEvent, Watcher, command_line,
-    observe,
 };
 use crate::scan::{IdentitySource, Scan};
 
@@ -46,8 +47,7 @@ impl Watcher {
         for &instance in due {
             let Some(guest) = self.guests.get(&instance) else { continue };
             let (id, writer) = (guest.id.clone(), guest.writer);
-            let is_its_device =
-                |observed: &observe::ObservedDescriptor| guest.interfaces.matches_device(observed);
+            let is_its_device = |observed: &ObservedDescriptor| guest.has_record_of(observed);
             let scanner = &mut self.scanner;
             let mut scan = || match &scanned {
                 Some(scan) => Ok(Rc::clone(scan)),
@@ -269,4 +269,19 @@ fn scan_qemu(
         return Ok(None);
     }
     observe::full_scan(process, libvirt, &guest.id.name).map(Some)
+}
+
+impl GuestInstance {
+    /// Whether a descriptor in QEMU belongs to a recorded interface, by the MAC or name of the host
+    /// interface behind it.
+    fn has_record_of(&self, observed: &ObservedDescriptor) -> bool {
+        let made_from = |mac: MacAddr| {
+            observed.address.is_some_and(|address| {
+                address == mac || (address.0[0] == 0xFE && address.0[1..] == mac.0[1..])
+            })
+        };
+        let names = |opened: &OpenedDevice| Some(&opened.device.path) == observed.device.dev.as_ref();
+        let mut interfaces = self.interfaces.all.iter();
+        interfaces.any(|interface| made_from(interface.mac) || interface.opened.iter().any(names))
+    }
 }

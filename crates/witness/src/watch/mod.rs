@@ -59,6 +59,7 @@ mod properties;
 mod reconcile;
 #[cfg(test)]
 mod tests;
+mod vanished;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd};

@@ -7,7 +7,7 @@ use taptrail_kernel::proc::{HeldKind, ProcessId, descriptor_tables, is_gone, raw
 use taptrail_record::{Device, DeviceKind, MacAddr, Rdev};
 
 use super::bridges::SeenPort;
-use crate::scan::{Holder, InterfaceName, Scanner, Sources, interfaces};
+use crate::scan::{Holder, InterfaceName, Scanner, Sources, interface_names};
 
 /// The most descriptors of one guest that are followed; QEMU accepts 256 queues for an interface.
 const MAX_DESCRIPTORS_PER_GUEST: usize = 4096;
@@ -83,7 +83,7 @@ pub(super) fn full_scan(process: ProcessId, libvirt: &Path, name: &str) -> io::R
     let vdpa = vdpa.map(|held| held.path.display().to_string()).collect();
     let mut all = observed_descriptors(holder);
     if all.iter().any(|observed| observed.device.kind == DeviceKind::Tun) {
-        let interfaces = interfaces(libvirt, name, process.pid);
+        let interfaces = interface_names(libvirt, name, process.pid);
         for observed in &mut all {
             let is = |interface: &&InterfaceName| {
                 Some(interface.ifname.as_str()) == observed.device.dev.as_deref()

@@ -3,20 +3,18 @@
 
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use taptrail_bpf::FileState;
-use taptrail_record::{CloseDoubt, Descriptor, Device, DeviceKind, MacAddr};
-use tracing::warn;
+use taptrail_record::{Descriptor, Device, DeviceKind, MacAddr};
 
-use super::bind::{self, InterfaceCandidate, UnboundDevice};
-use super::evidence::{Doubt, EndCheck};
-use super::guest::{BACKOFF_FACTOR, GuestInstance, LookContext, MAX_LOOK_DELAY, Observation, Qemu, Vanished};
-use super::interfaces::{ManagedInterface, OpenedDevice};
-use super::known::{self, KnownDescriptor, holds};
-use super::observe::{FdSummary, LinkId, ObservedDescriptor, ObservedDevices};
+use super::bind::{self, InterfaceCandidate, Match, UnboundDevice};
+use super::evidence::EndCheck;
+use super::guest::{BACKOFF_FACTOR, GuestInstance, LookContext, MAX_LOOK_DELAY, Observation, PendingDevice};
+use super::interfaces::{GrantProgress, GrantedBy, ManagedInterface, OpenedDevice};
+use super::known::{self, Absence, KnownDescriptor, Vanished, holds};
+use super::observe::{FdSummary, ObservedDescriptor, ObservedDevices};
+use super::vanished::{IN_TIME_TOLERANCE, update_link};
 
-/// How far apart an end and its record may be for the end to count as seen in time.
-const IN_TIME_TOLERANCE: SignedDuration = SignedDuration::from_secs(2);
 /// How many times the watcher's patience a hot-plug may take from its opens to its attach record.
 const HOT_PLUG_PATIENCES: u32 = 6;
 
@@ -29,7 +27,7 @@ impl GuestInstance {
             && self.unbound.is_empty()
             && self.interfaces.pending_detaches.is_empty()
             && self.stop.is_none()
-            && self.interfaces.all.iter().all(|interface| interface.reported || !interface.granted);
+            && !self.interfaces.all.iter().any(ManagedInterface::is_unreported);
         let mut known: Vec<_> = self
             .held
             .iter()
@@ -67,13 +65,19 @@ impl GuestInstance {
         let since = *self.waiting_since.get_or_insert(now.instant);
         let waited = now.instant.duration_since(since);
         let unbound = self.match_known(seen, now, observations);
-        self.settle_vanished(now, end, observations);
+        let has_unbound_vhost = unbound.iter().any(|one| one.device.kind == DeviceKind::VhostNet);
+        self.settle_vanished(|_, _| has_unbound_vhost, now, end, observations);
         let held = &self.held;
         self.interfaces.settle_detaches(|interface| holds(held, interface));
-        self.bind(pid, unbound, now, waited, next, observations);
+        let mut bound = Vec::new();
+        self.bind(pid, unbound, now, waited, next, &mut bound);
+        if has_unbound_vhost {
+            self.settle_vanished(Self::may_be_unbound, now, end, observations);
+        }
+        observations.append(&mut bound);
         self.interfaces.settle_unseen_detaches();
-        self.report_still_held(now, waited, observations);
         self.report_granted(pid, waited >= now.patience, observations);
+        self.report_still_held(now, waited, observations);
         if !self.awaits_vanished() {
             self.all_seen_at = Some(now.time);
         }
@@ -81,9 +85,9 @@ impl GuestInstance {
             || self.awaits_vanished()
             || !self.interfaces.pending_detaches.is_empty()
             || self.stop.as_ref().is_some_and(|stop| !stop.reported)
-            || self.interfaces.all.iter().any(|interface| interface.granted && !interface.reported)
+            || self.interfaces.all.iter().any(ManagedInterface::is_unreported)
             || (waited < now.patience * HOT_PLUG_PATIENCES
-                && self.interfaces.all.iter().any(|interface| !interface.granted));
+                && self.interfaces.all.iter().any(|interface| !interface.is_granted()));
         self.due = now.instant + if awaits { self.look_delay } else { now.every };
         self.look_delay = (self.look_delay * BACKOFF_FACTOR).min(MAX_LOOK_DELAY);
     }
@@ -121,13 +125,8 @@ impl GuestInstance {
         self.match_moved(&mut gone, &mut unbound, now, observations);
         let reused = known::give_up_reused(&self.interfaces, &mut self.held, &mut unbound);
         let all_seen_at = self.all_seen_at;
-        let gone = gone.into_iter().map(|known| (known, false));
-        // vhost-nets are alike, and counted: whichever it is, there is one less than before.
-        let reused = reused.into_iter().map(|known| {
-            let is_counted = known.descriptor.device.kind == DeviceKind::VhostNet;
-            (known, !is_counted)
-        });
-        for (known, by_records) in gone.chain(reused) {
+        let gone = gone.into_iter().map(|known| (known, Absence::NotShown));
+        for (known, absence) in gone.chain(reused) {
             let at_once = |at: Timestamp| now.time.duration_since(at).abs() <= IN_TIME_TOLERANCE;
             let mut detach = self
                 .interfaces
@@ -137,108 +136,9 @@ impl GuestInstance {
             let in_time = all_seen_at.is_some_and(at_once) || detach.any(|detach| at_once(detach.at));
             let last_seen = if in_time { None } else { all_seen_at };
             let (at, since) = (now.time, now.instant);
-            self.vanished.push(Vanished { known, at, since, last_seen, all_seen_at, by_records });
+            self.vanished.push(Vanished { known, at, since, last_seen, all_seen_at, absence });
         }
         unbound
-    }
-
-    /// Recognizes descriptors under other numbers, at once or later: QEMU may duplicate a
-    /// descriptor before it closes the known one.
-    fn match_moved(
-        &mut self,
-        gone: &mut Vec<KnownDescriptor>,
-        unbound: &mut Vec<ObservedDescriptor>,
-        now: LookContext,
-        observations: &mut Vec<Observation>,
-    ) {
-        let is_backed = |held: &[KnownDescriptor], interface: Option<u64>| {
-            held.iter().any(|known| {
-                known.interface.is_some()
-                    && known.interface == interface
-                    && known.descriptor.device.kind != DeviceKind::VhostNet
-            })
-        };
-        let held = &self.held;
-        let mut back: Vec<KnownDescriptor> = gone
-            .extract_if(.., |known| {
-                let is_backed = is_backed(held, known.interface);
-                take_moved(known, is_backed, unbound, observations)
-            })
-            .collect();
-        for Vanished { mut known, at, since, last_seen, all_seen_at, by_records } in
-            std::mem::take(&mut self.vanished)
-        {
-            let is_backed = is_backed(&self.held, known.interface);
-            let again = unbound.iter().position(|observed| !known.is_closed() && known.is(observed));
-            let is_back = match again.map(|at| unbound.remove(at)) {
-                Some(observed) => {
-                    known.fds = observed.fds;
-                    update_link(&mut known, observed.link, observations);
-                    true
-                }
-                None => take_moved(&mut known, is_backed, unbound, observations),
-            };
-            if !is_back {
-                self.vanished.push(Vanished { known, at, since, last_seen, all_seen_at, by_records });
-                continue;
-            }
-            // A record said that it was given up, and the watcher believed it.
-            if now.time > at
-                && !self.interfaces.all.iter().any(|interface| Some(interface.number) == known.interface)
-            {
-                observations.push(Observation::StillHeld(known.descriptor.clone()));
-            }
-            back.push(known);
-        }
-        self.held.append(&mut back);
-    }
-
-    /// Ends the vanished descriptors that the kernel shows to be closed, and after some patience
-    /// the others, with a doubt.
-    fn settle_vanished(
-        &mut self,
-        now: LookContext,
-        end: &mut EndCheck<'_>,
-        observations: &mut Vec<Observation>,
-    ) {
-        for vanished in std::mem::take(&mut self.vanished) {
-            let shown = match vanished.known.file {
-                // Another process holds it. Its end is the last close, whichever process has it
-                // then.
-                FileState::Open { .. } => {
-                    self.vanished.push(vanished);
-                    continue;
-                }
-                FileState::Closed(_) | FileState::ClosedUnseen(_) => Ok(()),
-                FileState::Unknown | FileState::Lost if vanished.by_records => {
-                    Err(CloseDoubt::Uncounted.into())
-                }
-                FileState::Unknown | FileState::Lost => end(&vanished.known),
-            };
-            match shown {
-                Err(_) if now.instant.duration_since(vanished.since) < now.patience => {
-                    self.vanished.push(vanished);
-                }
-                shown => observations.push(vanished.observation(now, shown.err())),
-            }
-        }
-    }
-
-    /// Checks the vanished descriptors again when QEMU can't be inspected any more.
-    pub(super) fn look_for_vanished(
-        &mut self,
-        now: LookContext,
-        end: &mut EndCheck<'_>,
-        observations: &mut Vec<Observation>,
-    ) {
-        self.settle_vanished(now, end, observations);
-        if self.awaits_vanished() {
-            self.due = now.instant + self.look_delay;
-            self.look_delay = (self.look_delay * BACKOFF_FACTOR).min(MAX_LOOK_DELAY);
-        } else if let (Qemu::Gone { .. }, Some(since)) = (&self.qemu, self.waiting_since) {
-            // Until then its manager may record the reason.
-            self.due = self.due.min(since + now.patience);
-        }
     }
 
     /// Assigns unbound descriptors to the interfaces that they serve, and reports those that serve
@@ -252,85 +152,76 @@ impl GuestInstance {
         next: &mut u64,
         observations: &mut Vec<Observation>,
     ) {
-        let mut devices: Vec<(UnboundDevice, Vec<ObservedDescriptor>)> = Vec::new();
-        for one in observed {
-            let same = |(unbound, _): &&mut (UnboundDevice, Vec<ObservedDescriptor>)| {
-                unbound.device == one.device && one.device.kind != DeviceKind::VhostNet
-            };
-            let number = one.fds.first().copied().unwrap_or_default();
-            match devices.iter_mut().find(same) {
-                Some((unbound, all)) => {
-                    unbound.fds.push(number);
-                    all.push(one);
-                }
-                None => {
-                    let (device, address, libvirt_mac) = (one.device.clone(), one.address, one.libvirt_mac);
-                    devices
-                        .push((UnboundDevice { device, address, libvirt_mac, fds: vec![number] }, vec![one]));
-                }
-            }
-        }
-        let leaving = self.interfaces.leaving();
-        let candidates: Vec<InterfaceCandidate> = self
-            .interfaces
-            .all
-            .iter()
-            .map(|interface| self.candidate(interface, leaving.contains(&interface.number)))
-            .collect();
-        let unbound: Vec<UnboundDevice> = devices.iter().map(|(unbound, _)| unbound.clone()).collect();
-        let none = bind::StartFds::new();
-        let bound =
-            bind::bind(&candidates, &unbound, if self.from_start { &none } else { &self.started_with });
+        let (unbound, mut descriptors) = group_by_device(observed);
+        let (bound, lone) = self.find_interfaces(&unbound);
+        let is_hot_plug = self.interfaces.all.iter().any(|interface| !interface.is_granted());
         let before = std::mem::take(&mut self.unbound);
         // Sorted by interface, backends first, so that a reader sees what belongs together.
-        let mut order: Vec<usize> = (0..devices.len()).collect();
-        order.sort_by_key(|at| (bound[*at].candidate.unwrap_or(usize::MAX), devices[*at].0.device.kind, *at));
+        let mut order: Vec<usize> = (0..unbound.len()).collect();
+        order.sort_by_key(|at| (bound[*at].candidate.unwrap_or(usize::MAX), unbound[*at].device.kind, *at));
         for at in order {
-            let (unbound, all) = &mut devices[at];
-            let known =
-                before.iter().find(|(fd, device, _)| *fd == unbound.fds[0] && *device == unbound.device);
-            let since = known.map_or(now.instant, |(.., since)| *since);
-            let interface = bound[at].candidate.map(|candidate| &mut self.interfaces.all[candidate]);
-            let patience = match &interface {
-                Some(interface) if interface.granted => Duration::ZERO,
-                Some(_) => now.patience * HOT_PLUG_PATIENCES,
-                None => now.patience,
+            let Match { candidate, mac } = bound[at];
+            let (fd, device) = (unbound[at].fds[0], &unbound[at].device);
+            let known = before.iter().find(|before| before.fd == fd && before.device == *device);
+            let since = known.map_or(now.instant, |known| known.since);
+            let interface = candidate.map(|candidate| &mut self.interfaces.all[candidate]);
+            let age = now.instant.duration_since(since);
+            let (age, patience) = match &interface {
+                Some(interface) if !interface.is_granted() => {
+                    (age.max(waited), now.patience * HOT_PLUG_PATIENCES)
+                }
+                Some(_) if lone[at] && is_hot_plug => (age.max(waited), now.patience),
+                Some(_) => (age, Duration::ZERO),
+                None => (age, now.patience),
             };
-            if now.instant.duration_since(since).max(if interface.is_some() {
-                waited
-            } else {
-                Duration::ZERO
-            }) < patience
-            {
-                self.unbound.push((unbound.fds[0], unbound.device.clone(), since));
+            if age < patience {
+                let (device, is_opened) = (device.clone(), candidate.is_some());
+                self.unbound.push(PendingDevice { fd, device, since, is_opened });
                 continue;
             }
             let open = interface.as_ref().and_then(|interface| {
-                let of = |opened: &&OpenedDevice| opened.device.kind == unbound.device.kind;
+                let of = |opened: &&OpenedDevice| opened.device.kind == device.kind;
                 interface.opened.iter().find(of).or(interface.opened.first()).map(|opened| opened.number)
             });
             let number = interface.map(|interface| {
-                interface.granted = true;
-                interface.mark_seen(unbound.device.kind);
+                interface.grant(GrantedBy::Attach);
+                interface.mark_seen(device.kind);
                 interface.number
             });
-            for observed in all.drain(..) {
-                let known = self.new_known(pid, observed, number, bound[at].mac, next);
-                // Without an end of the first one, a reader of the records takes both for one.
-                let is_same = |vanished: &mut Vanished| {
-                    let before = &vanished.known.descriptor;
-                    before.fd == known.descriptor.fd && before.device == known.descriptor.device
-                };
-                for vanished in self.vanished.extract_if(.., is_same) {
-                    observations.push(
-                        vanished.observation(now, Some(Doubt { why: CloseDoubt::Uncounted, holder: None })),
-                    );
+            for observed in std::mem::take(&mut descriptors[at]) {
+                let is_unexplained = number.is_none() && mac.is_none();
+                if is_unexplained && self.take_for_vanished(&observed, now, observations) {
+                    continue;
                 }
+                let known = self.new_known(pid, observed, number, mac, next);
+                self.end_same_vanished(&known, now, observations);
                 let (descriptor, link) = (known.descriptor.clone(), known.link);
                 observations.push(Observation::Seen { number: known.number, descriptor, open, link });
                 self.held.push(known);
             }
         }
+    }
+
+    /// Finds the interface of each unbound device, and whether it is a vhost-net whose interface
+    /// has no known backend.
+    fn find_interfaces(&self, unbound: &[UnboundDevice]) -> (Vec<Match>, Vec<bool>) {
+        let leaving = self.interfaces.leaving();
+        let candidate =
+            |interface: &ManagedInterface| self.candidate(interface, leaving.contains(&interface.number));
+        let candidates: Vec<InterfaceCandidate> = self.interfaces.all.iter().map(candidate).collect();
+        let none = bind::StartFds::new();
+        let start_fds = if self.from_start { &none } else { &self.started_with };
+        let mut bound = bind::bind(&candidates, unbound, start_fds);
+        // A vhost-net comes with its tap. Without one it may be another interface's, of which
+        // records are still to come, or a vanished one.
+        let lone = bind::lone_vhosts(&candidates, unbound, &bound);
+        let loses_vhost = self.vanished.iter().any(Vanished::is_lost_vhost);
+        for (bound, lone) in bound.iter_mut().zip(&lone) {
+            if loses_vhost && *lone {
+                *bound = Match::default();
+            }
+        }
+        (bound, lone)
     }
 
     fn new_known(
@@ -362,12 +253,20 @@ impl GuestInstance {
                 None => seen.push((known.descriptor.device.clone(), vec![known.descriptor.fd])),
             }
         }
-        let unseen = |opened: &&OpenedDevice| !interface.has_seen_kind(opened.device.kind);
-        let opened = match interface.held_after_detach {
-            true => Vec::new(),
-            false => interface.opened.iter().filter(unseen).map(|opened| opened.device.clone()).collect(),
+        // A vhost-net goes with its tap.
+        let is_without_tap =
+            interface.backend_seen && seen.iter().all(|(device, _)| device.kind == DeviceKind::VhostNet);
+        let is_expected = |opened: &&OpenedDevice| match opened.device.kind {
+            DeviceKind::VhostNet => !interface.accelerator_seen && !is_without_tap,
+            _ => !interface.backend_seen,
         };
-        let started_with = match interface.by_start {
+        let opened = match interface.is_held_after_detach() {
+            true => Vec::new(),
+            false => {
+                interface.opened.iter().filter(is_expected).map(|opened| opened.device.clone()).collect()
+            }
+        };
+        let started_with = match interface.is_by_start() {
             true => self.started_with.get(&interface.mac).cloned().unwrap_or_default(),
             false => Vec::new(),
         };
@@ -375,7 +274,7 @@ impl GuestInstance {
             mac: interface.mac,
             opened,
             seen,
-            granted: interface.granted,
+            granted: interface.is_granted(),
             leaving,
             started_with,
         }
@@ -406,13 +305,13 @@ impl GuestInstance {
                 let netdevs = self
                     .netdevs
                     .get(&interface.mac)
-                    .filter(|_| interface.by_start && interface.opened.is_empty());
+                    .filter(|_| interface.is_by_start() && interface.opened.is_empty());
                 netdevs.is_some_and(|netdevs| netdevs.iter().all(|netdev| !netdev.is_raw()))
             };
-            if interface.reported || !interface.granted || !(interface.is_seen() || at_last || needs_none()) {
+            if !interface.is_unreported() || !(interface.is_seen() || at_last || needs_none()) {
                 continue;
             }
-            interface.reported = true;
+            interface.advance(GrantProgress::Reported);
             let of = self.held.iter().filter(|known| known.interface == Some(interface.number));
             let descriptors = of.map(|known| known.descriptor.clone()).collect();
             observations.push(Observation::Granted { mac: interface.mac, pid, descriptors });
@@ -423,71 +322,29 @@ impl GuestInstance {
     pub(super) fn has_unbound(&self) -> bool {
         !self.unbound.is_empty() || self.held.iter().any(|known| known.descriptor.mac.is_none())
     }
-
-    /// All known descriptors, whether QEMU shows them or not.
-    pub(super) fn all_known(&mut self) -> impl Iterator<Item = &mut KnownDescriptor> {
-        let vanished = self.vanished.iter_mut().map(|vanished| &mut vanished.known);
-        self.held.iter_mut().chain(vanished)
-    }
-
-    /// Whether the kernel says that a vanished descriptor is still open in another process.
-    pub(super) fn has_open_vanished(&self) -> bool {
-        self.vanished.iter().any(|vanished| vanished.known.is_open())
-    }
-
-    /// Whether vanished descriptors must be checked again. Those that are open have their end
-    /// reported by the kernel.
-    pub(super) fn awaits_vanished(&self) -> bool {
-        self.vanished.iter().any(|vanished| !vanished.known.is_open())
-    }
-}
-
-impl Vanished {
-    /// The observation of its end, now; with a doubt if the kernel does not show it.
-    fn observation(self, now: LookContext, doubt: Option<Doubt>) -> Observation {
-        // If it took long to show its end, it ended at some time since it was last seen.
-        let is_late = now.time.duration_since(self.at) > IN_TIME_TOLERANCE;
-        let last_seen = if is_late { self.last_seen.or(self.all_seen_at) } else { self.last_seen };
-        let KnownDescriptor { number, descriptor, file, .. } = self.known;
-        let (at, last_seen) = match file {
-            FileState::Closed(at) => (Some(at), None),
-            FileState::ClosedUnseen(open) => (None, Some(open)),
-            FileState::Unknown | FileState::Open { .. } | FileState::Lost => (None, last_seen),
-        };
-        Observation::Gone { number, descriptor, at, last_seen, doubt }
-    }
-}
-
-/// Updates the place of the link behind a descriptor.
-fn update_link(known: &mut KnownDescriptor, link: Option<LinkId>, observations: &mut Vec<Observation>) {
-    if let Some(link) = link.filter(|link| Some(*link) != known.link) {
-        known.link = Some(link);
-        observations.push(Observation::LinkMoved { number: known.number, link });
-    }
-}
-
-/// Finds a known descriptor among the unbound ones under other numbers, and takes it from there.
-fn take_moved(
-    known: &mut KnownDescriptor,
-    is_backed: bool,
-    unbound: &mut Vec<ObservedDescriptor>,
-    observations: &mut Vec<Observation>,
-) -> bool {
-    if known.is_closed() {
-        return false;
-    }
-    let at = unbound.iter().position(|observed| known.has_moved_to(observed, is_backed));
-    let Some(observed) = at.map(|at| unbound.remove(at)) else { return false };
-    warn!(
-        "Process {} has its descriptor of {} under other numbers than before: {:?} for {:?}",
-        known.descriptor.vm_pid, known.descriptor.device.path, observed.fds, known.fds
-    );
-    known.fds = observed.fds;
-    update_link(known, observed.link, observations);
-    true
 }
 
 /// The name of a tap's link, as a quick scan shows it; none for other devices.
 pub(super) fn tap_name(device: &Device) -> Option<&str> {
     device.dev.as_deref().filter(|_| device.kind == DeviceKind::Tun)
+}
+
+/// Groups descriptors by their devices. vhost-nets are all alike, and each is a device of its own.
+fn group_by_device(observed: Vec<ObservedDescriptor>) -> (Vec<UnboundDevice>, Vec<Vec<ObservedDescriptor>>) {
+    let mut devices: Vec<UnboundDevice> = Vec::new();
+    let mut descriptors: Vec<Vec<ObservedDescriptor>> = Vec::new();
+    for one in observed {
+        let is_same =
+            |unbound: &UnboundDevice| unbound.device == one.device && one.device.kind != DeviceKind::VhostNet;
+        let fd = one.fds.first().copied().unwrap_or_default();
+        if let Some(at) = devices.iter().position(is_same) {
+            devices[at].fds.push(fd);
+            descriptors[at].push(one);
+        } else {
+            let (device, address, libvirt_mac) = (one.device.clone(), one.address, one.libvirt_mac);
+            devices.push(UnboundDevice { device, address, libvirt_mac, fds: vec![fd] });
+            descriptors.push(vec![one]);
+        }
+    }
+    (devices, descriptors)
 }

@@ -39,6 +39,11 @@ fn tun(fd: u32, number: u32) -> ObservedDescriptor {
     }
 }
 
+/// A tap whose MAC is made from its interface's.
+fn host_tap(fd: u32, number: u32, mac: MacAddr) -> ObservedDescriptor {
+    ObservedDescriptor { address: Some(mac.host_side()), ..tun(fd, number) }
+}
+
 fn vhost(fd: u32) -> ObservedDescriptor {
     let device = Device::new("/dev/vhost-net", Some(Rdev::VHOST_NET), None);
     ObservedDescriptor { fds: vec![fd], device, link: None, address: None, libvirt_mac: None, port: None }
@@ -162,6 +167,69 @@ fn a_vhost_net_that_stays_behind_is_reported() {
     scene.advance(60);
     assert_eq!(scene.look(&[vhost(27)]), [""; 0], "once");
     assert_eq!(scene.look(&[]), ["gone 01 vhost q0 fd27"]);
+}
+
+// A record is still to come.
+#[test]
+fn a_vhost_net_more_than_queues_is_another_interfaces() {
+    let mut scene = Scene::new();
+    scene.record_attach(mac(2));
+    scene.record(Event::Open { mac: mac(1), device: Device { dev: None, ..tun(0, 0).device }, queue: None });
+    let seen = scene.look(&[tun(20, 1), vhost(21), host_tap(22, 2, mac(1)), vhost(23)]);
+    assert_eq!(seen, ["seen 02 vnet1 q0 fd20", "seen 02 vhost q0 fd21"]);
+    scene.record(Event::Open { mac: mac(1), device: Device { dev: None, ..vhost(0).device }, queue: None });
+    scene.record(Event::Attach { mac: mac(1), vm_pid: None, fds: None });
+    scene.record_detach(mac(1));
+    scene.record_attach(mac(1));
+    // With two queues its vhost-nets have other numbers than before.
+    let taps = [host_tap(22, 3, mac(1)), host_tap(23, 3, mac(1))];
+    let seen = scene.look(&[&[tun(20, 1), vhost(21)], &taps[..], &[vhost(24), vhost(25)]].concat());
+    let expected = ["vnet3 q0 fd22", "vnet3 q1 fd23", "vhost q0 fd24", "vhost q1 fd25"];
+    assert_eq!(seen, expected.map(|one| format!("seen 01 {one}")));
+}
+
+/// Two interfaces, with vhost-nets as 21 and 23.
+fn two_plugged() -> Scene {
+    let mut scene = Scene::new();
+    scene.record_attach(mac(1));
+    scene.look(&[tun(20, 1), vhost(21)]);
+    scene.record_attach(mac(2));
+    scene.look(&[tun(20, 1), vhost(21), tun(22, 2), vhost(23)]);
+    scene
+}
+
+#[test]
+fn a_vanished_vhost_net_is_not_what_another_interface_got() {
+    let mut scene = two_plugged();
+    scene.record_attach(mac(3));
+    let seen = [tun(20, 1), tun(22, 2), vhost(23), tun(24, 3), vhost(25)];
+    let expected = ["gone 01 vhost q0 fd21", "seen 03 vnet3 q0 fd24", "seen 03 vhost q0 fd25"];
+    assert_eq!(scene.look(&seen), expected);
+}
+
+#[test]
+fn a_moved_vhost_net_is_known_once_no_record_explains_it() {
+    let mut scene = two_plugged();
+    let open = |device| Event::Open { mac: mac(3), device: Device { dev: None, ..device }, queue: None };
+    scene.record(open(tun(0, 0).device));
+    scene.record(open(vhost(0).device));
+    let seen = [tun(20, 1), tun(22, 2), vhost(23), tun(24, 3), vhost(25), vhost(30)];
+    assert_eq!(scene.look(&seen), [""; 0], "the hot-plug is under way");
+    scene.record(Event::Attach { mac: mac(3), vm_pid: None, fds: None });
+    assert_eq!(scene.look(&seen), ["seen 03 vnet3 q0 fd24", "seen 03 vhost q0 fd25"]);
+    scene.advance(5);
+    assert_eq!(scene.look(&seen), [""; 0]);
+    assert_eq!(scene.look(&seen[..5]), ["gone 01 vhost q0 fd21"]);
+}
+
+#[test]
+fn a_vhost_net_that_stays_behind_under_another_number_is_not_released() {
+    let mut scene = two_plugged();
+    scene.record_detach(mac(1));
+    let seen = [tun(22, 2), vhost(23), vhost(30)];
+    assert_eq!(scene.look(&seen), ["gone 01 vnet1 q0 fd20"]);
+    scene.advance(5);
+    assert_eq!(scene.look(&seen), ["gone 01 vhost q0 fd21 uncounted", "seen - vhost q0 fd30"]);
 }
 
 #[test]

@@ -1,0 +1,35 @@
+//! The end-to-end tests, one module a subject: see `tests/README.md`.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
+
+mod api;
+mod auditing;
+mod bpf;
+mod cli_queries;
+mod confinement;
+mod documents;
+mod failures;
+mod findings;
+mod foreign_logs;
+mod guest_files;
+mod hostile_qemu;
+mod interference;
+mod ledger;
+mod libvirt;
+mod lifecycle;
+mod links_and_filters;
+mod linux_guest;
+mod machine;
+mod monitoring;
+mod reading;
+mod recovery;
+mod report;
+mod schemas;
+mod serve;
+mod soak;
+mod spoilt_logs;
+mod systemd;
+mod verify;
+mod vhost;
+mod watch;
+mod world;
