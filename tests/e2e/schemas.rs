@@ -1,6 +1,8 @@
 //! Every JSON output of the program against its schema, or the fields of ECS, for the logs of
 //! `tests/data` and this host.
 
+use std::collections::BTreeSet;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -91,7 +93,7 @@ fn queries_answer_as_their_schemas_say() {
 
 #[test]
 fn documents_of_ecs_have_its_fields() {
-    let mut documents = 0;
+    let (mut documents, mut used) = (0, BTreeSet::new());
     for log in logs() {
         let log = log.to_str().unwrap();
         let lines = |format| String::from_utf8(taptrail(&["trail", "--format", format, log]).stdout).unwrap();
@@ -100,11 +102,14 @@ fn documents_of_ecs_have_its_fields() {
             let document: Value = serde_json::from_str(line).unwrap();
             assert_eq!(ecs::faults(&document), Vec::<String>::new(), "{log}: {document:#}");
             documents += 1;
+            used.extend(ecs::of(&document));
         }
         // Each holding and finding is a document; the last line of jsonl is about the input.
         assert_eq!(written.lines().count(), all.lines().count().saturating_sub(1), "{log}");
     }
     assert!(documents > 100, "{documents}");
+    let listed: BTreeSet<_> = ecs::listed().map(|field| field.name.to_owned()).collect();
+    assert_eq!(used, listed, "fields that real logs bring, and fields of the list");
 }
 
 #[test]
@@ -129,6 +134,30 @@ fn a_changed_answer_is_refused() {
             );
         }
     }
+}
+
+#[test]
+fn a_watchers_lines_are_as_their_schema_says() {
+    let mut kinds = BTreeSet::new();
+    for log in logs().iter().filter(|log| log.to_str().unwrap().contains("/libvirt-9.0/")) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_taptrail"));
+        command.args(["watch", "--stdin", "--json"]).env_remove("TAPTRAIL_LOG");
+        for (option, name) in [("--log", "none.log"), ("--state-dir", "state"), ("--run-dir", "run")] {
+            command.arg(option).arg(dir.path().join(name));
+        }
+        let output = command.stdin(File::open(log).unwrap()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        for line in String::from_utf8(output.stdout).unwrap().lines() {
+            let event: Value = serde_json::from_str(line).unwrap();
+            contract::assert_valid("watch", &event);
+            kinds.insert(event["kind"].as_str().unwrap().to_owned());
+        }
+    }
+    assert!(
+        kinds.is_superset(&["opened", "released", "finding", "guest"].map(str::to_owned).into()),
+        "{kinds:?}"
+    );
 }
 
 #[test]
