@@ -56,11 +56,11 @@ pub use findings::findings_block;
 pub use guests::{GuestRow, guest_table};
 pub use json::{json, json_line};
 pub use nics::{DeviceRow, NicRow, nic_table};
-pub use schema::Schema;
 pub use page::{
     Evidence, FileEvidence, Hash, MAX_PAGE_LINES, page_proofs, write_html, write_live_html, write_perfetto,
     write_svg,
 };
+pub use schema::Schema;
 pub use selected::Selected;
 pub use sessions::{
     Column, ColumnError, Columns, LiveEvent, LiveRow, Session, live_events, live_rows, timeline,
