@@ -32,4 +32,5 @@ mod systemd;
 mod verify;
 mod vhost;
 mod watch;
+mod who;
 mod world;

@@ -5,6 +5,7 @@ mod page;
 
 use std::fmt::Write as _;
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -136,6 +137,11 @@ fn an_input_is_never_overwritten_and_a_failure_leaves_no_file() {
     }
     assert_eq!(fs::read(&input).unwrap(), before);
     assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    // A ledger's log of transactions is part of it.
+    let beside = directory.path().join("audit.log-wal");
+    fs::write(&beside, "kept").unwrap();
+    assert_eq!(report(&beside, std::slice::from_ref(&input), &[]).status.code(), Some(2));
+    assert_eq!(fs::read(&beside).unwrap(), b"kept");
     let nothing = directory.path().join("nothing.log");
     fs::write(&nothing, "no record\n").unwrap();
     let target = directory.path().join("report.html");
@@ -148,6 +154,55 @@ fn an_input_is_never_overwritten_and_a_failure_leaves_no_file() {
     assert!(stderr(&failed).contains("none/report.html can't be written"), "{}", stderr(&failed));
     let failed = report(Path::new("/dev/null"), &[log(HOTPLUG)], &[]);
     assert!(stderr(&failed).contains("no regular file"), "{}", stderr(&failed));
+}
+
+/// A report about a log and a pipe, which waits until something is written to the pipe.
+struct Waiting {
+    directory: TempDir,
+    child: std::process::Child,
+    pipe: fs::File,
+}
+
+impl Waiting {
+    fn start() -> Self {
+        let directory = TempDir::new().unwrap();
+        let (log, pipe) = (directory.path().join("audit.log"), directory.path().join("pipe"));
+        fs::copy(self::log(HOTPLUG), &log).unwrap();
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let mut command = taptrail();
+        command.args(["report", "--assume-host", "h1", "-o"]).arg(directory.path().join("report.html"));
+        let child = command.args([&log, &pipe]).stderr(Stdio::piped()).spawn().unwrap();
+        // It waits for its reader.
+        let pipe = fs::OpenOptions::new().write(true).open(pipe).unwrap();
+        Self { directory, child, pipe }
+    }
+}
+
+#[test]
+fn a_log_that_grows_while_it_is_read_is_marked() {
+    let Waiting { directory, child, pipe } = Waiting::start();
+    let mut log = fs::OpenOptions::new().append(true).open(directory.path().join("audit.log")).unwrap();
+    log.write_all(record(1_795_470_000, 9000, "late", 1, &open("52:54:00:00:00:01")).as_bytes()).unwrap();
+    drop(pipe);
+    let written = child.wait_with_output().unwrap();
+    assert_eq!(written.status.code(), Some(0), "{}", stderr(&written));
+    let all = embedded(&fs::read_to_string(directory.path().join("report.html")).unwrap());
+    let [log, pipe] = [&all["evidence"]["files"][0], &all["evidence"]["files"][1]];
+    assert_eq!((&log["changed"], log["sha256"].is_string()), (&Value::Bool(true), true), "{log}");
+    assert!(pipe["why"].as_str().unwrap().contains("no regular file"), "{pipe}");
+}
+
+#[test]
+fn ctrl_c_leaves_no_file() {
+    let Waiting { directory, mut child, pipe } = Waiting::start();
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+    assert!(!child.wait().unwrap().success());
+    drop(pipe);
+    let mut names: Vec<_> =
+        fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["audit.log", "pipe"]);
 }
 
 #[test]

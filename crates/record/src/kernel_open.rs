@@ -46,14 +46,14 @@ impl KernelOpen {
         if path.kind == DeviceKind::Unknown {
             return None;
         }
-        let device = Device { kind: path.kind, path: string(path.name), rdev: Some(path.rdev), dev: None };
+        let device = Device { kind: path.kind, path: path.path(), rdev: Some(path.rdev), dev: None };
         let Syscall { pid, ppid, fd, errno, exe } = *syscall;
         Some(Self { pid, ppid, exe: exe.map(string).unwrap_or_default(), device, fd, errno })
     }
 }
 
 /// A string as the kernel logs it: quoted, in hex, or `(null)`.
-fn string(value: Value<'_>) -> CompactString {
+pub(crate) fn string(value: Value<'_>) -> CompactString {
     match value.string() {
         Some(bytes) => lossy_text(&bytes),
         None => lossy_text(value.bytes()),

@@ -48,6 +48,34 @@ impl MacAddr {
         Some(Self(bytes))
     }
 
+    /// The address that a user wrote in any usual form: `52:54:00:12:34:56`, `52-54-00-12-34-56`,
+    /// `5254.0012.3456`, `525400123456`, in either case. Records have only the first form: see
+    /// [`FromStr`].
+    ///
+    /// # Errors
+    ///
+    /// The text has none of these forms.
+    pub fn from_any_form(text: &str) -> Result<Self, MacAddrError> {
+        let (separator, group) = match text.as_bytes() {
+            [_, _, separator @ (b':' | b'-'), ..] => (*separator, 2),
+            [_, _, _, _, b'.', ..] => (b'.', 4),
+            _ => (b':', 12),
+        };
+        let mut digits = Vec::with_capacity(12);
+        for part in text.as_bytes().split(|byte| *byte == separator) {
+            if part.len() != group || digits.len() == 12 {
+                return Err(MacAddrError::of(text));
+            }
+            digits.extend(part.iter().map_while(|digit| hex_digit(*digit)));
+        }
+        let digits: [u8; 12] = digits.try_into().map_err(|_| MacAddrError::of(text))?;
+        let mut bytes = [0; 6];
+        for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+            *byte = pair[0] << 4 | pair[1];
+        }
+        Ok(Self(bytes))
+    }
+
     /// An address in QEMU's and KVM's customary range `52:54:00`, with the given last three bytes.
     pub fn kvm(tail: [u8; 3]) -> Self {
         Self([0x52, 0x54, 0x00, tail[0], tail[1], tail[2]])
@@ -59,11 +87,17 @@ impl MacAddr {
 #[error("'{0}' is not a MAC address: six two-digit hex numbers with ':' between are needed")]
 pub struct MacAddrError(String);
 
+impl MacAddrError {
+    fn of(text: &str) -> Self {
+        Self(text.chars().take(64).collect())
+    }
+}
+
 impl FromStr for MacAddr {
     type Err = MacAddrError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::from_ascii(text.as_bytes()).ok_or_else(|| MacAddrError(text.chars().take(64).collect()))
+        Self::from_ascii(text.as_bytes()).ok_or_else(|| MacAddrError::of(text))
     }
 }
 
@@ -110,6 +144,43 @@ mod tests {
         let mac: MacAddr = "52:54:00:AB:cd:0F".parse().unwrap();
         assert_eq!(mac.to_string(), "52:54:00:ab:cd:0f");
         assert_eq!(mac.host_side().to_string(), "fe:54:00:ab:cd:0f");
+    }
+
+    #[test]
+    fn a_user_may_write_an_address_in_any_usual_form() {
+        let mac = MacAddr([0x52, 0x54, 0x00, 0xab, 0xcd, 0x0f]);
+        for text in [
+            "52:54:00:ab:cd:0f",
+            "52:54:00:AB:CD:0F",
+            "52-54-00-ab-cd-0f",
+            "5254.00ab.cd0f",
+            "5254.00AB.CD0F",
+            "525400abcd0f",
+            "525400ABCD0F",
+        ] {
+            assert_eq!(MacAddr::from_any_form(text), Ok(mac), "{text}");
+        }
+        for text in [
+            "",
+            ":",
+            "52:54:00:ab:cd",
+            "52:54:00:ab:cd:0f:11",
+            "52:54:00:ab:cd:0f:",
+            "52:54:00:ab:cd-0f",
+            "52-54-00-ab-cd:0f",
+            "52:54:0:ab:cd:0ff",
+            "5254.00ab",
+            "5254.00ab.cd0f.1122",
+            "5254:00ab:cd0f",
+            "525400abcd0",
+            "525400abcd0f1",
+            "525400abcd0g",
+            "+25400abcd0f",
+            "52540\u{e9}abcd0",
+        ] {
+            let error = MacAddr::from_any_form(text).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("'{text}' is not a MAC")), "{error}");
+        }
     }
 
     #[test]

@@ -1,4 +1,7 @@
+use compact_str::CompactString;
+
 use crate::device::is_macvtap_node;
+use crate::kernel_open::string;
 use crate::pairs::{Pairs, Value};
 use crate::{DeviceKind, Line, Rdev, RecordType};
 
@@ -49,6 +52,11 @@ impl<'a> PathRecord<'a> {
             _ => DeviceKind::Unknown,
         };
         Some(Self { rdev, kind, name })
+    }
+
+    /// The path that was opened, as given to the system call; invalid UTF-8 is replaced.
+    pub fn path(&self) -> CompactString {
+        string(self.name)
     }
 }
 

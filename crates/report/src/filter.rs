@@ -6,11 +6,14 @@ use taptrail_record::{Device, DeviceKind, GuestId, IfName, MacAddr, Rdev};
 use taptrail_trail::{Doubt, Finding, FindingKind, Holding, Severity, State, is_same_host};
 use uuid::Uuid;
 
+use crate::Subject;
 use crate::span::{Holds, QueryRange, holds};
 
 /// Selects holdings and findings: those that meet all conditions that are set.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filter {
+    /// What a query names in one word.
+    pub subject: Option<Subject>,
     /// Host name, with or without its domain.
     pub host: Option<String>,
     /// One of these guests; any when empty.
@@ -38,20 +41,26 @@ pub struct Filter {
 impl Filter {
     /// Whether a holding matches.
     pub fn matches_holding(&self, holding: &Holding) -> bool {
-        self.keeps(holding, Some(&holding.device))
+        self.keeps(holding, Some(&holding.device), self.at)
     }
 
-    /// The same; without a device, the filter's device is not checked.
-    fn keeps(&self, holding: &Holding, device: Option<&Device>) -> bool {
+    /// Whether a holding would match if the filter's `at` were not set.
+    pub(crate) fn matches_at_any_time(&self, holding: &Holding) -> bool {
+        self.keeps(holding, Some(&holding.device), None)
+    }
+
+    /// As [`matches_holding`](Self::matches_holding), with this `at`. Without a device, the filter's
+    /// device is not checked.
+    fn keeps(&self, holding: &Holding, device: Option<&Device>, at: Option<QueryRange>) -> bool {
         // A start that failed may have passed the descriptors to QEMU before.
         let failed = holding.possibly_held.iter().any(|possibly| possibly.why == Doubt::Failed);
         let had = matches!(holding.state, State::Held | State::Released | State::Opening | State::Unknown)
             || failed
-            || self.at.is_some();
+            || at.is_some();
         let Holding { host, guest, mac, .. } = holding;
         self.is_about(host, Some(guest), Some(*mac), device, true)
             && self.is_within(QueryRange::of(holding))
-            && self.at.is_none_or(|at| holds(holding, at) != Holds::No)
+            && at.is_none_or(|at| holds(holding, at) != Holds::No)
             && (!self.held || holding.state == State::Held)
             && (!self.granted || had)
     }
@@ -59,8 +68,10 @@ impl Filter {
     /// Whether a holding may match: its records lack the interface, number or path that the filter
     /// names.
     pub fn may_match(&self, holding: &Holding) -> bool {
-        let missing = self.device.as_ref().is_some_and(|asked| asked.is_missing_in(&holding.device));
-        missing && self.keeps(holding, None)
+        let asked = self.device.as_ref().is_some_and(|asked| asked.is_missing_in(&holding.device));
+        let missing =
+            asked || self.subject.as_ref().is_some_and(|asked| asked.is_missing_in(&holding.device));
+        missing && self.keeps(holding, None, self.at)
     }
 
     /// Whether a finding matches. One that names no guest, interface or device matches no filter
@@ -98,7 +109,8 @@ impl Filter {
         device: Option<&Device>,
         unnamed: bool,
     ) -> bool {
-        self.host.as_ref().is_none_or(|asked| is_same_host(asked, host))
+        self.subject.as_ref().is_none_or(|asked| asked.matches(guest, mac, device, unnamed))
+            && self.host.as_ref().is_none_or(|asked| is_same_host(asked, host))
             && (self.guests.is_empty()
                 || guest.map_or(unnamed, |guest| self.guests.iter().any(|asked| asked.matches(guest))))
             && self.mac.is_none_or(|asked| mac.map_or(unnamed, |mac| mac == asked))
@@ -153,7 +165,7 @@ pub enum DeviceFilter {
 impl DeviceFilter {
     /// Whether the device's records lack what the filter compares: libvirt's records of a tap have
     /// no interface name.
-    fn is_missing_in(&self, device: &Device) -> bool {
+    pub(crate) fn is_missing_in(&self, device: &Device) -> bool {
         match self {
             Self::Kind(_) => device.kind == DeviceKind::Unknown,
             Self::Path(_) => device.kind == DeviceKind::Unknown && device.path.is_empty(),
@@ -201,33 +213,6 @@ impl FromStr for DeviceFilter {
             Ok(Self::Interface(name))
         } else {
             Err(DeviceFilterError(text.chars().take(64).collect()))
-        }
-    }
-}
-
-/// The subject of a query: an interface, or else a guest.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Subject {
-    /// The interface with this MAC, of whatever guest.
-    Interface(MacAddr),
-    /// The guests of this name or uuid.
-    Guest(GuestFilter),
-}
-
-impl FromStr for Subject {
-    type Err = Infallible;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        text.parse().map_or_else(|_| text.parse().map(Self::Guest), |mac| Ok(Self::Interface(mac)))
-    }
-}
-
-impl Subject {
-    /// Narrows a filter to this subject.
-    pub fn narrow(self, filter: Filter) -> Filter {
-        match self {
-            Self::Interface(mac) => Filter { mac: Some(mac), ..filter },
-            Self::Guest(guest) => Filter { guests: vec![guest], ..filter },
         }
     }
 }
@@ -331,15 +316,6 @@ mod tests {
         for text in ["", "a b", "0A:C8:1", "a-name-that-is-too-long"] {
             assert!(text.parse::<DeviceFilter>().is_err(), "{text}");
         }
-    }
-
-    #[test]
-    fn a_subject_is_a_mac_a_uuid_or_a_name() {
-        let filter = |text: &str| text.parse::<Subject>().map(|it| it.narrow(Filter::default())).unwrap();
-        assert!(filter("52:54:00:00:00:01").mac.is_some());
-        let uuid = "2ea4e9f1-1c4a-4c49-a5a1-0bbbbf2a1b0e";
-        assert_eq!(filter(uuid).guests, [GuestFilter::Uuid(uuid.parse().unwrap())]);
-        assert_eq!(filter("web1").guests, [GuestFilter::Name("web1".to_owned())]);
     }
 
     #[test]

@@ -6,7 +6,8 @@
 //! - [`Sink`]: the part of a trail that a [`Filter`] selects, as a table, JSON, JSON lines, CSV or
 //!   ECS documents.
 //! - [`Session`]: the devices of one interface in one plug, as people see them.
-//! - [`Explainer`]: the same in sentences, each with the lines that prove it.
+//! - [`Explainer`]: the answers of `who` and `explain`: a statement about each session, with the
+//!   records that prove it.
 //! - [`trail_table`], [`findings_table`]: holdings and the findings below them; findings alone.
 //!   [`findings_block`]: the findings by kind, without a summary.
 //! - [`write_html`], [`write_svg`], [`write_perfetto`]: the same as pictures, of what
@@ -24,6 +25,7 @@
 #![forbid(unsafe_code)]
 
 mod csv;
+mod duration;
 mod ecs;
 mod explain;
 mod filter;
@@ -42,6 +44,7 @@ mod sink;
 mod span;
 mod stats;
 mod style;
+mod subject;
 mod summary;
 mod table;
 mod text;
@@ -49,9 +52,10 @@ mod trail;
 mod unauthenticated;
 mod verify;
 mod warnings;
+mod who;
 
-pub use explain::{Explainer, Explanation, LineReader};
-pub use filter::{DeviceFilter, DeviceFilterError, Filter, GuestFilter, Subject};
+pub use explain::{CitedSources, Explainer, Explanation, LineReader, Records};
+pub use filter::{DeviceFilter, DeviceFilterError, Filter, GuestFilter};
 pub use findings::findings_block;
 pub use guests::{GuestRow, guest_table};
 pub use json::{json, json_line};
@@ -69,6 +73,7 @@ pub use sink::{Count, Format, Presentation, Sink, TrailConsumer, View};
 pub use span::QueryRange;
 pub use stats::Stats;
 pub use style::Style;
+pub use subject::{Subject, SubjectError};
 pub use summary::{GroupBy, Grouped, HostSummary, Summarizer, Summary};
 pub use text::{escape_name, escape_text};
 pub use trail::{findings_table, trail_table};

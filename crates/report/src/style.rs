@@ -112,6 +112,11 @@ impl TimeFormat {
         time.map_or(NONE.into(), |time| self.short(time, None))
     }
 
+    /// The abbreviation of the zone at a time: `UTC`, `CET`.
+    pub(crate) fn zone_abbreviation(&self, time: Timestamp) -> String {
+        self.0.to_offset_info(time).abbreviation().to_owned()
+    }
+
     /// Formats by hand: a large table has many times, and they are most of its cost.
     fn format(&self, time: Timestamp) -> (CompactString, Date) {
         let then = self.0.to_datetime(time);

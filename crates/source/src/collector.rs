@@ -14,7 +14,7 @@ use crate::runs::Run;
 use crate::sequence::{LineLocation, Sequence};
 use crate::serial_numbers::{MissingSerials, SerialNumbers};
 use crate::window::DUPLICATE_SKEW;
-use crate::{FileIdentity, Note, NoteKind, ReadOutcome, SourceError};
+use crate::{FileIdentity, Note, NoteKind, Progress, ReadOutcome, SourceError};
 
 /// Collects what reading finds beside the entries: counts, notes, coverage, serial numbers and
 /// identities of hosts.
@@ -45,11 +45,11 @@ pub(crate) struct Collector<'a> {
     identities: HashMap<Arc<str>, HostIdentity>,
     extract: bool,
     pub(crate) total: u64,
-    progress: Box<dyn FnMut(u64, u64) + 'a>,
+    progress: Box<dyn FnMut(Progress<'_>) + 'a>,
 }
 
 impl<'a> Collector<'a> {
-    pub(crate) fn new(hosts: &Hosts, extract: bool, progress: Box<dyn FnMut(u64, u64) + 'a>) -> Self {
+    pub(crate) fn new(hosts: &Hosts, extract: bool, progress: Box<dyn FnMut(Progress<'_>) + 'a>) -> Self {
         Self {
             input: taptrail_trail::Input::default(),
             unreadable: Vec::new(),
@@ -360,10 +360,12 @@ impl<'a> Collector<'a> {
         }
     }
 
-    /// Counts bytes read, and reports the progress.
-    pub(crate) fn report_progress(&mut self, bytes: u64) {
+    /// Counts bytes read of an input, and reports the progress.
+    pub(crate) fn report_progress(&mut self, id: u32, bytes: u64) {
         self.input.bytes += bytes;
-        (self.progress)(self.input.bytes, self.total);
+        let file = usize::try_from(id).ok().and_then(|id| self.input.files.get(id));
+        let (bytes, total, lines) = (self.input.bytes, self.total, self.input.lines);
+        (self.progress)(Progress { bytes, total, lines, input: file.map_or("", |file| &file.path) });
     }
 
     /// The shared string of a host's name.

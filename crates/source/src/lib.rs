@@ -82,4 +82,4 @@ pub use log_paths::{host_log, host_log_paths, log_paths};
 pub use open::read_lines;
 pub use ordered_entry::EntrySink;
 pub use outcome::{Note, NoteKind, ReadOutcome};
-pub use reading::{ReadOptions, read};
+pub use reading::{Progress, ReadOptions, read};

@@ -267,7 +267,7 @@ impl OrderedLines {
     fn read_batch(&mut self, collector: &mut Collector<'_>) {
         let batch = self.stream.next();
         let counted = self.stored.load(Ordering::Relaxed);
-        collector.report_progress(counted - self.counted);
+        collector.report_progress(self.id, counted - self.counted);
         self.counted = counted;
         match batch {
             None => {

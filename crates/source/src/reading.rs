@@ -25,8 +25,21 @@ pub struct ReadOptions<'a> {
     /// Whether the inputs are selections of record types: then a serial number that is not there
     /// belongs to another record, and shows no loss.
     pub extract: bool,
-    /// Called from time to time with the bytes read and the total bytes (0 if not known).
-    pub progress: Box<dyn FnMut(u64, u64) + 'a>,
+    /// Called from time to time, often in large inputs.
+    pub progress: Box<dyn FnMut(Progress<'_>) + 'a>,
+}
+
+/// How far reading has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress<'a> {
+    /// Bytes read, as stored.
+    pub bytes: u64,
+    /// All bytes; 0 if that is not known.
+    pub total: u64,
+    /// Lines or rows read.
+    pub lines: u64,
+    /// The input that was read last.
+    pub input: &'a str,
 }
 
 impl Default for ReadOptions<'_> {
@@ -38,7 +51,7 @@ impl Default for ReadOptions<'_> {
             now: Timestamp::now(),
             threads: std::thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN),
             extract: false,
-            progress: Box::new(|_, _| {}),
+            progress: Box::new(|_| {}),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The arguments, as clap reads them.
 
+mod color;
 mod format;
 mod groups;
 mod queries;
@@ -10,6 +11,7 @@ mod summary;
 mod top;
 mod verify;
 mod watch;
+mod who;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -20,11 +22,10 @@ use taptrail_guest::{AuditMode, Dirs, duration};
 use taptrail_record::MacAddr;
 use uuid::Uuid;
 
+pub(crate) use self::color::{ColorChoice, help_color};
 use self::format::{OutputFormat, StreamFormat};
 pub(crate) use self::groups::command;
-pub(crate) use self::queries::{
-    AssumedHost, Explain, Findings, Output, Scope, Selection, Sources, Target, Times, Trail, Who,
-};
+pub(crate) use self::queries::{AssumedHost, Findings, Output, Scope, Selection, Sources, Times, Trail};
 pub(crate) use self::report::{PictureFormat, Report};
 pub(crate) use self::schema::Schema;
 pub(crate) use self::serve::Serve;
@@ -32,6 +33,7 @@ pub(crate) use self::summary::Summary;
 pub(crate) use self::top::Top;
 pub(crate) use self::verify::Verify;
 pub(crate) use self::watch::{Watch, arguments as watch_arguments};
+pub(crate) use self::who::{Explain, Who};
 
 /// Read which QEMU guest held which tap, macvtap and vhost-net from audit logs, and run guests with
 /// an audit trail that says definitively which device was opened, granted and released
@@ -39,7 +41,7 @@ pub(crate) use self::watch::{Watch, arguments as watch_arguments};
 #[command(name = "taptrail", version, propagate_version = true, arg_required_else_help = true)]
 #[command(disable_help_flag = true, disable_version_flag = true)]
 #[command(
-    after_help = "Exit codes:\n  0  success\n  1  the command failed, or `findings` or `verify` reported at least one problem\n  2  wrong arguments, or input that can't be read\n  3  the guest, or its supervisor, did not answer in time\n  4  not known: the logs do not cover the time or host in question\n\n`taptrail run` in the foreground returns QEMU's exit code."
+    after_help = "Exit codes:\n  0  success\n  1  the command failed, `findings` or `verify` reported at least one problem, or `who` or `explain` found nothing\n  2  wrong arguments, or input that can't be read\n  3  the guest, or its supervisor, did not answer in time\n  4  not known: the logs do not cover the time or host in question\n\n`taptrail run` in the foreground returns QEMU's exit code."
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -74,6 +76,14 @@ pub(crate) struct Cli {
     /// Log only warnings and errors to standard error
     #[arg(short, long, global = true, help_heading = "General", conflicts_with = "verbose")]
     pub(crate) quiet: bool,
+
+    /// When to use colours: auto is on a terminal, unless NO_COLOR is set
+    #[arg(long, global = true, help_heading = "General", value_name = "WHEN", value_enum, default_value_t = ColorChoice::Auto)]
+    pub(crate) color: ColorChoice,
+
+    /// Print long answers without a pager (on a terminal: $TAPTRAIL_PAGER, $PAGER, or less)
+    #[arg(long, global = true, help_heading = "General")]
+    pub(crate) no_pager: bool,
 
     /// Print help; -h is a summary
     #[arg(short, long, global = true, help_heading = "General", action = clap::ArgAction::Help)]
@@ -116,9 +126,9 @@ pub(crate) enum Command {
     Summary(Summary),
     /// Show which guest held which device when
     Trail(Trail),
-    /// Show who held a device, or the devices of a MAC
+    /// Show who held a device or an interface, and when
     Who(Who),
-    /// Explain the records of an interface or guest, line by line
+    /// Explain the records of an interface, device or guest
     Explain(Explain),
     /// List errors, gaps and suspicious entries in a trail
     Findings(Findings),
@@ -425,6 +435,7 @@ pub(crate) struct Detach {
     pub(crate) guest: String,
 
     /// MAC of the interface
+    #[arg(value_parser = queries::mac)]
     pub(crate) mac: MacAddr,
 
     /// How long the guest may take to release the NIC

@@ -17,6 +17,7 @@ mod list;
 mod live;
 mod log;
 mod output;
+mod pager;
 mod private_file;
 mod qemu_output;
 mod queries;
@@ -46,7 +47,8 @@ use crate::output::Failure;
 fn main() -> ExitCode {
     let cli = match cli::watch_arguments(std::env::args_os()) {
         Ok(arguments) => {
-            let matches = cli::command().try_get_matches_from(arguments);
+            let command = cli::command(cli::help_color(&arguments));
+            let matches = command.try_get_matches_from(arguments);
             matches.and_then(|matches| Cli::from_arg_matches(&matches))
         }
         Err(failure) => return failure.report(),
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(message) => return output::parsed(&message),
     };
+    output::set_look(&cli);
     output::start_log(&cli);
     #[cfg(feature = "failpoints")]
     let _faults = fail::FailScenario::setup();

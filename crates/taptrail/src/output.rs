@@ -1,13 +1,16 @@
 //! Standard output, standard error, and exit codes.
 
+use std::ffi::OsStr;
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
 use taptrail_report::Style;
 use tracing_subscriber::EnvFilter;
 
 use crate::CommandResult;
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, ColorChoice, Command};
+use crate::pager::LongOutput;
 use crate::stderr;
 
 /// The exit code of a guest that did not answer in time.
@@ -79,20 +82,59 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
     }
 }
 
-/// Buffered standard output, for long answers.
-pub(crate) fn stdout() -> impl Write {
-    BufWriter::with_capacity(64 * 1024, io::stdout())
+/// How output looks, as the arguments say.
+#[derive(Debug, Clone, Copy)]
+struct Look {
+    color: ColorChoice,
+    pager: bool,
 }
 
-/// Writes to standard output. If the reader has closed the pipe, it has read enough.
-pub(crate) fn print(text: &str) -> CommandResult {
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+static LOOK: OnceLock<Look> = OnceLock::new();
+
+/// Sets what [`colors`] and [`may_page`] say.
+pub(crate) fn set_look(cli: &Cli) {
+    // Supervisors print no long answers, and their output may be read by anything.
+    let supervises = matches!(cli.command, Command::Run(_) | Command::Adopt(_) | Command::Watch(_));
+    LOOK.get_or_init(|| Look { color: cli.color, pager: !cli.no_pager && !supervises });
+}
+
+/// Whether long answers for people may go through a pager, if standard output is a terminal.
+pub(crate) fn may_page() -> bool {
+    LOOK.get().is_some_and(|look| look.pager)
+}
+
+/// Buffered standard output, for long answers.
+pub(crate) fn stdout() -> impl Write {
+    paged_stdout(false)
+}
+
+/// As [`stdout()`]; with `paged`, through the pager on a terminal. The pager has ended when it is
+/// dropped.
+pub(crate) fn paged_stdout(paged: bool) -> impl Write {
+    BufWriter::with_capacity(64 * 1024, LongOutput::new(paged))
+}
+
+/// As [`print()`], through the pager on a terminal.
+pub(crate) fn page(text: &str) -> CommandResult {
+    printed(write_all(&mut LongOutput::new(true), text))
+}
+
+fn write_all(out: &mut impl Write, text: &str) -> io::Result<()> {
+    out.write_all(text.as_bytes()).and_then(|()| out.flush())
+}
+
+fn printed(written: io::Result<()>) -> CommandResult {
+    match written {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(anyhow::Error::new(error).context("Standard output can't be written").into())
         }
         _ => Ok(ExitCode::SUCCESS),
     }
+}
+
+/// Writes to standard output. If the reader has closed the pipe, it has read enough.
+pub(crate) fn print(text: &str) -> CommandResult {
+    printed(write_all(&mut io::stdout().lock(), text))
 }
 
 /// Prints clap's message: help on standard output, or an error.
@@ -112,7 +154,18 @@ pub(crate) fn print_json(value: &impl serde::Serialize) -> CommandResult {
 
 /// Whether to use colours on this stream.
 pub(crate) fn colors(stream: &impl IsTerminal) -> bool {
-    stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+    let choice = LOOK.get().map_or(ColorChoice::Auto, |look| look.color);
+    colors_of(choice, stream.is_terminal(), std::env::var_os("NO_COLOR").as_deref())
+}
+
+/// `NO_COLOR` that is set and not empty says no, unless colours are asked for
+/// (<https://no-color.org>).
+fn colors_of(choice: ColorChoice, is_terminal: bool, no_color: Option<&OsStr>) -> bool {
+    match choice {
+        ColorChoice::Always => true,
+        ColorChoice::Never => false,
+        ColorChoice::Auto => is_terminal && no_color.is_none_or(OsStr::is_empty),
+    }
 }
 
 /// The style of tables on standard output.
@@ -146,4 +199,25 @@ pub(crate) fn start_log(cli: &Cli) {
         // A log that can't be written must not end the supervisor: reporting that would panic.
         .log_internal_errors(false)
         .init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colours_are_for_terminals_unless_the_user_says_otherwise() {
+        let no = Some(OsStr::new("1"));
+        let empty = Some(OsStr::new(""));
+        for (choice, is_terminal, no_color, colors) in [
+            (ColorChoice::Auto, true, None, true),
+            (ColorChoice::Auto, true, empty, true),
+            (ColorChoice::Auto, true, no, false),
+            (ColorChoice::Auto, false, None, false),
+            (ColorChoice::Always, false, no, true),
+            (ColorChoice::Never, true, None, false),
+        ] {
+            assert_eq!(colors_of(choice, is_terminal, no_color), colors, "{choice:?} {is_terminal}");
+        }
+    }
 }

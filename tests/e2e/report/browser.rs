@@ -97,7 +97,9 @@ impl Browser {
         let deadline = Instant::now() + TIMEOUT;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let message = self.from.recv_timeout(left).unwrap_or_else(|error| panic!("{method}: {error}"));
+            let message = self.from.recv_timeout(left);
+            let message = message
+                .unwrap_or_else(|error| panic!("{method}: {error} (chromium is needed: scripts/setup test)"));
             if message["id"] == json!(self.next) {
                 return message;
             }

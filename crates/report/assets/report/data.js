@@ -38,7 +38,9 @@ function firsts(count, sessionOf, length) {
 }
 
 const holdingFirst = new Int32Array(S.count + 1);
-DATA.sessions.holdings.forEach((count, at) => { holdingFirst[at + 1] = holdingFirst[at] + count; });
+DATA.sessions.holdings.forEach((count, at) => {
+  holdingFirst[at + 1] = holdingFirst[at] + count;
+});
 const weakFirst = firsts(S.count, (at) => DATA.weak[at][0], DATA.weak.length);
 
 const findingsOfSession = new Map();

@@ -4,7 +4,10 @@ const FILTER = { text: "", host: "", guest: "", mac: "", device: "", state: "", 
 
 const SHOWN = {
   // Sessions and findings, in the order of the rows; 1 in the arrays by number.
-  sessions: [], findings: [], isSession: new Uint8Array(S.count), isFinding: new Uint8Array(FINDINGS.row.length),
+  sessions: [],
+  findings: [],
+  isSession: new Uint8Array(S.count),
+  isFinding: new Uint8Array(FINDINGS.row.length),
   // Rows from top to bottom, each with the part of `sessions` that is in it.
   rows: [],
   // The latest end of all sessions of a row so far, by place in `sessions`.
@@ -31,7 +34,8 @@ function matcher(word) {
 function sessionHas(match, at) {
   const row = ROWS[S.row[at]];
   if (match.hosts[row.host] || match.guests[S.guest[at]] || match.macs[row.mac]) return true;
-  if (match.states[S.state[at]] || match.certainties[S.certainty[at]] || match.ends[S.endedBy[at]]) return true;
+  if (match.states[S.state[at]] || match.certainties[S.certainty[at]] || match.ends[S.endedBy[at]])
+    return true;
   for (let one = holdingFirst[at]; one < holdingFirst[at + 1]; one += 1) {
     if (match.devices[HOLDINGS.device[one]]) return true;
   }
@@ -74,14 +78,16 @@ function kindMatches(finding) {
 function findingMatches(at, words) {
   const session = FINDINGS.session[at];
   // A device or a state is of a session: its findings go with it.
-  if ((FILTER.device !== "" || FILTER.state !== "") && !(session !== null && SHOWN.isSession[session])) return false;
+  if ((FILTER.device !== "" || FILTER.state !== "") && !(session !== null && SHOWN.isSession[session]))
+    return false;
   if (FILTER.kind !== "" && !kindMatches(at)) return false;
   if (FILTER.host !== "" && ROWS[FINDINGS.row[at]].host !== Number(FILTER.host)) return false;
   const guest = FINDINGS.guest[at];
   if (FILTER.guest !== "" && (guest === null || DATA.guests[guest][1] !== FILTER.guest)) return false;
   if (FILTER.mac !== "" && FINDINGS.mac[at] !== Number(FILTER.mac)) return false;
-  return words.every(([word, match]) => findingHas(match, at, word)
-    || (session !== null && SHOWN.isSession[session] === 1));
+  return words.every(
+    ([word, match]) => findingHas(match, at, word) || (session !== null && SHOWN.isSession[session] === 1),
+  );
 }
 
 function applyFilter() {

@@ -2,8 +2,8 @@
 
 const AXIS_HEIGHT = 44;
 const HOST_HEIGHT = 30;
-const GUEST_HEIGHT = 26;
-const LANE_HEIGHT = 30;
+const GUEST_HEIGHT = 24;
+const LANE_HEIGHT = 28;
 const BAR_HEIGHT = 12;
 // Below a lane's middle is its bar, above it its findings.
 const BAR_SHIFT = 4;
@@ -14,8 +14,27 @@ const COLORS = {};
 // Colours as the style sheet has them now: light, dark, or those of the system.
 function readColors() {
   const style = getComputedStyle(document.documentElement);
-  for (const name of ["page", "panel", "stripe", "text", "muted", "line", "grid", "accent", "focus", "gap", "boot",
-    "cover", "grave", "notice", "definitive", "inferred", "ambiguous", "doubtful", "incomplete"]) {
+  for (const name of [
+    "page",
+    "panel",
+    "stripe",
+    "text",
+    "muted",
+    "line",
+    "grid",
+    "accent",
+    "focus",
+    "gap",
+    "boot",
+    "cover",
+    "grave",
+    "notice",
+    "definitive",
+    "inferred",
+    "ambiguous",
+    "doubtful",
+    "incomplete",
+  ]) {
     COLORS[name] = style.getPropertyValue(`--${name}`).trim();
   }
   PATTERNS.clear();
@@ -63,26 +82,30 @@ function hatch(context, color) {
 // What lies over a bar's colour to show how sure it is.
 const BASIS = {
   definitive: null,
-  inferred: (context) => pattern(context, "inferred", 4, (on) => {
-    on.fillStyle = COLORS.page;
-    on.globalAlpha = 0.5;
-    on.fillRect(0, 1.5, 4, 1);
-  }),
-  ambiguous: (context) => pattern(context, "ambiguous", 6, (on, size) => {
-    on.globalAlpha = 0.75;
-    diagonal(on, size, COLORS.page, 1.2, true);
-  }),
-  incomplete: (context) => pattern(context, "incomplete", 7, (on) => {
-    on.fillStyle = COLORS.page;
-    on.globalAlpha = 0.85;
-    on.fillRect(5, 0, 2, 7);
-  }),
-  doubtful: (context) => pattern(context, "doubtful", 6, (on) => {
-    on.fillStyle = COLORS.page;
-    on.globalAlpha = 0.75;
-    on.fillRect(0, 0, 3, 3);
-    on.fillRect(3, 3, 3, 3);
-  }),
+  inferred: (context) =>
+    pattern(context, "inferred", 4, (on) => {
+      on.fillStyle = COLORS.page;
+      on.globalAlpha = 0.5;
+      on.fillRect(0, 1.5, 4, 1);
+    }),
+  ambiguous: (context) =>
+    pattern(context, "ambiguous", 6, (on, size) => {
+      on.globalAlpha = 0.75;
+      diagonal(on, size, COLORS.page, 1.2, true);
+    }),
+  incomplete: (context) =>
+    pattern(context, "incomplete", 7, (on) => {
+      on.fillStyle = COLORS.page;
+      on.globalAlpha = 0.85;
+      on.fillRect(5, 0, 2, 7);
+    }),
+  doubtful: (context) =>
+    pattern(context, "doubtful", 6, (on) => {
+      on.fillStyle = COLORS.page;
+      on.globalAlpha = 0.75;
+      on.fillRect(0, 0, 3, 3);
+      on.fillRect(3, 3, 3, 3);
+    }),
 };
 
 const basisColor = (certainty) => COLORS[W.certainties[certainty]];
@@ -154,8 +177,17 @@ function drawFailed(context, x, y) {
 // A grave finding: a filled diamond. Another: a hollow triangle.
 function drawFinding(context, x, y, grave) {
   const points = grave
-    ? [[x, y - 6], [x + 6, y], [x, y + 6], [x - 6, y]]
-    : [[x, y - 5], [x + 5.2, y + 4], [x - 5.2, y + 4]];
+    ? [
+        [x, y - 6],
+        [x + 6, y],
+        [x, y + 6],
+        [x - 6, y],
+      ]
+    : [
+        [x, y - 5],
+        [x + 5.2, y + 4],
+        [x - 5.2, y + 4],
+      ];
   halo(context, () => path(context, points));
   path(context, points);
   context.lineWidth = 1.6;
@@ -177,7 +209,11 @@ function drawFinding(context, x, y, grave) {
 const END_MARKS = {
   // Unplugged: the plug drawn back.
   detach: (context, x, y) => {
-    path(context, [[x + 2, y], [x + 8, y - 4.5], [x + 8, y + 4.5]]);
+    path(context, [
+      [x + 2, y],
+      [x + 8, y - 4.5],
+      [x + 8, y + 4.5],
+    ]);
     context.fill();
   },
   // The guest ended: a square, as on a recorder.
@@ -199,7 +235,15 @@ const END_MARKS = {
   },
   // No end: it goes on.
   held: (context, x, y) => {
-    path(context, [[x - 8, y - 4], [x - 3, y], [x - 8, y + 4]], false);
+    path(
+      context,
+      [
+        [x - 8, y - 4],
+        [x - 3, y],
+        [x - 8, y + 4],
+      ],
+      false,
+    );
     context.strokeStyle = COLORS.page;
     context.lineWidth = 2;
     context.stroke();
@@ -215,13 +259,17 @@ function drawEnd(context, x, y, word) {
 const LEGEND = [
   ["Open to grant", (context) => drawOpening(context, 2, 4, 30, W.certainties.indexOf("inferred"))],
   ...["definitive", "inferred", "ambiguous", "incomplete", "doubtful"].map((word) => [
-    `Held: ${word}`, (context) => drawCertain(context, 2, 4, 30, W.certainties.indexOf(word)),
+    `Held: ${word}`,
+    (context) => drawCertain(context, 2, 4, 30, W.certainties.indexOf(word)),
   ]),
   ["Possibly held", (context) => drawPossibly(context, 2, 4, 30, W.certainties.indexOf("incomplete"))],
-  ["Still held", (context) => {
-    drawCertain(context, 2, 4, 30, W.certainties.indexOf("inferred"));
-    drawEnd(context, 32, 10, "held");
-  }],
+  [
+    "Still held",
+    (context) => {
+      drawCertain(context, 2, 4, 30, W.certainties.indexOf("inferred"));
+      drawEnd(context, 32, 10, "held");
+    },
+  ],
   ["Unplugged", (context) => drawEnd(context, 11, 10, "detach")],
   ["Guest ended", (context) => drawEnd(context, 11, 10, "stop")],
   ["Closed", (context) => drawEnd(context, 11, 10, "close")],
@@ -278,10 +326,14 @@ function sizeCanvas(canvas, width, height) {
 function drawLegend() {
   const box = document.getElementById("legend");
   if (!box.children.length) {
-    box.append(...LEGEND.map(([text]) => element("span", {
-      role: "listitem",
-      children: [element("canvas", { "aria-hidden": "true" }), element("span", { text })],
-    })));
+    box.append(
+      ...LEGEND.map(([text]) =>
+        element("span", {
+          role: "listitem",
+          children: [element("canvas", { "aria-hidden": "true" }), element("span", { text })],
+        }),
+      ),
+    );
   }
   LEGEND.forEach(([, draw], at) => {
     const context = sizeCanvas(box.children[at].firstChild, 34, 20);

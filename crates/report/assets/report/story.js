@@ -11,8 +11,14 @@ function select(item) {
 
 function openStory(item) {
   select(item);
-  storyFrom = document.activeElement && document.activeElement !== document.body ? document.activeElement : scroller;
-  const close = element("button", { type: "button", text: "Close", className: "close", title: "Close (Escape)" });
+  storyFrom =
+    document.activeElement && document.activeElement !== document.body ? document.activeElement : scroller;
+  const close = element("button", {
+    type: "button",
+    text: "Close",
+    className: "close",
+    title: "Close (Escape)",
+  });
   close.addEventListener("click", closeStory);
   const body = item.session !== undefined ? sessionStory(item.session) : findingStory(item.finding);
   story.replaceChildren(close, ...body);
@@ -20,14 +26,18 @@ function openStory(item) {
   document.body.classList.add("with-story");
   story.scrollTop = 0;
   story.focus({ preventScroll: true });
-  if (story.getBoundingClientRect().top > window.innerHeight * 0.6) story.scrollIntoView({ block: "nearest" });
+  if (story.getBoundingClientRect().top > window.innerHeight * 0.6)
+    story.scrollIntoView({ block: "nearest" });
   reveal(item);
 }
 
 function closeStory() {
   story.hidden = true;
   document.body.classList.remove("with-story");
-  if (storyFrom && storyFrom.isConnected) storyFrom.focus(); else scroller.focus();
+  if (storyFrom && storyFrom.isConnected) storyFrom.focus();
+  // The table has drawn its rows anew.
+  else if (storyFrom && storyFrom.matches("tr")) focusRow();
+  else scroller.focus();
 }
 
 // The sentences of a holding, with its times in their blanks.
@@ -45,7 +55,10 @@ function sentences(holding) {
 function heading(text, sub) {
   return element("div", {
     className: "story-head",
-    children: [element("h2", { id: "story-h", children: [outside(text)] }), ...sub.map((one) => element("p", { children: [outside(one)] }))],
+    children: [
+      element("h2", { id: "story-h", children: [outside(text)] }),
+      ...sub.map((one) => element("p", { children: [outside(one)] })),
+    ],
   });
 }
 
@@ -53,7 +66,9 @@ function sessionStory(at) {
   const guest = DATA.guests[S.guest[at]];
   const parts = [heading(guest[0], [`${macOf(at)} on host ${hostOf(at)}`, guest[1]])];
   const facts = [
-    ["Opened", timeCell(S.opened[at])], ["Granted", timeCell(S.granted[at])], ["Released", timeCell(S.released[at])],
+    ["Opened", timeCell(S.opened[at])],
+    ["Granted", timeCell(S.granted[at])],
+    ["Released", timeCell(S.released[at])],
     ["State", W.states[S.state[at]] + (S.endedBy[at] >= 0 ? `, by ${W.ends[S.endedBy[at]]}` : "")],
     ["Certainty", W.certainties[S.certainty[at]]],
   ];
@@ -62,21 +77,35 @@ function sessionStory(at) {
   nearer.addEventListener("click", () => zoomTo({ session: at }));
   parts.push(nearer);
   if (S.unauthenticated[at]) {
-    parts.push(element("p", { className: "warn", text: "* Not authenticated: a log's text shows it, and any local user can write lines like the kernel's or auditd's there." }));
+    parts.push(
+      element("p", {
+        className: "warn",
+        text: "* Not authenticated: a log's text shows it, and any local user can write lines like the kernel's or auditd's there.",
+      }),
+    );
   }
   const lines = new Set();
   for (let one = holdingFirst[at]; one < holdingFirst[at + 1]; one += 1) {
     const device = DATA.devices[HOLDINGS.device[one]];
     const named = [device[0], device[2], device[3]].filter(Boolean).join(" ");
-    parts.push(element("section", {
-      className: "device",
-      children: [
-        element("h3", { children: [outside(device[1] || named), element("span", { text: ` ${W.states[HOLDINGS.state[one]]}`, className: "state" })] }),
-        element("p", { className: "named", children: [outside(named)] }),
-        ...sentences(one).map((text) => element("p", { text })),
-        ...(HOLDINGS.more[one] ? [element("p", { text: "More records may show it: the first and the last are here." })] : []),
-      ],
-    }));
+    parts.push(
+      element("section", {
+        className: "device",
+        children: [
+          element("h3", {
+            children: [
+              outside(device[1] || named),
+              element("span", { text: ` ${W.states[HOLDINGS.state[one]]}`, className: "state" }),
+            ],
+          }),
+          element("p", { className: "named", children: [outside(named)] }),
+          ...sentences(one).map((text) => element("p", { text })),
+          ...(HOLDINGS.more[one]
+            ? [element("p", { text: "More records may show it: the first and the last are here." })]
+            : []),
+        ],
+      }),
+    );
     HOLDINGS.lines[one].forEach((line) => lines.add(line));
   }
   const findings = findingsOfSession.get(at) || [];
@@ -96,11 +125,14 @@ function findingText(at) {
   return element("div", {
     className: `finding ${grave ? "grave" : "notice"}`,
     children: [
-      element("p", { className: "kind", children: [
-        element("span", { className: `sev ${grave ? "grave" : "notice"}`, "aria-hidden": "true" }),
-        element("strong", { text: kind }),
-        element("span", { text: `${grave ? ", grave" : ""}, ${fullText(FINDINGS.time[at])}` }),
-      ] }),
+      element("p", {
+        className: "kind",
+        children: [
+          element("span", { className: `sev ${grave ? "grave" : "notice"}`, "aria-hidden": "true" }),
+          element("strong", { text: kind }),
+          element("span", { text: `${grave ? ", grave" : ""}, ${fullText(FINDINGS.time[at])}` }),
+        ],
+      }),
       element("p", { children: [outside(`${FINDINGS.text[at]}.`)] }),
       element("p", { className: "meaning", text: meaning }),
     ],
@@ -109,9 +141,20 @@ function findingText(at) {
 
 function findingStory(at) {
   const row = ROWS[FINDINGS.row[at]];
-  const about = [FINDINGS.mac[at] === null ? null : DATA.macs[FINDINGS.mac[at]], `host ${DATA.hosts[row.host]}`].filter(Boolean).join(" on ");
+  const about = [
+    FINDINGS.mac[at] === null ? null : DATA.macs[FINDINGS.mac[at]],
+    `host ${DATA.hosts[row.host]}`,
+  ]
+    .filter(Boolean)
+    .join(" on ");
   const guest = FINDINGS.guest[at];
-  const parts = [heading(guest === null ? W.kinds[FINDINGS.kind[at]][0] : DATA.guests[guest][0], [about, ...(guest === null ? [] : [DATA.guests[guest][1]])]), findingText(at)];
+  const parts = [
+    heading(guest === null ? W.kinds[FINDINGS.kind[at]][0] : DATA.guests[guest][0], [
+      about,
+      ...(guest === null ? [] : [DATA.guests[guest][1]]),
+    ]),
+    findingText(at),
+  ];
   const session = FINDINGS.session[at];
   if (session !== null) {
     const open = element("button", { type: "button", text: "Show its session" });
@@ -128,18 +171,34 @@ function linesPart(lines) {
     const [serial, raw] = [DATA.lines.serial[line], DATA.lines.raw[line]];
     const place = `${DATA.files[DATA.lines.file[line]]}:${DATA.lines.line[line]}`;
     const mark = DATA.lines.unauthenticated[line] ? " (not authenticated)" : "";
-    return element("li", { children: [
-      element("p", { className: "place", children: [outside(place), element("span", { text: `${serial === null ? "" : ` (serial ${serial})`}${mark}` })] }),
-      raw === null ? element("p", { className: "none", text: "The line's text is not in this report." }) : element("pre", { tabindex: 0, children: [outside(raw)] }),
-    ] });
+    return element("li", {
+      children: [
+        element("p", {
+          className: "place",
+          children: [
+            outside(place),
+            element("span", { text: `${serial === null ? "" : ` (serial ${serial})`}${mark}` }),
+          ],
+        }),
+        raw === null
+          ? element("p", { className: "none", text: "The line's text is not in this report." })
+          : element("pre", { tabindex: 0, children: [outside(raw)] }),
+      ],
+    });
   });
-  return [element("h3", { text: plural(lines.length, "record") }), element("ol", { className: "lines", children: items })];
+  return [
+    element("h3", { text: plural(lines.length, "record") }),
+    element("ol", { className: "lines", children: items }),
+  ];
 }
 
 function definitions(pairs) {
   const list = element("dl");
   for (const [name, text] of pairs) {
-    list.append(element("dt", { text: name }), element("dd", { children: [text instanceof Node ? text : outside(text)] }));
+    list.append(
+      element("dt", { text: name }),
+      element("dd", { children: [text instanceof Node ? text : outside(text)] }),
+    );
   }
   return list;
 }

@@ -12,29 +12,103 @@ const byNumber = (of) => (a, b) => {
   if (Number.isNaN(x) || Number.isNaN(y)) return Number.isNaN(x) - Number.isNaN(y);
   return x - y;
 };
-const byText = (of) => (a, b) => of(a).localeCompare(of(b), "en");
+const byText = (of) => (a, b) => of(a).localeCompare(of(b), "en", { numeric: true });
 
 const COLUMNS = {
   sessions: [
-    ...(manyHosts ? [{ name: "Host", text: hostOf, order: byText(hostOf), width: 110 }] : []),
-    { name: "Guest", text: (at) => guestName(S.guest[at]), order: byText((at) => guestName(S.guest[at])), width: 170 },
+    ...(manyHosts ? [{ name: "Host", text: hostOf, order: byText(hostOf), width: 140 }] : []),
+    {
+      name: "Guest",
+      text: (at) => guestName(S.guest[at]),
+      order: byText((at) => guestName(S.guest[at])),
+      width: 170,
+    },
     { name: "Interface", text: macOf, order: byText(macOf), mono: true, width: 152 },
     { name: "Devices", text: devicesText, order: byText(devicesText), width: 190 },
-    { name: "Opened", text: (at) => timeCell(S.opened[at]), order: byNumber((at) => S.opened[at]), time: true, width: 190 },
-    { name: "Granted", text: (at) => timeCell(S.granted[at]), order: byNumber((at) => S.granted[at]), time: true, width: 190 },
-    { name: "Released", text: (at) => timeCell(S.released[at]), order: byNumber((at) => S.released[at]), time: true, width: 190 },
+    {
+      name: "Opened",
+      text: (at) => timeCell(S.opened[at]),
+      order: byNumber((at) => S.opened[at]),
+      time: true,
+      width: 190,
+    },
+    {
+      name: "Granted",
+      text: (at) => timeCell(S.granted[at]),
+      order: byNumber((at) => S.granted[at]),
+      time: true,
+      width: 190,
+    },
+    {
+      name: "Released",
+      text: (at) => timeCell(S.released[at]),
+      order: byNumber((at) => S.released[at]),
+      time: true,
+      width: 190,
+    },
     { name: "State", text: (at) => W.states[S.state[at]], order: byNumber((at) => S.state[at]), width: 112 },
-    { name: "Ended by", text: (at) => W.ends[S.endedBy[at]] || "–", order: byNumber((at) => S.endedBy[at]), width: 90 },
-    { name: "Certainty", text: (at) => W.certainties[S.certainty[at]] + (S.unauthenticated[at] ? " *" : ""), order: byNumber((at) => S.certainty[at]), width: 100 },
-    { name: "Findings", text: (at) => String((findingsOfSession.get(at) || []).length || "–"), order: byNumber((at) => (findingsOfSession.get(at) || []).length), width: 92 },
+    {
+      name: "Ended by",
+      text: (at) => W.ends[S.endedBy[at]] || "–",
+      order: byNumber((at) => S.endedBy[at]),
+      width: 90,
+    },
+    {
+      name: "Certainty",
+      text: (at) => W.certainties[S.certainty[at]] + (S.unauthenticated[at] ? " *" : ""),
+      order: byNumber((at) => S.certainty[at]),
+      width: 100,
+    },
+    {
+      name: "Findings",
+      text: (at) => String((findingsOfSession.get(at) || []).length || "–"),
+      order: byNumber((at) => (findingsOfSession.get(at) || []).length),
+      width: 92,
+    },
   ],
   findings: [
-    { name: "Time", text: (at) => timeCell(FINDINGS.time[at]), order: byNumber((at) => FINDINGS.time[at]), time: true, width: 190 },
-    { name: "Severity", text: (at) => (isGrave(at) ? "grave" : "notice"), order: byNumber((at) => (isGrave(at) ? 0 : 1)), width: 84 },
-    { name: "Kind", text: (at) => W.kinds[FINDINGS.kind[at]][0], order: byText((at) => W.kinds[FINDINGS.kind[at]][0]), width: 180 },
-    ...(manyHosts ? [{ name: "Host", text: (at) => DATA.hosts[ROWS[FINDINGS.row[at]].host], order: byText((at) => DATA.hosts[ROWS[FINDINGS.row[at]].host]), width: 110 }] : []),
-    { name: "Guest", text: (at) => guestName(FINDINGS.guest[at]) || "–", order: byText((at) => guestName(FINDINGS.guest[at])), width: 170 },
-    { name: "Interface", text: (at) => DATA.macs[FINDINGS.mac[at]] || "–", order: byText((at) => DATA.macs[FINDINGS.mac[at]] || ""), mono: true, width: 152 },
+    {
+      name: "Time",
+      text: (at) => timeCell(FINDINGS.time[at]),
+      order: byNumber((at) => FINDINGS.time[at]),
+      time: true,
+      width: 190,
+    },
+    {
+      name: "Severity",
+      text: (at) => (isGrave(at) ? "grave" : "notice"),
+      order: byNumber((at) => (isGrave(at) ? 0 : 1)),
+      width: 84,
+    },
+    {
+      name: "Kind",
+      text: (at) => W.kinds[FINDINGS.kind[at]][0],
+      order: byText((at) => W.kinds[FINDINGS.kind[at]][0]),
+      width: 180,
+    },
+    ...(manyHosts
+      ? [
+          {
+            name: "Host",
+            text: (at) => DATA.hosts[ROWS[FINDINGS.row[at]].host],
+            order: byText((at) => DATA.hosts[ROWS[FINDINGS.row[at]].host]),
+            width: 110,
+          },
+        ]
+      : []),
+    {
+      name: "Guest",
+      text: (at) => guestName(FINDINGS.guest[at]) || "–",
+      order: byText((at) => guestName(FINDINGS.guest[at])),
+      width: 170,
+    },
+    {
+      name: "Interface",
+      text: (at) => DATA.macs[FINDINGS.mac[at]] || "–",
+      order: byText((at) => DATA.macs[FINDINGS.mac[at]] || ""),
+      mono: true,
+      width: 152,
+    },
     { name: "What", text: (at) => FINDINGS.text[at], order: byText((at) => FINDINGS.text[at]), width: 520 },
   ],
 };
@@ -64,8 +138,10 @@ function fillGrid() {
   grid.style.width = `${columns.reduce((sum, column) => sum + column.width, 0)}px`;
   grid.setAttribute("aria-rowcount", GRID.list.length + 1);
   grid.setAttribute("aria-colcount", columns.length);
-  document.getElementById("grid-caption").textContent = GRID.kind === "sessions"
-    ? "Sessions: what one interface of a guest got in one plug" : "Findings: errors, gaps and suspicious entries";
+  document.getElementById("grid-caption").textContent =
+    GRID.kind === "sessions"
+      ? "Sessions: what one interface of a guest got in one plug"
+      : "Findings: errors, gaps and suspicious entries";
   GRID.from = -1;
   const wanted = GRID.list.length * GRID_ROW_HEIGHT + 52;
   gridBox.style.height = `${Math.min(wanted, Math.max(300, Math.round(window.innerHeight * 0.42)))}px`;
@@ -106,13 +182,21 @@ function gridRow(at) {
   const cells = COLUMNS[GRID.kind].map((column) => {
     const text = column.text(value);
     const cell = element("td", {
-      role: "gridcell", className: column.mono ? "mono" : column.time ? "time" : "", children: [outside(text)],
+      role: "gridcell",
+      className: column.mono ? "mono" : column.time ? "time" : "",
+      children: [outside(text)],
     });
-    if (column.name === "Severity") cell.prepend(element("span", { className: `sev ${text}`, "aria-hidden": "true" }));
+    if (column.name === "Severity")
+      cell.prepend(element("span", { className: `sev ${text}`, "aria-hidden": "true" }));
     if (text.length > 20) cell.title = text;
     return cell;
   });
-  const row = element("tr", { role: "row", "aria-rowindex": at + 2, tabindex: at === GRID.focus ? 0 : -1, children: cells });
+  const row = element("tr", {
+    role: "row",
+    "aria-rowindex": at + 2,
+    tabindex: at === GRID.focus ? 0 : -1,
+    children: cells,
+  });
   row.setAttribute("aria-selected", sameItem(item, VIEW.item));
   row.addEventListener("click", () => {
     GRID.focus = at;
@@ -131,7 +215,8 @@ function focusRow(scroll = true) {
     }
     drawGrid();
   }
-  for (const row of rowsBody.rows) row.tabIndex = Number(row.getAttribute("aria-rowindex")) === GRID.focus + 2 ? 0 : -1;
+  for (const row of rowsBody.rows)
+    row.tabIndex = Number(row.getAttribute("aria-rowindex")) === GRID.focus + 2 ? 0 : -1;
   const row = [...rowsBody.rows].find((one) => one.tabIndex === 0);
   if (row) row.focus({ preventScroll: true });
 }
@@ -142,7 +227,12 @@ function gridKey(event) {
   const page = Math.max(1, Math.floor(gridBox.clientHeight / GRID_ROW_HEIGHT) - 2);
   const now = Number(row.getAttribute("aria-rowindex")) - 2;
   const to = {
-    ArrowDown: now + 1, ArrowUp: now - 1, PageDown: now + page, PageUp: now - page, Home: 0, End: GRID.list.length - 1,
+    ArrowDown: now + 1,
+    ArrowUp: now - 1,
+    PageDown: now + page,
+    PageUp: now - page,
+    Home: 0,
+    End: GRID.list.length - 1,
   }[event.key];
   if (event.key === "Enter" || event.key === " ") {
     event.preventDefault();
@@ -193,18 +283,37 @@ function startGrid() {
 // On paper: the rows that the filter selects, as many as are of use there.
 const MAX_PRINTED_ROWS = 2000;
 
+// The size of the picture on A4 across, in pixels of CSS, with the legend below it.
+const PAPER_WIDTH = 1030;
+const PAPER_HEIGHT = 390;
+
 function printedTable(kind, list) {
   const columns = COLUMNS[kind];
-  const head = element("tr", { children: columns.map((column) => element("th", { scope: "col", text: column.name })) });
-  const rows = list.slice(0, MAX_PRINTED_ROWS).map((value) => element("tr", {
-    children: columns.map((column) => element("td", { className: column.mono ? "mono" : column.time ? "time" : "", children: [outside(column.text(value))] })),
-  }));
+  const head = element("tr", {
+    children: columns.map((column) => element("th", { scope: "col", text: column.name })),
+  });
+  const rows = list.slice(0, MAX_PRINTED_ROWS).map((value) =>
+    element("tr", {
+      children: columns.map((column) =>
+        element("td", {
+          className: column.mono ? "mono" : column.time ? "time" : "",
+          children: [outside(column.text(value))],
+        }),
+      ),
+    }),
+  );
   const parts = [
     element("h2", { text: kind === "sessions" ? "Sessions" : "Findings" }),
-    element("table", { children: [element("thead", { children: [head] }), element("tbody", { children: rows })] }),
+    element("table", {
+      children: [element("thead", { children: [head] }), element("tbody", { children: rows })],
+    }),
   ];
   if (list.length > MAX_PRINTED_ROWS) {
-    parts.push(element("p", { text: `${plural(list.length - MAX_PRINTED_ROWS, "more row")} are not printed: filter, and print again.` }));
+    parts.push(
+      element("p", {
+        text: `${plural(list.length - MAX_PRINTED_ROWS, "more row")} are not printed: filter, and print again.`,
+      }),
+    );
   }
   return parts;
 }
@@ -212,9 +321,11 @@ function printedTable(kind, list) {
 function preparePrint() {
   document.documentElement.dataset.print = "";
   const sessions = Array.from(SHOWN.sessions).sort((a, b) => S.begin[a] - S.begin[b]);
-  document.getElementById("print-rows").replaceChildren(
-    ...printedTable("sessions", sessions), ...printedTable("findings", SHOWN.findings));
+  document
+    .getElementById("print-rows")
+    .replaceChildren(...printedTable("sessions", sessions), ...printedTable("findings", SHOWN.findings));
   recolor();
+  layOut(PAPER_WIDTH, PAPER_HEIGHT);
   draw();
 }
 
@@ -222,5 +333,5 @@ function endPrint() {
   delete document.documentElement.dataset.print;
   document.getElementById("print-rows").replaceChildren();
   recolor();
-  draw();
+  resize();
 }

@@ -14,7 +14,8 @@ let shownScale = scale;
 
 // So far that a millisecond is some pixels.
 const MAX_ZOOM = Math.max(1, UNTIL / 20);
-const zoom = d3.zoom()
+const zoom = d3
+  .zoom()
   .scaleExtent([1, MAX_ZOOM])
   .filter((event) => (event.type === "wheel" ? plotWheel(event) : !event.button && !event.ctrlKey))
   .wheelDelta((event) => -event.deltaY * (event.deltaMode === 1 ? 0.05 : event.deltaMode ? 1 : 0.002))
@@ -22,7 +23,8 @@ const zoom = d3.zoom()
 
 // The wheel scrolls over the labels, and zooms over the bars; sideways it moves.
 function plotWheel(event) {
-  if (event.offsetX < VIEW.gutter || event.shiftKey || Math.abs(event.deltaX) > Math.abs(event.deltaY)) return false;
+  if (event.offsetX < VIEW.gutter || event.shiftKey || Math.abs(event.deltaX) > Math.abs(event.deltaY))
+    return false;
   return true;
 }
 
@@ -46,19 +48,31 @@ function redraw() {
 }
 
 function resize() {
-  const width = scroller.clientWidth;
-  const height = Math.min(SHOWN.height + AXIS_HEIGHT + 8, scroller.clientHeight || Infinity);
+  // Paper has a size of its own.
+  if ("print" in document.documentElement.dataset) return;
+  layOut(scroller.clientWidth, scroller.clientHeight || Infinity);
+  spacer.style.height = `${Math.max(0, SHOWN.height + AXIS_HEIGHT + 8 - VIEW.height)}px`;
+  redraw();
+}
+
+function layOut(width, height) {
   VIEW.width = width;
-  VIEW.height = Math.max(AXIS_HEIGHT + LANE_HEIGHT, height);
+  VIEW.height = Math.max(AXIS_HEIGHT + LANE_HEIGHT, Math.min(SHOWN.height + AXIS_HEIGHT + 8, height));
   VIEW.gutter = width < 640 ? 132 : Math.min(270, Math.round(width * 0.24));
   scale.domain([-MARGIN, UNTIL + MARGIN]).range([VIEW.gutter, width]);
-  zoom.extent([[VIEW.gutter, 0], [width, VIEW.height]]).translateExtent([[VIEW.gutter, -Infinity], [width, Infinity]]);
+  zoom
+    .extent([
+      [VIEW.gutter, 0],
+      [width, VIEW.height],
+    ])
+    .translateExtent([
+      [VIEW.gutter, -Infinity],
+      [width, Infinity],
+    ]);
   // The same time stays in view.
   const k = VIEW.until > VIEW.from ? Math.max(1, (UNTIL + 2 * MARGIN) / (VIEW.until - VIEW.from)) : 1;
   const x = k === 1 ? 0 : VIEW.gutter - k * scale(VIEW.from);
   zoom.transform(d3.select(canvas), d3.zoomIdentity.translate(x, 0).scale(k));
-  spacer.style.height = `${Math.max(0, SHOWN.height + AXIS_HEIGHT + 8 - VIEW.height)}px`;
-  redraw();
 }
 
 // The first place in a row whose session ends at or after `time`.
@@ -66,7 +80,8 @@ function firstAfter(row, time) {
   let [low, high] = [row.from, row.until];
   while (low < high) {
     const middle = (low + high) >> 1;
-    if (SHOWN.ends[middle] < time) low = middle + 1; else high = middle;
+    if (SHOWN.ends[middle] < time) low = middle + 1;
+    else high = middle;
   }
   return low;
 }
@@ -76,7 +91,8 @@ function rowAt(y) {
   let [low, high] = [0, SHOWN.rows.length];
   while (low < high) {
     const middle = (low + high) >> 1;
-    if (SHOWN.rows[middle].y + SHOWN.rows[middle].height <= y) low = middle + 1; else high = middle;
+    if (SHOWN.rows[middle].y + SHOWN.rows[middle].height <= y) low = middle + 1;
+    else high = middle;
   }
   return low;
 }
@@ -119,8 +135,9 @@ function draw() {
   for (let at = first; at < last; at += 1) drawLabel(context, SHOWN.rows[at], top);
   context.restore();
   drawAxis(context, marks);
-  document.getElementById("window").textContent =
-    `${fullText(Math.max(0, VIEW.from), 0)} – ${afterSeconds(VIEW.from, VIEW.until)} · ${durationText(VIEW.until - VIEW.from)}`;
+  const length = durationText(VIEW.until - VIEW.from);
+  const range = `${fullText(Math.max(0, VIEW.from), 0)} – ${afterSeconds(VIEW.from, VIEW.until)} · ${length}`;
+  document.getElementById("window").textContent = ROWS.length ? range : "";
 }
 
 function afterSeconds(since, time) {
@@ -153,6 +170,16 @@ function drawHosts(context, first, last, top) {
     const below = AXIS_HEIGHT + SHOWN.rows[end - 1].y + SHOWN.rows[end - 1].height - top;
     const coverage = coverageOfHost.get(host);
     if (coverage) {
+      for (const [from, until] of ROWS[SHOWN.rows[at].number].guest === null ? coverage.spans : []) {
+        if (until >= VIEW.from && from <= VIEW.until) {
+          drawCover(
+            context,
+            Math.max(VIEW.gutter, X(from)),
+            Math.min(VIEW.width, X(until)),
+            y + HOST_HEIGHT / 2 + 6,
+          );
+        }
+      }
       for (const [from, until] of coverage.gaps) {
         if (until >= VIEW.from && from <= VIEW.until) {
           const x = Math.max(VIEW.gutter - 9, X(from));
@@ -171,14 +198,6 @@ function drawRow(context, row, top) {
   const data = ROWS[row.number];
   const y = AXIS_HEIGHT + row.y - top;
   const middle = Math.round(y + row.height / 2);
-  if (data.guest === null) {
-    const coverage = coverageOfHost.get(data.host);
-    for (const [from, until] of coverage ? coverage.spans : []) {
-      if (until >= VIEW.from && from <= VIEW.until) {
-        drawCover(context, Math.max(VIEW.gutter, X(from)), Math.min(VIEW.width, X(until)), middle + 6);
-      }
-    }
-  }
   if (row.until > row.from) drawBars(context, row, middle + BAR_SHIFT - BAR_HEIGHT / 2);
   const shift = data.mac !== null ? FINDING_SHIFT : data.guest === null ? -3 : 0;
   drawFindings(context, row, middle + shift);
@@ -297,7 +316,11 @@ function drawLabel(context, row, top) {
   if (data.guest === null) {
     context.font = `600 12px ${SANS}`;
     context.fillStyle = COLORS.muted;
-    context.fillText(fitText(context, `Host ${DATA.hosts[data.host]}`, edge - 12), 12, y);
+    context.fillText(
+      `Host ${fitText(context, DATA.hosts[data.host], edge - 12 - context.measureText("Host ").width, true)}`,
+      12,
+      y,
+    );
   } else if (data.mac === null) {
     context.font = `600 13px ${SANS}`;
     context.fillStyle = COLORS.text;
@@ -306,14 +329,15 @@ function drawLabel(context, row, top) {
     context.font = `12px ${MONO}`;
     context.fillStyle = data.lane === 0 ? COLORS.text : COLORS.muted;
     const text = data.lane === 0 ? DATA.macs[data.mac] : `overlapping (${data.lane + 1})`;
-    context.fillText(fitText(context, text, edge - 34), 34, y + BAR_SHIFT);
+    context.fillText(fitText(context, text, edge - 34, data.lane === 0), 34, y + BAR_SHIFT);
   }
 }
 
 const fitted = new Map();
 
-function fitText(context, text, width) {
-  const key = `${context.font}|${width}|${text}`;
+// A text cut to a width; of paths and MACs the end tells more than the beginning.
+function fitText(context, text, width, keepEnd = false) {
+  const key = `${context.font}|${width}|${keepEnd}|${text}`;
   if (!fitted.has(key)) {
     let shown = text;
     if (context.measureText(shown).width > width) {
@@ -321,16 +345,20 @@ function fitText(context, text, width) {
       let [low, high] = [0, letters.length];
       while (low < high) {
         const middle = (low + high + 1) >> 1;
-        const part = `${letters.slice(0, middle).join("")}…`;
-        if (context.measureText(part).width <= width) low = middle; else high = middle - 1;
+        const part = cutText(letters, middle, keepEnd);
+        if (context.measureText(part).width <= width) low = middle;
+        else high = middle - 1;
       }
-      shown = `${letters.slice(0, low).join("")}…`;
+      shown = cutText(letters, low, keepEnd);
     }
     if (fitted.size > 5000) fitted.clear();
     fitted.set(key, shown);
   }
   return fitted.get(key);
 }
+
+const cutText = (letters, count, keepEnd) =>
+  keepEnd ? `…${letters.slice(letters.length - count).join("")}` : `${letters.slice(0, count).join("")}…`;
 
 function drawAxis(context, marks) {
   const { width, gutter } = VIEW;
@@ -360,186 +388,4 @@ function drawAxis(context, marks) {
     context.fillStyle = major ? COLORS.text : COLORS.muted;
     if (x > gutter + 22 && x < width - 18) context.fillText(text, x, 29);
   }
-}
-
-// What is under the pointer: a finding, or a session.
-function itemAt(x, y) {
-  if (y < AXIS_HEIGHT || x < VIEW.gutter) return null;
-  const inside = y - AXIS_HEIGHT + scroller.scrollTop;
-  const row = SHOWN.rows[rowAt(inside)];
-  if (!row) return null;
-  const time = shownScale.invert(x);
-  const near = shownScale.invert(x + 6) - time;
-  let best = null;
-  let distance = near;
-  for (const finding of findingsOfRow.get(row.number) || []) {
-    if (!SHOWN.isFinding[finding]) continue;
-    const away = Math.abs(FINDINGS.time[finding] - time);
-    const isUp = ROWS[row.number].mac === null || inside - row.y < row.height / 2 - 1;
-    if (isUp && away <= distance) [best, distance] = [{ finding }, away];
-  }
-  if (best) return best;
-  for (let at = firstAfter(row, time - near); at < row.until; at += 1) {
-    const session = SHOWN.sessions[at];
-    if (S.begin[session] > time + near) break;
-    const away = Math.max(0, S.begin[session] - time, time - drawnUntil[session]);
-    if (away <= distance && (best === null || away < distance)) [best, distance] = [{ session }, away];
-  }
-  return best;
-}
-
-const itemRow = (item) => (item.session !== undefined ? S.row[item.session] : FINDINGS.row[item.finding]);
-const itemTime = (item) => (item.session !== undefined ? S.begin[item.session] : FINDINGS.time[item.finding]);
-
-function describe(item) {
-  if (item.finding !== undefined) {
-    const at = item.finding;
-    const [kind, , grave] = W.kinds[FINDINGS.kind[at]];
-    return [`${grave ? "Grave finding" : "Finding"}: ${kind}`, fullText(FINDINGS.time[at]), FINDINGS.text[at]];
-  }
-  const at = item.session;
-  const lines = [`${guestName(S.guest[at])} · ${macOf(at)}`, devicesText(at)];
-  const state = W.states[S.state[at]];
-  const begin = S.begin[at];
-  const parts = [];
-  if (!Number.isNaN(S.opened[at])) parts.push(`opened ${fullText(S.opened[at])}`);
-  if (!Number.isNaN(S.granted[at])) parts.push(`granted ${afterText(begin, S.granted[at])}`);
-  if (!Number.isNaN(S.released[at])) parts.push(`released ${afterText(begin, S.released[at])}`);
-  lines.push(parts.join(", ") || "no times known");
-  const end = S.endedBy[at] >= 0 ? ` by ${W.ends[S.endedBy[at]]}` : "";
-  const lasted = S.released[at] - S.granted[at];
-  const how = Number.isNaN(lasted) ? "" : ` after ${durationText(lasted)}`;
-  lines.push(`${state}${end}${how} · ${W.certainties[S.certainty[at]]}`);
-  const count = (findingsOfSession.get(at) || []).length;
-  if (count) lines.push(plural(count, "finding"));
-  return lines;
-}
-
-function showTip(item, x, y) {
-  tip.replaceChildren(...describe(item).map((text) => element("div", { children: [outside(text)] })));
-  tip.hidden = false;
-  const box = tip.getBoundingClientRect();
-  const left = Math.min(x + 14, window.innerWidth - box.width - 8);
-  const below = y + 18 + box.height < window.innerHeight ? y + 18 : y - box.height - 12;
-  tip.style.left = `${Math.max(8, left)}px`;
-  tip.style.top = `${Math.max(8, below)}px`;
-}
-
-function hideTip() {
-  tip.hidden = true;
-}
-
-// Brings an item into view: its row, and its time if that is outside.
-function reveal(item, center = false) {
-  const place = SHOWN.rows.find((row) => row.number === itemRow(item));
-  if (place) {
-    const room = VIEW.height - AXIS_HEIGHT - LANE_HEIGHT;
-    if (place.y < scroller.scrollTop) scroller.scrollTop = place.y - HOST_HEIGHT;
-    else if (place.y > scroller.scrollTop + room) scroller.scrollTop = place.y - room;
-  }
-  const from = itemTime(item);
-  const until = item.session !== undefined ? drawnUntil[item.session] : from;
-  if (center || from > VIEW.until || until < VIEW.from) {
-    const middle = shownScale((Math.max(from, 0) + Math.min(until, from + (VIEW.until - VIEW.from) / 2)) / 2);
-    const wanted = VIEW.gutter + (VIEW.width - VIEW.gutter) / 2;
-    const selection = d3.select(canvas);
-    zoom.translateBy(selection, (wanted - middle) / d3.zoomTransform(canvas).k, 0);
-  }
-  redraw();
-}
-
-// Shows an item over half of the width.
-function zoomTo(item) {
-  const from = Math.max(-MARGIN, itemTime(item));
-  const until = Math.max(from + 100, Math.min(UNTIL, item.session !== undefined ? drawnUntil[item.session] : from));
-  const k = Math.min(MAX_ZOOM, Math.max(1, (scale.invert(VIEW.width) - scale.invert(VIEW.gutter)) / (2 * (until - from))));
-  const x = (VIEW.gutter + VIEW.width) / 2 - k * scale((from + until) / 2);
-  zoom.transform(d3.select(canvas), d3.zoomIdentity.translate(x, 0).scale(k));
-  reveal(item);
-}
-
-const zoomBy = (factor) => zoom.scaleBy(d3.select(canvas), factor);
-const zoomFit = () => zoom.transform(d3.select(canvas), d3.zoomIdentity);
-const panBy = (part) => {
-  zoom.translateBy(d3.select(canvas), (-part * (VIEW.width - VIEW.gutter)) / d3.zoomTransform(canvas).k, 0);
-};
-
-function timelineKey(event) {
-  if (event.altKey || event.ctrlKey || event.metaKey) return;
-  const keys = {
-    "+": () => zoomBy(1.5), "=": () => zoomBy(1.5), "-": () => zoomBy(1 / 1.5), "−": () => zoomBy(1 / 1.5),
-    0: zoomFit, ArrowLeft: () => panBy(-0.1), ArrowRight: () => panBy(0.1),
-    ArrowUp: () => { scroller.scrollTop -= LANE_HEIGHT * 2; },
-    ArrowDown: () => { scroller.scrollTop += LANE_HEIGHT * 2; },
-    PageUp: () => { scroller.scrollTop -= VIEW.height * 0.8; },
-    PageDown: () => { scroller.scrollTop += VIEW.height * 0.8; },
-    Home: () => { scroller.scrollTop = 0; }, End: () => { scroller.scrollTop = SHOWN.height; },
-    n: () => step(1), p: () => step(-1), z: () => { if (VIEW.item) zoomTo(VIEW.item); },
-    Enter: () => { if (VIEW.item) openStory(VIEW.item); },
-  };
-  const act = keys[event.key];
-  if (!act) return;
-  event.preventDefault();
-  act();
-}
-
-// The next session or finding in the order of the rows.
-function step(by) {
-  const items = timelineItems();
-  if (!items.length) return;
-  const at = VIEW.item ? items.findIndex((one) => sameItem(one, VIEW.item)) : -1;
-  const next = at < 0 ? (by > 0 ? 0 : items.length - 1) : Math.min(items.length - 1, Math.max(0, at + by));
-  select(items[next]);
-  reveal(items[next]);
-  say(describe(items[next]).join(", "));
-}
-
-let itemsFor = null;
-let itemsList = [];
-
-function timelineItems() {
-  if (itemsFor !== SHOWN.sessions) {
-    itemsFor = SHOWN.sessions;
-    const loose = SHOWN.findings.filter((finding) => FINDINGS.session[finding] === null);
-    itemsList = [...Array.from(SHOWN.sessions, (session) => ({ session })), ...loose.map((finding) => ({ finding }))];
-    itemsList.sort((a, b) => itemRow(a) - itemRow(b) || itemTime(a) - itemTime(b));
-  }
-  return itemsList;
-}
-
-const sameItem = (a, b) => a !== null && b !== null && a.session === b.session && a.finding === b.finding;
-
-function startTimeline() {
-  const selection = d3.select(canvas);
-  selection.call(zoom).on("dblclick.zoom", null);
-  // A wheel sideways, or with shift, moves.
-  canvas.addEventListener("wheel", (event) => {
-    if (event.offsetX < VIEW.gutter || event.ctrlKey) return;
-    const sideways = event.shiftKey ? event.deltaX || event.deltaY : event.deltaX;
-    if (event.shiftKey || Math.abs(event.deltaX) > Math.abs(event.deltaY)) {
-      event.preventDefault();
-      zoom.translateBy(selection, -sideways / d3.zoomTransform(canvas).k, 0);
-    }
-  }, { passive: false });
-  scroller.addEventListener("scroll", redraw, { passive: true });
-  scroller.addEventListener("keydown", timelineKey);
-  canvas.addEventListener("pointermove", (event) => {
-    const item = itemAt(event.offsetX, event.offsetY);
-    canvas.classList.toggle("over", item !== null);
-    if (item) showTip(item, event.clientX, event.clientY); else hideTip();
-    if (!sameItem(item, VIEW.hover)) {
-      VIEW.hover = item;
-      redraw();
-    }
-  });
-  canvas.addEventListener("pointerleave", () => {
-    VIEW.hover = null;
-    hideTip();
-    redraw();
-  });
-  canvas.addEventListener("click", (event) => {
-    const item = itemAt(event.offsetX, event.offsetY);
-    if (item) openStory(item); else scroller.focus({ preventScroll: true });
-  });
-  new ResizeObserver(resize).observe(scroller);
 }

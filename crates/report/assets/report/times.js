@@ -38,7 +38,12 @@ function afterText(since, time) {
 function durationText(millis) {
   if (millis < 1000) return `${Math.round(millis)} ms`;
   if (millis < 60000) return `${(millis / 1000).toFixed(millis < 10000 ? 2 : 1)} s`;
-  const units = [["d", 86400000], ["h", 3600000], ["min", 60000], ["s", 1000]];
+  const units = [
+    ["d", 86400000],
+    ["h", 3600000],
+    ["min", 60000],
+    ["s", 1000],
+  ];
   const first = units.findIndex(([, size]) => millis >= size);
   const count = Math.floor(millis / units[first][1]);
   const next = units[first + 1];

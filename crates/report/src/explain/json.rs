@@ -2,7 +2,7 @@ use serde::Serialize;
 use taptrail_record::{GuestId, MacAddr};
 use taptrail_trail::{Finding, Holding, Input, Proof};
 
-use super::{Explanation, Interface, LineReader, sentences};
+use super::{Explanation, Interface, LineReader, by_interface, sentences};
 use crate::style::TimeFormat;
 
 #[derive(Serialize)]
@@ -50,11 +50,12 @@ pub(super) fn json(
     clock: &TimeFormat,
     lines: &LineReader<'_>,
 ) -> Result<String, serde_json::Error> {
-    let interfaces = explanation.interfaces.iter().map(|one| interface(one, clock, lines)).collect();
-    crate::json(&ExplanationJson { interfaces, input: &explanation.input })
+    let interfaces = by_interface(explanation);
+    let interfaces = interfaces.iter().map(|one| interface(one, clock, lines)).collect();
+    crate::json(&ExplanationJson { interfaces, input: &explanation.report.input })
 }
 
-fn interface<'a>(interface: &'a Interface, clock: &TimeFormat, lines: &LineReader<'_>) -> InterfaceJson<'a> {
+fn interface<'a>(interface: &Interface<'a>, clock: &TimeFormat, lines: &LineReader<'_>) -> InterfaceJson<'a> {
     let holding = |holding: &'a Holding| HoldingJson {
         holding,
         told: sentences::describe(holding, clock),
@@ -62,11 +63,11 @@ fn interface<'a>(interface: &'a Interface, clock: &TimeFormat, lines: &LineReade
     };
     let finding = |finding: &'a Finding| FindingJson { finding, lines: shown(&finding.proof, lines) };
     InterfaceJson {
-        host: &interface.host,
-        guest: interface.guest.as_ref(),
+        host: interface.host,
+        guest: interface.guest,
         mac: interface.mac,
-        holdings: interface.holdings.iter().map(holding).collect(),
-        findings: interface.findings.iter().map(finding).collect(),
+        holdings: interface.holdings.iter().copied().map(holding).collect(),
+        findings: interface.findings.iter().copied().map(finding).collect(),
     }
 }
 

@@ -1,8 +1,16 @@
-//! Explanations in sentences: each open, what followed it, and the lines that prove it. Auditors
+//! Explanations: a statement about each session, and the records that prove it. Auditors
 //! otherwise search a log backwards for this by hand.
 
+mod ausearch;
+mod coverage;
+mod evidence;
 mod json;
+mod nearest;
+mod of_session;
+mod page;
+mod records;
 pub(crate) mod sentences;
+mod statement;
 mod text;
 
 use std::collections::HashMap;
@@ -12,13 +20,13 @@ use std::sync::Arc;
 use taptrail_record::{GuestId, MacAddr};
 use taptrail_trail::{Finding, Holding, Input, Proof, Report};
 
+pub use self::evidence::{CitedSources, LineReader};
+use self::nearest::Nearest;
+pub(crate) use self::text::summary;
 use crate::sink::{TrailConsumer, sort_by_time};
 use crate::span::{RelatedTimes, Scope};
 use crate::style::TimeFormat;
-use crate::{Filter, Style};
-
-/// Reads the line of a proof from its source again; none when that is not possible.
-pub type LineReader<'a> = dyn Fn(&Proof) -> Option<String> + 'a;
+use crate::{Columns, Filter, Session, Style, who};
 
 /// Collects the holdings and findings that a filter selects, for an [`Explanation`].
 ///
@@ -31,6 +39,8 @@ pub struct Explainer {
     /// Findings that may concern a selected holding.
     maybe_related: Vec<Finding>,
     related: RelatedTimes,
+    nearest: Nearest,
+    maybe_matching: u64,
 }
 
 impl Explainer {
@@ -44,7 +54,12 @@ impl Explainer {
         self.report.holdings.is_empty()
     }
 
-    /// All that the filter selected, grouped by interface.
+    /// Holdings whose records lack what the filter compares.
+    pub fn maybe_matching(&self) -> u64 {
+        self.maybe_matching
+    }
+
+    /// All that the filter selected.
     pub fn finish(mut self, input: Input) -> Explanation {
         for finding in std::mem::take(&mut self.maybe_related) {
             if self.related.contains(&finding) {
@@ -52,7 +67,8 @@ impl Explainer {
             }
         }
         sort_by_time(&mut self.report);
-        Explanation { interfaces: by_interface(self.report), input }
+        let report = Report { input, ..self.report };
+        Explanation { report, filter: self.filter, nearest: self.nearest }
     }
 }
 
@@ -61,6 +77,12 @@ impl TrailConsumer for Explainer {
         if self.filter.matches_holding(&holding) {
             self.related.add(&holding);
             self.report.holdings.push(holding);
+            return Ok(());
+        }
+        self.maybe_matching += u64::from(self.filter.may_match(&holding));
+        // What was found needs nothing that is near.
+        if self.report.holdings.is_empty() {
+            self.nearest.add(&holding, &self.filter);
         }
         Ok(())
     }
@@ -75,63 +97,113 @@ impl TrailConsumer for Explainer {
     }
 }
 
-/// Holdings and findings of some interfaces, with their proofs.
+/// The records that an explanation prints with each session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Records {
+    /// None: where they are is told.
+    None,
+    /// Their fields, aligned.
+    Decoded,
+    /// Their lines as they are.
+    Raw,
+}
+
+/// Holdings and findings, with their proofs.
 #[derive(Debug)]
 pub struct Explanation {
-    interfaces: Vec<Interface>,
-    input: Input,
+    pub(crate) report: Report,
+    pub(crate) filter: Filter,
+    nearest: Nearest,
 }
 
 /// Holdings and findings of one interface; without a MAC, of a whole guest; without a guest, of a
 /// host.
 #[derive(Debug)]
-struct Interface {
-    host: Arc<str>,
-    guest: Option<GuestId>,
+struct Interface<'a> {
+    host: &'a Arc<str>,
+    guest: Option<&'a GuestId>,
     mac: Option<MacAddr>,
-    holdings: Vec<Holding>,
-    findings: Vec<Finding>,
+    holdings: Vec<&'a Holding>,
+    findings: Vec<&'a Finding>,
 }
 
-fn by_interface(report: Report) -> Vec<Interface> {
-    let mut interfaces: Vec<Interface> = Vec::new();
+fn by_interface(explanation: &Explanation) -> Vec<Interface<'_>> {
+    let mut interfaces: Vec<Interface<'_>> = Vec::new();
     let mut indices: HashMap<Scope, usize> = HashMap::new();
-    let mut index = |host: &Arc<str>, guest: Option<&GuestId>, mac, interfaces: &mut Vec<Interface>| {
-        let key = (Arc::clone(host), guest.map(|guest| guest.uuid), mac);
-        *indices.entry(key).or_insert_with(|| {
-            let (host, guest) = (Arc::clone(host), guest.cloned());
-            interfaces.push(Interface { host, guest, mac, holdings: Vec::new(), findings: Vec::new() });
-            interfaces.len() - 1
-        })
-    };
-    for holding in report.holdings {
-        let at = index(&holding.host, Some(&holding.guest), Some(holding.mac), &mut interfaces);
-        interfaces[at].holdings.push(holding);
+    for holding in &explanation.report.holdings {
+        let (host, guest, mac) = (&holding.host, Some(&holding.guest), Some(holding.mac));
+        of_interface(host, guest, mac, &mut interfaces, &mut indices).holdings.push(holding);
     }
-    for finding in report.findings {
-        let at = index(&finding.host, finding.guest.as_ref(), finding.mac, &mut interfaces);
-        interfaces[at].findings.push(finding);
+    for finding in &explanation.report.findings {
+        let (host, guest, mac) = (&finding.host, finding.guest.as_ref(), finding.mac);
+        of_interface(host, guest, mac, &mut interfaces, &mut indices).findings.push(finding);
     }
     interfaces
+}
+
+fn of_interface<'i, 'a>(
+    host: &'a Arc<str>,
+    guest: Option<&'a GuestId>,
+    mac: Option<MacAddr>,
+    interfaces: &'i mut Vec<Interface<'a>>,
+    indices: &mut HashMap<Scope, usize>,
+) -> &'i mut Interface<'a> {
+    let key = (Arc::clone(host), guest.map(|guest| guest.uuid), mac);
+    let at = *indices.entry(key).or_insert_with(|| {
+        interfaces.push(Interface { host, guest, mac, holdings: Vec::new(), findings: Vec::new() });
+        interfaces.len() - 1
+    });
+    &mut interfaces[at]
 }
 
 impl Explanation {
     /// The locations of all lines that it rests on, so that they can be read again in one pass.
     pub fn proofs(&self) -> impl Iterator<Item = &Proof> {
-        self.interfaces.iter().flat_map(|interface| {
-            let holdings = interface.holdings.iter().flat_map(|holding| &holding.proof);
-            holdings.chain(interface.findings.iter().flat_map(|finding| &finding.proof))
-        })
+        let holdings = self.report.holdings.iter().flat_map(|holding| &holding.proof);
+        holdings.chain(self.report.findings.iter().flat_map(|finding| &finding.proof))
     }
 
     /// Whether it has no holding and no finding.
     pub fn is_empty(&self) -> bool {
-        self.interfaces.is_empty()
+        self.report.holdings.is_empty() && self.report.findings.is_empty()
     }
 
-    /// The explanation in sentences, interface by interface, each with its lines.
-    pub fn text(&self, style: &Style, lines: &LineReader<'_>) -> String {
-        text::text(self, style, lines)
+    /// Whether it has no holding.
+    pub fn has_no_holding(&self) -> bool {
+        self.report.holdings.is_empty()
+    }
+
+    /// The number of its sessions.
+    pub fn sessions(&self) -> usize {
+        Session::group(&self.report.holdings).len()
+    }
+
+    /// By which reading of the subject something was found, if it has several.
+    pub(crate) fn readings(&self) -> Option<String> {
+        self.filter.subject.as_ref()?.readings(self.report.holdings.iter())
+    }
+
+    /// The sessions as a table, one row each; of a single session, or with `all` of each, a
+    /// statement, unless columns are asked for.
+    pub fn who(
+        &self,
+        style: &Style,
+        evidence: CitedSources<'_>,
+        all: bool,
+        columns: Option<&Columns>,
+    ) -> String {
+        if self.has_no_holding() {
+            return text::nothing(self, style);
+        }
+        if all || (columns.is_none() && self.sessions() == 1) {
+            return text::text(self, style, evidence, Records::None);
+        }
+        who::answer(self, columns.unwrap_or(&Columns::Sessions), style)
+    }
+
+    /// A statement about each session, with its records.
+    pub fn text(&self, style: &Style, evidence: CitedSources<'_>, records: Records) -> String {
+        text::text(self, style, evidence, records)
     }
 
     /// The same as JSON: `interfaces`, each with `host`, `guest`, `mac`, `holdings` and `findings`,

@@ -52,15 +52,7 @@ fn hand_over_failed(holding: &Holding) -> bool {
 }
 
 fn ended(holding: &Holding, clock: &impl Clock) -> Option<String> {
-    let by = holding.ended_by.map(|by| match by {
-        EndedBy::Detach => "the interface was unplugged",
-        EndedBy::Stop => "the guest ended",
-        EndedBy::Close => "it was closed, and no record says why",
-        EndedBy::Revoke => "it was taken away with the interface still plugged in",
-        EndedBy::Restart => "the guest started again, and no record shows its end before that",
-        EndedBy::Reboot => "the host rebooted, and no record shows the guest's end before that",
-        EndedBy::PidReused => "its process id had become another guest's, and no record shows its end",
-    });
+    let by = holding.ended_by.map(end);
     let at = holding.released.map(|at| match (holding.certainty, holding.last_seen) {
         (_, Some(last)) => format!(
             "unseen, at some time from {} to {}",
@@ -85,8 +77,21 @@ fn ended(holding: &Holding, clock: &impl Clock) -> Option<String> {
     }
 }
 
+/// What ended it, as the rest of a sentence.
+pub(super) fn end(by: EndedBy) -> &'static str {
+    match by {
+        EndedBy::Detach => "the interface was unplugged",
+        EndedBy::Stop => "the guest ended",
+        EndedBy::Close => "it was closed, and no record says why",
+        EndedBy::Revoke => "it was taken away with the interface still plugged in",
+        EndedBy::Restart => "the guest started again, and no record shows its end before that",
+        EndedBy::Reboot => "the host rebooted, and no record shows the guest's end before that",
+        EndedBy::PidReused => "its process id had become another guest's, and no record shows its end",
+    }
+}
+
 /// When QEMU may have held it, and why that is not certain.
-fn possibly_held(stretch: &PossiblyHeld, holding: &Holding, clock: &impl Clock) -> String {
+pub(super) fn possibly_held(stretch: &PossiblyHeld, holding: &Holding, clock: &impl Clock) -> String {
     let from = match stretch.from {
         Some(from) => format!("from {}", clock.after(holding.opened, Some(from))),
         None => "from some time before the trail".to_owned(),
@@ -111,7 +116,7 @@ fn possibly_held(stretch: &PossiblyHeld, holding: &Holding, clock: &impl Clock) 
     format!("Possibly held {from}{until}: {why}.")
 }
 
-fn certainty(holding: &Holding) -> &'static str {
+pub(super) fn certainty(holding: &Holding) -> &'static str {
     match holding.certainty {
         Certainty::Definitive => "Definitive: records name the device at every step.",
         Certainty::Inferred if holding.end_doubt.is_some() => {

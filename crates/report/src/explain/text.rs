@@ -1,143 +1,115 @@
-use std::collections::{HashMap, HashSet};
-use std::fmt::Write as _;
+//! An explanation as text: the statement about each session, and its records.
 
-use taptrail_trail::{Finding, Holding, Proof};
+use std::collections::HashSet;
 
-use super::{Explanation, Interface, LineReader, sentences};
-use crate::Style;
-use crate::findings::{location, sentence};
-use crate::fold::fold;
+use taptrail_trail::Proof;
+
+use super::evidence::{CitedSources, Evident, of_finding, of_session};
+use super::of_session::FindingsOf;
+use super::page::Page;
+use super::statement::Teller;
+use super::{Explanation, Records, coverage, records};
+use crate::findings::sentence;
 use crate::style::{Clock as _, TimeFormat};
-use crate::text::{cut, escape_name};
+use crate::text::escape_name;
 use crate::trail::count;
+use crate::{Session, Style};
 
-/// The longest line shown, in characters: twice what auditd writes at most.
-const MAX_LINE_CHARS: usize = 16 * 1024;
-
-pub(super) fn text<'a>(explanation: &'a Explanation, style: &'a Style, lines: &'a LineReader<'a>) -> String {
-    let mut page =
-        Page { text: String::new(), clock: TimeFormat::new(style), style, lines, shown: HashSet::new() };
-    for interface in &explanation.interfaces {
-        page.interface(interface);
+/// All sessions, each with its records as `with` says.
+pub(super) fn text<'a>(
+    explanation: &'a Explanation,
+    style: &Style,
+    evidence: CitedSources<'_>,
+    with: Records,
+) -> String {
+    let sessions = Session::group(&explanation.report.holdings);
+    if sessions.is_empty() && explanation.report.findings.is_empty() {
+        return nothing(explanation, style);
     }
-    let (mut holdings, mut findings) = (0, 0);
-    for interface in &explanation.interfaces {
-        holdings += interface.holdings.len() as u64;
-        findings += interface.findings.len() as u64;
+    let mut page = Page::new(style);
+    let teller = Teller {
+        clock: TimeFormat::new(style),
+        style: *style,
+        input: &explanation.report.input,
+        at: explanation.filter.at,
+        evidence,
+    };
+    if let Some(readings) = explanation.readings() {
+        page.line(&readings);
     }
-    if explanation.interfaces.is_empty() {
-        page.text.push_str("No record is about it\n\n");
+    let findings = FindingsOf::new(&sessions, &explanation.report.findings);
+    let mut shown = HashSet::new();
+    let mut print = |page: &mut Page, records: &[Evident<'a>]| match with {
+        Records::None => {}
+        Records::Decoded => {
+            page.line("Records");
+            records::decoded(page, records, &teller.clock, style);
+        }
+        Records::Raw => {
+            page.line("Records");
+            records::raw(page, records, &mut shown);
+        }
+    };
+    for (session, findings) in sessions.iter().zip(&findings.sessions) {
+        let more = findings.iter().flat_map(|finding| &finding.proof);
+        let records = of_session(session, more, evidence);
+        teller.tell(&mut page, session, &records, findings);
+        print(&mut page, &records);
+        let most = session.holdings.iter().map(|of| of.proof.len()).max().unwrap_or_default();
+        if most >= Proof::MAX_PROOFS && with != Records::None {
+            page.line("More records may show it: the first and the last are here");
+        }
     }
-    let (holdings, findings) = (count(holdings, "holding"), count(findings, "finding"));
-    // Writing to a String can't fail.
-    let _ =
-        writeln!(page.text, "{holdings}; {findings}; {} read", count(explanation.input.records, "record"));
-    page.text
-}
-
-/// Shown with a holding that rests on unauthenticated lines.
-const NOT_AUTHENTICATED: &str = "Not authenticated: a log's text shows it, and any local user can write lines like the kernel's or auditd's there.";
-
-struct Page<'a> {
-    text: String,
-    clock: TimeFormat,
-    style: &'a Style,
-    lines: &'a LineReader<'a>,
-    /// The lines of this interface that were shown already.
-    shown: HashSet<LineKey<'a>>,
-}
-
-/// A line of a source.
-type LineKey<'a> = (&'a str, u64);
-
-impl<'a> Page<'a> {
-    fn interface(&mut self, interface: &'a Interface) {
-        self.shown.clear();
-        let host = escape_name(&interface.host);
-        let guest = interface.guest.as_ref();
-        let guest = guest.map(|guest| format!("{} ({}) on {host}", escape_name(&guest.name), guest.uuid));
-        let head = match (&interface.mac, guest) {
-            (Some(mac), Some(guest)) => format!("{mac} of {guest}"),
-            (None, Some(guest)) => format!("The whole of {guest}"),
-            (Some(mac), None) => format!("{mac} on {host}"),
-            (None, None) => format!("The whole of {host}"),
+    for finding in findings.rest {
+        page.gap();
+        let about = match (&finding.guest, finding.mac) {
+            (Some(guest), Some(mac)) => format!("{mac} of {}", escape_name(&guest.name)),
+            (Some(guest), None) => format!("the whole of {}", escape_name(&guest.name)),
+            (None, Some(mac)) => mac.to_string(),
+            (None, None) => format!("the whole of {}", escape_name(&finding.host)),
         };
-        self.line(0, &head, true);
-        // A finding is shown with the first holding that has the same line in its proof.
-        let mut findings: HashMap<LineKey<'a>, Vec<&'a Finding>> = HashMap::new();
-        let mut elsewhere = Vec::new();
-        for finding in &interface.findings {
-            match finding.proof.last() {
-                Some(last) => findings.entry((&last.source, last.line)).or_default().push(finding),
-                None => elsewhere.push(finding),
-            }
-        }
-        for holding in &interface.holdings {
-            let here = |proof: &'a Proof| findings.remove(&(&*proof.source, proof.line)).unwrap_or_default();
-            let with: Vec<_> = holding.proof.iter().flat_map(here).collect();
-            self.holding(holding, &with);
-        }
-        elsewhere.extend(findings.into_values().flatten());
-        elsewhere.sort_by_key(|finding| finding.time);
-        for finding in elsewhere {
-            self.text.push('\n');
-            self.finding(2, finding);
-            self.proof(&finding.proof);
-        }
-        self.text.push('\n');
+        let (kind, at) = (finding.kind.as_str(), teller.clock.full(finding.time));
+        page.head(&format!("Finding {kind} at {at}, {about}: {}", sentence(finding)));
+        let records = of_finding(finding, evidence);
+        print(&mut page, &records);
     }
+    page.gap();
+    page.line(&summary(explanation, &sessions));
+    page.into_text()
+}
 
-    fn holding(&mut self, holding: &'a Holding, findings: &[&'a Finding]) {
-        let device = &holding.device;
-        let mut named = vec![device.kind.to_string()];
-        named.extend(device.dev.as_deref().map(|dev| escape_name(dev).into_string()));
-        named.extend(device.rdev.map(|rdev| rdev.to_string()));
-        let head = format!("{} ({}): {}", escape_name(&device.path), named.join(" "), holding.state.as_str());
-        self.text.push('\n');
-        self.line(2, &head, true);
-        for sentence in sentences::describe(holding, &self.clock) {
-            self.line(4, &sentence, false);
-        }
-        if Proof::any_unauthenticated(&holding.proof) {
-            self.line(4, NOT_AUTHENTICATED, false);
-        }
-        for finding in findings {
-            self.finding(4, finding);
-        }
-        let all = holding.proof.iter().chain(findings.iter().flat_map(|finding| &finding.proof));
-        let mut unique = HashSet::new();
-        self.proof(all.filter(|proof| unique.insert((&proof.source, proof.line))));
-        if holding.proof.len() >= Proof::MAX_PROOFS {
-            self.line(4, "More records may show it: the first and the last are here.", false);
-        }
-    }
+/// The line below all sessions.
+pub(crate) fn summary(explanation: &Explanation, sessions: &[Session<'_>]) -> String {
+    let mut parts = vec![
+        count(sessions.len() as u64, "session"),
+        count(explanation.report.findings.len() as u64, "finding"),
+        format!("{} read", count(explanation.report.input.records, "record")),
+    ];
+    let mut hosts: Vec<&str> = sessions.iter().map(Session::host).collect();
+    hosts.dedup();
+    parts.extend(coverage::elsewhere(&explanation.report.input, &hosts));
+    parts.join("; ")
+}
 
-    fn finding(&mut self, indent: usize, finding: &'a Finding) {
-        let (kind, at) = (finding.kind.as_str(), self.clock.full(finding.time));
-        self.line(indent, &format!("Finding {kind} at {at}: {}.", sentence(finding)), false);
-    }
-
-    fn proof(&mut self, proof: impl IntoIterator<Item = &'a Proof>) {
-        for proof in proof {
-            // Writing to a String can't fail.
-            let mark = if proof.unauthenticated { " (not authenticated)" } else { "" };
-            let _ = writeln!(self.text, "    {}{mark}", location(proof));
-            let new = self.shown.insert((&proof.source, proof.line));
-            if let Some(raw) = new.then(|| (self.lines)(proof)).flatten() {
-                // auditd separates the names that it adds (log_format = ENRICHED) by this
-                // character.
-                let _ = writeln!(self.text, "      {}", cut(&raw.replace('\u{1d}', " "), MAX_LINE_CHARS));
-            }
+/// That nothing was found, and what is nearest.
+pub(super) fn nothing(explanation: &Explanation, style: &Style) -> String {
+    let mut page = Page::new(style);
+    let asked = explanation.filter.subject.as_ref().map_or("what is asked for", |of| of.text());
+    let then = if explanation.filter.at.is_some() { " at that time" } else { "" };
+    let asked = escape_name(asked);
+    page.head(&match explanation.filter.depends_on_holdings() {
+        true => format!("No record shows that anybody held {asked}{then}"),
+        false => format!("No record is about {asked}"),
+    });
+    let nearest = explanation.nearest.sentences(&TimeFormat::new(style));
+    if !nearest.is_empty() {
+        page.gap();
+        page.line("Nearest, and no answer:");
+        for sentence in nearest {
+            page.folded(2, &sentence);
         }
     }
-
-    /// A line of ours, folded into the style's width.
-    fn line(&mut self, indent: usize, line: &str, bold: bool) {
-        let width = self.style.width.map_or(usize::MAX, usize::from).saturating_sub(indent).max(20);
-        let (on, off) = if bold && self.style.color { ("\x1b[1m", "\x1b[0m") } else { ("", "") };
-        for part in fold(line, width) {
-            // Writing to a String can't fail.
-            let _ = writeln!(self.text, "{:indent$}{on}{part}{off}", "");
-        }
-    }
+    page.gap();
+    page.line(&summary(explanation, &[]));
+    page.into_text()
 }

@@ -3,76 +3,59 @@
 //! Every text is safe to show: what can't be seen in it is escaped. Times are milliseconds since
 //! the picture's first; null is unknown.
 
-use std::collections::HashMap;
-use std::hash::Hash;
-
 use compact_str::CompactString;
-use jiff::Timestamp;
 use serde::Serialize;
-use taptrail_record::{Device, GuestId};
-use taptrail_trail::{Certainty, Coverage, Doubt, EndedBy, FindingKind, Input, Proof, Severity, State};
+use taptrail_trail::{Certainty, Doubt, EndedBy, FindingKind, Severity, State};
 
-use super::evidence::{Evidence, Hash as FileHash};
-use super::picture::{Bar, Counts, Mark, Picture, begin};
-use super::told::told;
+use super::picture::Counts;
 use super::zone::Zone;
-use super::{MAX_PAGE_LINE_BYTES, MAX_PAGE_LINES};
-use crate::explain::LineReader;
-use crate::style::{Style, TimeFormat};
-use crate::text::{cut, escape_name, escape_text};
 
-/// The longest raw line shown, in characters: twice what auditd writes at most.
-const MAX_LINE_CHARS: usize = 16 * 1024;
-
-/// The longest sentence and note shown, in characters.
-const MAX_TEXT_CHARS: usize = 800;
-
-type Time = Option<i64>;
+pub(super) type Time = Option<i64>;
 
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Data {
-    evidence: EvidenceData,
-    zone: Option<Zone>,
+    pub(super) evidence: EvidenceData,
+    pub(super) zone: Option<Zone>,
     /// The first time, in milliseconds since 1970; all others are counted from it.
-    base: i64,
-    until: i64,
-    counts: Counts,
-    hosts: Vec<CompactString>,
+    pub(super) base: i64,
+    pub(super) until: i64,
+    pub(super) counts: Counts,
+    pub(super) hosts: Vec<CompactString>,
     /// Name and uuid.
-    guests: Vec<(CompactString, String)>,
-    macs: Vec<String>,
+    pub(super) guests: Vec<(CompactString, String)>,
+    pub(super) macs: Vec<String>,
     /// Kind, path, interface, number.
-    devices: Vec<(&'static str, CompactString, Option<CompactString>, Option<String>)>,
-    files: Vec<CompactString>,
-    words: Words,
+    pub(super) devices: Vec<(&'static str, CompactString, Option<CompactString>, Option<String>)>,
+    pub(super) files: Vec<CompactString>,
+    pub(super) words: Words,
     /// Host, guest, MAC, lane.
-    rows: Vec<(u32, Option<u32>, Option<u32>, usize)>,
-    sessions: Sessions,
-    holdings: Holdings,
+    pub(super) rows: Vec<(u32, Option<u32>, Option<u32>, usize)>,
+    pub(super) sessions: Sessions,
+    pub(super) holdings: Holdings,
     /// Session, from, until, doubt.
-    weak: Vec<(usize, Time, Time, usize)>,
-    findings: Findings,
+    pub(super) weak: Vec<(usize, Time, Time, usize)>,
+    pub(super) findings: Findings,
     /// Sentences with blanks.
-    told: Vec<String>,
-    lines: Lines,
-    coverage: Vec<CoverageData>,
+    pub(super) told: Vec<String>,
+    pub(super) lines: Lines,
+    pub(super) coverage: Vec<CoverageData>,
 }
 
 /// The words of each enum, by the numbers in the columns.
 #[derive(Debug, Serialize)]
-struct Words {
-    states: [&'static str; 6],
-    certainties: [&'static str; 5],
-    ends: [&'static str; 7],
-    doubts: [&'static str; 11],
+pub(super) struct Words {
+    pub(super) states: [&'static str; 6],
+    pub(super) certainties: [&'static str; 5],
+    pub(super) ends: [&'static str; 7],
+    pub(super) doubts: [&'static str; 11],
     /// Word, meaning, whether it is grave.
-    kinds: Vec<(&'static str, &'static str, bool)>,
+    pub(super) kinds: Vec<(&'static str, &'static str, bool)>,
 }
 
-const STATES: [State; 6] =
+pub(super) const STATES: [State; 6] =
     [State::OpenFailed, State::Opening, State::NeverGranted, State::Unknown, State::Held, State::Released];
 
-const CERTAINTIES: [Certainty; 5] = [
+pub(super) const CERTAINTIES: [Certainty; 5] = [
     Certainty::Definitive,
     Certainty::Inferred,
     Certainty::Ambiguous,
@@ -80,7 +63,7 @@ const CERTAINTIES: [Certainty; 5] = [
     Certainty::Incomplete,
 ];
 
-const ENDS: [EndedBy; 7] = [
+pub(super) const ENDS: [EndedBy; 7] = [
     EndedBy::Detach,
     EndedBy::Stop,
     EndedBy::Close,
@@ -90,7 +73,7 @@ const ENDS: [EndedBy; 7] = [
     EndedBy::PidReused,
 ];
 
-const DOUBTS: [Doubt; 11] = [
+pub(super) const DOUBTS: [Doubt; 11] = [
     Doubt::BeforeGrant,
     Doubt::Failed,
     Doubt::NothingFollowed,
@@ -120,447 +103,108 @@ impl Default for Words {
 }
 
 /// The place of a value in its table; the tables have all values.
-fn place<T: PartialEq>(table: &[T], value: &T) -> usize {
+pub(super) fn place<T: PartialEq>(table: &[T], value: &T) -> usize {
     table.iter().position(|one| one == value).unwrap_or_default()
 }
 
 #[derive(Debug, Default, Serialize)]
-struct Sessions {
-    row: Vec<usize>,
-    guest: Vec<u32>,
-    begin: Vec<i64>,
-    opened: Vec<Time>,
-    granted: Vec<Time>,
-    released: Vec<Time>,
-    certain_from: Vec<Time>,
+pub(super) struct Sessions {
+    pub(super) row: Vec<usize>,
+    pub(super) guest: Vec<u32>,
+    pub(super) begin: Vec<i64>,
+    pub(super) opened: Vec<Time>,
+    pub(super) granted: Vec<Time>,
+    pub(super) released: Vec<Time>,
+    pub(super) certain_from: Vec<Time>,
     /// Null, too, where it is held to the end.
-    certain_until: Vec<Time>,
-    state: Vec<usize>,
-    certainty: Vec<usize>,
-    ended_by: Vec<Option<usize>>,
+    pub(super) certain_until: Vec<Time>,
+    pub(super) state: Vec<usize>,
+    pub(super) certainty: Vec<usize>,
+    pub(super) ended_by: Vec<Option<usize>>,
     /// 1 where a record is not authenticated.
-    unauthenticated: Vec<u8>,
+    pub(super) unauthenticated: Vec<u8>,
     /// How many of the holdings are its own; they follow each other.
-    holdings: Vec<usize>,
+    pub(super) holdings: Vec<usize>,
 }
 
 #[derive(Debug, Default, Serialize)]
-struct Holdings {
-    device: Vec<u32>,
-    state: Vec<usize>,
+pub(super) struct Holdings {
+    pub(super) device: Vec<u32>,
+    pub(super) state: Vec<usize>,
     /// For a failed open, when it failed.
-    failed: Vec<Time>,
+    pub(super) failed: Vec<Time>,
     /// The text, and the values of its blanks; times are counted from the base, process ids are as
     /// they are.
-    told: Vec<(usize, Vec<i64>)>,
-    lines: Vec<Vec<u32>>,
+    pub(super) told: Vec<(usize, Vec<i64>)>,
+    pub(super) lines: Vec<Vec<u32>>,
     /// 1 where there may be more records than are kept.
-    more: Vec<u8>,
+    pub(super) more: Vec<u8>,
 }
 
 #[derive(Debug, Default, Serialize)]
-struct Findings {
-    row: Vec<usize>,
-    session: Vec<Option<usize>>,
-    kind: Vec<usize>,
-    guest: Vec<Option<u32>>,
-    mac: Vec<Option<u32>>,
-    time: Vec<i64>,
-    text: Vec<CompactString>,
-    lines: Vec<Vec<u32>>,
+pub(super) struct Findings {
+    pub(super) row: Vec<usize>,
+    pub(super) session: Vec<Option<usize>>,
+    pub(super) kind: Vec<usize>,
+    pub(super) guest: Vec<Option<u32>>,
+    pub(super) mac: Vec<Option<u32>>,
+    pub(super) time: Vec<i64>,
+    pub(super) text: Vec<CompactString>,
+    pub(super) lines: Vec<Vec<u32>>,
 }
 
 #[derive(Debug, Default, Serialize)]
-struct Lines {
-    file: Vec<u32>,
-    line: Vec<u64>,
-    serial: Vec<Option<u32>>,
-    unauthenticated: Vec<u8>,
-    raw: Vec<Option<CompactString>>,
+pub(super) struct Lines {
+    pub(super) file: Vec<u32>,
+    pub(super) line: Vec<u64>,
+    pub(super) serial: Vec<Option<u32>>,
+    pub(super) unauthenticated: Vec<u8>,
+    pub(super) raw: Vec<Option<CompactString>>,
 }
 
 #[derive(Debug, Serialize)]
-struct CoverageData {
-    host: u32,
-    spans: Vec<(i64, i64)>,
-    gaps: Vec<(i64, i64)>,
-    starts: Vec<i64>,
+pub(super) struct CoverageData {
+    pub(super) host: u32,
+    pub(super) spans: Vec<(i64, i64)>,
+    pub(super) gaps: Vec<(i64, i64)>,
+    pub(super) starts: Vec<i64>,
 }
 
 #[derive(Debug, Default, Serialize)]
-struct EvidenceData {
-    program: CompactString,
-    command: CompactString,
-    generated: i64,
-    files: Vec<FileData>,
-    bytes: u64,
-    lines: u64,
-    records: u64,
-    unreadable: u64,
-    unread: u64,
-    duplicates: u64,
-    warnings: Vec<CompactString>,
-    left_out: Vec<String>,
+pub(super) struct EvidenceData {
+    pub(super) program: CompactString,
+    pub(super) command: CompactString,
+    pub(super) generated: i64,
+    pub(super) files: Vec<FileData>,
+    pub(super) bytes: u64,
+    pub(super) lines: u64,
+    pub(super) records: u64,
+    pub(super) unreadable: u64,
+    pub(super) unread: u64,
+    pub(super) duplicates: u64,
+    pub(super) warnings: Vec<CompactString>,
+    pub(super) left_out: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
-struct FileData {
-    path: CompactString,
-    lines: Option<u64>,
-    bytes: Option<u64>,
-    sha256: Option<String>,
-    changed: bool,
+pub(super) struct FileData {
+    pub(super) path: CompactString,
+    pub(super) lines: Option<u64>,
+    pub(super) bytes: Option<u64>,
+    pub(super) sha256: Option<String>,
+    pub(super) changed: bool,
     /// Why there is no hash.
-    why: Option<CompactString>,
+    pub(super) why: Option<CompactString>,
     /// Host, first and last time, records.
-    hosts: Vec<(u32, i64, i64, u64)>,
-    unreadable: u64,
-    unread: u64,
-    unauthenticated: u64,
-}
-
-/// Gives each different value a number.
-#[derive(Debug)]
-struct Table<K>(HashMap<K, u32>);
-
-impl<K: Hash + Eq> Table<K> {
-    fn new() -> Self {
-        Self(HashMap::new())
-    }
-
-    /// The value's number; a new value is added by `add`.
-    fn number(&mut self, value: K, add: impl FnOnce()) -> u32 {
-        let next = u32::try_from(self.0.len()).unwrap_or(u32::MAX);
-        *self.0.entry(value).or_insert_with(|| {
-            add();
-            next
-        })
-    }
-}
-
-/// Collects the data of a picture.
-pub(super) struct Collector<'a> {
-    data: Data,
-    lines: &'a LineReader<'a>,
-    clock: TimeFormat,
-    hosts: Table<&'a str>,
-    guests: Table<&'a GuestId>,
-    macs: Table<taptrail_record::MacAddr>,
-    devices: Table<&'a Device>,
-    files: Table<&'a str>,
-    told: Table<String>,
-    proofs: HashMap<(u32, u64), u32>,
-    raw_bytes: usize,
-    raw_lines: usize,
-    /// Lines whose text was not there, or was too much.
-    unread_lines: usize,
-    too_many_lines: usize,
-}
-
-/// The data of a page, and what was left out.
-pub(super) fn collect<'a>(
-    picture: &'a Picture<'a>,
-    evidence: &'a Evidence,
-    style: &Style,
-    lines: &'a LineReader<'a>,
-) -> (Data, Vec<String>) {
-    let clock = TimeFormat::new(style);
-    let zone = Zone::of(clock.zone(), picture.from, picture.until);
-    let data = Data {
-        zone: Some(zone),
-        base: picture.from.as_millisecond(),
-        until: picture.until.as_millisecond() - picture.from.as_millisecond(),
-        counts: picture.counts,
-        ..Data::default()
-    };
-    let mut collector = Collector {
-        data,
-        lines,
-        clock,
-        hosts: Table::new(),
-        guests: Table::new(),
-        macs: Table::new(),
-        devices: Table::new(),
-        files: Table::new(),
-        told: Table::new(),
-        proofs: HashMap::new(),
-        raw_bytes: 0,
-        raw_lines: 0,
-        unread_lines: 0,
-        too_many_lines: 0,
-    };
-    collector.all(picture);
-    let mut left_out = picture.left_out.clone();
-    left_out.extend(collector.left_out_lines());
-    collector.data.evidence = collector.evidence(evidence, &picture.report.input, &left_out);
-    (collector.data, left_out)
-}
-
-impl<'a> Collector<'a> {
-    fn all(&mut self, picture: &'a Picture<'a>) {
-        for row in &picture.rows {
-            let host = self.host(row.host);
-            let guest = row.guest.map(|guest| self.guest(guest));
-            let mac = row.mac.map(|mac| self.mac(mac));
-            self.data.rows.push((host, guest, mac, row.lane));
-        }
-        // The most important lines first: there may be too many.
-        for mark in picture.marks.iter().rev() {
-            mark.finding.proof.iter().for_each(|proof| _ = self.line(proof));
-        }
-        let mut latest: Vec<usize> = (0..picture.bars.len()).collect();
-        latest.sort_by_key(|at| std::cmp::Reverse(begin(&picture.bars[*at].session)));
-        for at in latest {
-            let proofs = picture.bars[at].session.holdings.iter().flat_map(|of| &of.proof);
-            proofs.for_each(|proof| _ = self.line(proof));
-        }
-        for (at, bar) in picture.bars.iter().enumerate() {
-            self.bar(at, bar);
-        }
-        picture.marks.iter().for_each(|mark| self.mark(mark));
-        for coverage in &picture.report.input.coverage {
-            self.coverage(coverage);
-        }
-    }
-
-    fn bar(&mut self, at: usize, bar: &Bar<'a>) {
-        let session = &bar.session;
-        let guest = self.guest(session.guest());
-        let since = |time: Option<Timestamp>| time.map(|time| self.since(time));
-        let (opened, granted, released) =
-            (since(session.opened()), since(session.granted()), since(session.released()));
-        let certain_from = since(bar.certain.map(|(from, _)| from));
-        let certain_until = since(bar.certain.and_then(|(_, until)| until));
-        let weak = bar.weak.iter();
-        let weak = weak.map(|(from, until, doubt)| (at, since(*from), since(*until), place(&DOUBTS, doubt)));
-        let weak: Vec<_> = weak.collect();
-        self.data.weak.extend(weak);
-        let begun = begin(session);
-        let begun = if begun == Timestamp::MIN { 0 } else { self.since(begun) };
-        let to = &mut self.data.sessions;
-        to.row.push(bar.row);
-        to.guest.push(guest);
-        to.begin.push(begun);
-        to.opened.push(opened);
-        to.granted.push(granted);
-        to.released.push(released);
-        to.certain_from.push(certain_from);
-        to.certain_until.push(certain_until);
-        to.state.push(place(&STATES, &session.state()));
-        to.certainty.push(place(&CERTAINTIES, &bar.certainty()));
-        to.ended_by.push(session.ended_by().map(|by| place(&ENDS, &by)));
-        to.unauthenticated.push(session.is_unauthenticated().into());
-        to.holdings.push(session.holdings.len());
-        for holding in &session.holdings {
-            let device = self.device(&holding.device);
-            let told = self.told(holding);
-            let lines = holding.proof.iter().map(|proof| self.line(proof)).collect();
-            let failed = holding.opened.filter(|_| holding.state == State::OpenFailed);
-            let failed = failed.map(|time| self.since(time));
-            let to = &mut self.data.holdings;
-            to.device.push(device);
-            to.state.push(place(&STATES, &holding.state));
-            to.failed.push(failed);
-            to.told.push(told);
-            to.lines.push(lines);
-            to.more.push((holding.proof.len() >= Proof::MAX_PROOFS).into());
-        }
-    }
-
-    fn mark(&mut self, mark: &Mark<'a>) {
-        let finding = mark.finding;
-        let guest = finding.guest.as_ref().map(|guest| self.guest(guest));
-        let mac = finding.mac.map(|mac| self.mac(mac));
-        let lines = finding.proof.iter().map(|proof| self.line(proof)).collect();
-        let time = self.since(finding.time);
-        let to = &mut self.data.findings;
-        to.row.push(mark.row);
-        to.session.push(mark.bar);
-        to.kind.push(place(FindingKind::ALL, &finding.kind));
-        to.guest.push(guest);
-        to.mac.push(mac);
-        to.time.push(time);
-        to.text.push(cut(&finding.text, MAX_TEXT_CHARS));
-        to.lines.push(lines);
-    }
-
-    fn coverage(&mut self, coverage: &'a Coverage) {
-        let host = self.host(&coverage.host);
-        let range = |of: &taptrail_trail::Span| (self.since(of.from), self.since(of.until));
-        let data = CoverageData {
-            host,
-            spans: coverage.spans.iter().map(range).collect(),
-            gaps: coverage.gaps.iter().map(range).collect(),
-            starts: coverage.starts.iter().map(|start| self.since(*start)).collect(),
-        };
-        self.data.coverage.push(data);
-    }
-
-    /// Milliseconds since the base.
-    fn since(&self, time: Timestamp) -> i64 {
-        time.as_millisecond() - self.data.base
-    }
-
-    fn host(&mut self, host: &'a str) -> u32 {
-        self.hosts.number(host, || self.data.hosts.push(escape_name(host)))
-    }
-
-    fn guest(&mut self, guest: &'a GuestId) -> u32 {
-        let add = || self.data.guests.push((escape_name(&guest.name), guest.uuid.to_string()));
-        self.guests.number(guest, add)
-    }
-
-    fn mac(&mut self, mac: taptrail_record::MacAddr) -> u32 {
-        self.macs.number(mac, || self.data.macs.push(mac.to_string()))
-    }
-
-    fn device(&mut self, device: &'a Device) -> u32 {
-        let interface = device.dev.as_deref().map(escape_name);
-        let rdev = device.rdev.map(|rdev| rdev.to_string());
-        let row = || (device.kind.as_str(), escape_name(&device.path), interface, rdev);
-        self.devices.number(device, || self.data.devices.push(row()))
-    }
-
-    fn told(&mut self, holding: &taptrail_trail::Holding) -> (usize, Vec<i64>) {
-        let (text, mut values) = told(holding, &self.clock);
-        let blanks = text.split('{').skip(1);
-        for (value, blank) in values.iter_mut().zip(blanks) {
-            if !blank.starts_with('p') {
-                *value -= self.data.base;
-            }
-        }
-        let number = self.told.number(text.clone(), || self.data.told.push(text));
-        (number as usize, values)
-    }
-
-    /// A line's number. Its text is added where it is new, and not too much.
-    fn line(&mut self, proof: &'a Proof) -> u32 {
-        let file = self.files.number(&proof.source, || self.data.files.push(escape_text(&proof.source)));
-        if let Some(known) = self.proofs.get(&(file, proof.line)) {
-            return *known;
-        }
-        let number = u32::try_from(self.proofs.len()).unwrap_or(u32::MAX);
-        self.proofs.insert((file, proof.line), number);
-        let raw = self.raw(proof);
-        let to = &mut self.data.lines;
-        to.file.push(file);
-        to.line.push(proof.line);
-        to.serial.push(proof.serial);
-        to.unauthenticated.push(proof.unauthenticated.into());
-        to.raw.push(raw);
-        number
-    }
-
-    fn raw(&mut self, proof: &Proof) -> Option<CompactString> {
-        if self.raw_lines >= MAX_PAGE_LINES || self.raw_bytes >= MAX_PAGE_LINE_BYTES {
-            self.too_many_lines += 1;
-            return None;
-        }
-        let Some(raw) = (self.lines)(proof) else {
-            self.unread_lines += 1;
-            return None;
-        };
-        // auditd separates the names that it adds (log_format = ENRICHED) by this character.
-        let raw = cut(&raw.replace('\u{1d}', " "), MAX_LINE_CHARS);
-        if self.raw_bytes + raw.len() > MAX_PAGE_LINE_BYTES {
-            self.raw_bytes = MAX_PAGE_LINE_BYTES;
-            self.too_many_lines += 1;
-            return None;
-        }
-        self.raw_bytes += raw.len();
-        self.raw_lines += 1;
-        Some(raw)
-    }
-
-    fn left_out_lines(&self) -> Vec<String> {
-        let mut left_out = Vec::new();
-        if self.too_many_lines > 0 {
-            left_out.push(format!(
-                "The text of {} lines, of the oldest sessions: {} MiB or {MAX_PAGE_LINES} lines at most are \
-                 shown. Their places are here: `taptrail explain` shows the text",
-                self.too_many_lines,
-                MAX_PAGE_LINE_BYTES / 1024 / 1024,
-            ));
-        }
-        if self.unread_lines > 0 {
-            left_out.push(format!(
-                "The text of {} lines, which can't be read again: they are from standard input, or their \
-                 file has changed since. Their places are here",
-                self.unread_lines
-            ));
-        }
-        left_out
-    }
-
-    fn evidence(&mut self, evidence: &Evidence, input: &'a Input, left_out: &[String]) -> EvidenceData {
-        let files = evidence.files.iter().map(|file| {
-            let read = input.files.iter().find(|of| *of.path == *file.path);
-            let (bytes, sha256, changed, why) = match &file.hash {
-                FileHash::Sha256 { sha256, bytes, changed } => {
-                    (Some(*bytes), Some(sha256.clone()), *changed, None)
-                }
-                FileHash::None(why) => (None, None, false, Some(cut(why, MAX_TEXT_CHARS))),
-            };
-            let hosts = read.map_or(&[][..], |read| &read.hosts);
-            FileData {
-                path: escape_text(&file.path),
-                lines: read.map(|read| read.lines),
-                bytes,
-                sha256,
-                changed,
-                why,
-                hosts: hosts
-                    .iter()
-                    .map(|of| (self.host(&of.host), self.since(of.from), self.since(of.until), of.records))
-                    .collect(),
-                unreadable: read.map_or(0, |read| read.unreadable),
-                unread: read.map_or(0, |read| read.unread),
-                unauthenticated: read.map_or(0, |read| read.unauthenticated),
-            }
-        });
-        let files = files.collect();
-        EvidenceData {
-            program: escape_text(&evidence.program),
-            command: command(&evidence.command),
-            generated: self.since(evidence.generated),
-            files,
-            bytes: input.bytes,
-            lines: input.lines,
-            records: input.records,
-            unreadable: input.unreadable,
-            unread: input.unread,
-            duplicates: input.duplicates,
-            warnings: evidence.warnings.iter().map(|one| cut(one, MAX_TEXT_CHARS)).collect(),
-            left_out: left_out.to_vec(),
-        }
-    }
-}
-
-/// A command line as a shell takes it.
-pub(super) fn command(arguments: &[String]) -> CompactString {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
-    let quoted = arguments.iter().map(|argument| {
-        if !argument.is_empty() && argument.chars().all(plain) {
-            argument.clone()
-        } else {
-            format!("'{}'", argument.replace('\'', r"'\''"))
-        }
-    });
-    cut(&quoted.collect::<Vec<_>>().join(" "), 4 * MAX_LINE_CHARS)
+    pub(super) hosts: Vec<(u32, i64, i64, u64)>,
+    pub(super) unreadable: u64,
+    pub(super) unread: u64,
+    pub(super) unauthenticated: u64,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_command_line_is_quoted_as_a_shell_needs_it() {
-        let words = ["taptrail", "report", "it's", "", "a b", "$HOME", "--out=a.html", "x\u{202e}"];
-        assert_eq!(
-            command(&words.map(str::to_owned)),
-            r"taptrail report 'it'\''s' '' 'a b' '$HOME' --out=a.html 'x\u{202e}'"
-        );
-    }
 
     #[test]
     fn every_value_has_a_place_of_its_own() {

@@ -13,23 +13,32 @@ use serde::Serialize;
 use serde_json::ser::{CompactFormatter, Formatter, Serializer};
 use taptrail_record::is_visible;
 
-use super::data;
+use super::collect;
 use super::evidence::Evidence;
 use super::picture::Picture;
 use crate::explain::LineReader;
 use crate::style::Style;
 
 const TEMPLATE: &str = include_str!("../../assets/report/page.html");
-const CSS: &str = include_str!("../../assets/report/page.css");
 const D3: &str = include_str!("../../assets/vendor/d3.min.js");
 
+/// The page's style, in parts.
+const STYLES: [&str; 5] = [
+    include_str!("../../assets/report/theme.css"),
+    include_str!("../../assets/report/page.css"),
+    include_str!("../../assets/report/table.css"),
+    include_str!("../../assets/report/story.css"),
+    include_str!("../../assets/report/paper.css"),
+];
+
 /// The page's own script, in parts.
-const SCRIPT: [&str; 9] = [
+const SCRIPT: [&str; 10] = [
     include_str!("../../assets/report/data.js"),
     include_str!("../../assets/report/times.js"),
     include_str!("../../assets/report/filter.js"),
     include_str!("../../assets/report/glyphs.js"),
     include_str!("../../assets/report/timeline.js"),
+    include_str!("../../assets/report/gestures.js"),
     include_str!("../../assets/report/table.js"),
     include_str!("../../assets/report/story.js"),
     include_str!("../../assets/report/evidence.js"),
@@ -47,11 +56,11 @@ pub(super) fn write(
     generation: Option<u64>,
     out: &mut impl Write,
 ) -> io::Result<Vec<String>> {
-    let (data, left_out) = data::collect(picture, evidence, style, lines);
-    let script = script(generation);
+    let (data, left_out) = collect::collect(picture, evidence, style, lines);
+    let (script, css) = (script(generation), STYLES.join("\n"));
     // A page that is no server's asks nobody anything.
     let connect = if generation.is_some() { "; connect-src 'self'" } else { "" };
-    let policy = policy(&script, connect);
+    let policy = policy(&script, &css, connect);
     let mut rest = TEMPLATE;
     // The template's marks are in double braces.
     while let Some((before, after)) = rest.split_once("{{") {
@@ -59,7 +68,7 @@ pub(super) fn write(
         let (mark, after) = after.split_once("}}").unwrap_or((after, ""));
         match mark {
             "policy" => out.write_all(policy.as_bytes())?,
-            "css" => out.write_all(CSS.as_bytes())?,
+            "css" => out.write_all(css.as_bytes())?,
             "d3" => out.write_all(D3.as_bytes())?,
             "script" => out.write_all(script.as_bytes())?,
             "data" => write_data(out, &data)?,
@@ -78,14 +87,14 @@ fn script(generation: Option<u64>) -> String {
     format!("\"use strict\";\n(() => {{\n{}\n{live}}})();\n", SCRIPT.join("\n"))
 }
 
-fn policy(script: &str, connect: &str) -> String {
+fn policy(script: &str, css: &str, connect: &str) -> String {
     let hash = |text: &str| format!("'sha256-{}'", STANDARD.encode(digest(&SHA256, text.as_bytes())));
     format!(
         "default-src 'none'; script-src {} {}; style-src {}; base-uri 'none'; form-action 'none'; \
          require-trusted-types-for 'script'; trusted-types 'none'{connect}",
         hash(D3),
         hash(script),
-        hash(CSS)
+        hash(css)
     )
 }
 
@@ -192,7 +201,7 @@ mod tests {
         // No attribute of a style or handler, which the policy would refuse, and nothing from
         // elsewhere.
         for refused in [" style=\"", " onclick", " src=", " href=\"http", "url("] {
-            assert!(!TEMPLATE.contains(refused) && !CSS.contains(refused), "{refused}");
+            assert!(!TEMPLATE.contains(refused) && !STYLES.join("").contains(refused), "{refused}");
         }
         assert!(page.contains("http-equiv") && page.find("http-equiv") < page.find("<style>"));
     }

@@ -1,6 +1,8 @@
 //! Pictures of a trail: a page for a browser, a trace for a profiler's viewer, a figure for a
 //! document. All show the same rows: a lane for each interface of a guest, a bar for each session.
 
+mod bar;
+mod collect;
 mod data;
 mod evidence;
 mod html;

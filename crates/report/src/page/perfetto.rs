@@ -11,8 +11,9 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use taptrail_trail::{Holding, Severity, State};
 
+use super::bar::{Bar, begin};
 use super::evidence::{Evidence, Hash};
-use super::picture::{Bar, Mark, Picture, Row, begin};
+use super::picture::{Mark, Picture, Row};
 use crate::findings::location;
 use crate::text::{escape_name, escape_text};
 
@@ -58,7 +59,7 @@ pub(super) fn write(
         processes.push(process);
     }
     for bar in &picture.bars {
-        trace.bar(bar, processes[bar.row], picture.until)?;
+        trace.bar(bar, processes[bar.row], (picture.from, picture.until))?;
     }
     for mark in &picture.marks {
         trace.mark(mark, processes[mark.row], picture.rows[mark.row].mac.is_some())?;
@@ -81,7 +82,7 @@ fn other_data(evidence: &Evidence, left_out: &[String]) -> Value {
     let files: Vec<Value> = files.collect();
     json!({
         "program": evidence.program,
-        "command": super::data::command(&evidence.command),
+        "command": super::collect::command(&evidence.command),
         "generated": format!("{:.3}", evidence.generated),
         "inputs": files,
         "left_out": left_out,
@@ -123,7 +124,7 @@ impl<W: Write> Trace<'_, W> {
         self.metadata("thread_name", pid, pid, json!({ "name": thread }))
     }
 
-    fn bar(&mut self, bar: &Bar<'_>, pid: usize, until: Timestamp) -> io::Result<()> {
+    fn bar(&mut self, bar: &Bar<'_>, pid: usize, (first, last): (Timestamp, Timestamp)) -> io::Result<()> {
         let (session, tid) = (&bar.session, bar.row + 1);
         let devices: Vec<Value> = session.holdings.iter().map(|holding| device(holding)).collect();
         let main: Vec<String> = session.main().map(device_name).collect();
@@ -137,7 +138,7 @@ impl<W: Write> Trace<'_, W> {
             "unauthenticated": session.is_unauthenticated(),
             "devices": devices,
         }));
-        let from = begin(session);
+        let from = begin(session).max(first);
         let slice = |name: String, from: Timestamp, to: Timestamp, args| {
             let dur = (micros(to) - micros(from)).max(0);
             let (ts, dur) = (Some(micros(from)), Some(dur));
@@ -151,7 +152,7 @@ impl<W: Write> Trace<'_, W> {
             return self.event(&Event { name, cat, ph: "i", ts, dur: None, pid, tid, s: Some("t"), args });
         }
         let end = session.released().filter(|_| session.state() == State::Released);
-        self.event(&slice(name, from, end.unwrap_or(until), args))?;
+        self.event(&slice(name, from, end.unwrap_or(last), args))?;
         if let Some((opened, granted)) = session.opened().zip(session.granted())
             && opened < granted
         {

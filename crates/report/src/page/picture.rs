@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use jiff::{SignedDuration, Timestamp};
 use taptrail_record::{GuestId, MacAddr};
-use taptrail_trail::{Certainty, Coverage, Doubt, Finding, Holding, Report, Severity, State};
+use taptrail_trail::{Coverage, Finding, Report, Severity, State};
 use uuid::Uuid;
 
+use super::bar::{Bar, begin, end};
 use super::{MAX_FINDINGS, MAX_SESSIONS};
 use crate::Session;
 
@@ -37,17 +38,6 @@ pub(super) struct Row<'a> {
     pub(super) mac: Option<MacAddr>,
     /// Of the rows of one interface, from 0: sessions at the same time have different ones.
     pub(super) lane: usize,
-}
-
-/// A session in its row.
-#[derive(Debug)]
-pub(super) struct Bar<'a> {
-    pub(super) session: Session<'a>,
-    pub(super) row: usize,
-    /// The time range in which QEMU certainly held a device of it; no end if none is known.
-    pub(super) certain: Option<(Timestamp, Option<Timestamp>)>,
-    /// The other time ranges in which QEMU may have, but for the time between open and grant.
-    pub(super) weak: Vec<(Option<Timestamp>, Option<Timestamp>, Doubt)>,
 }
 
 /// A finding in its row.
@@ -151,10 +141,10 @@ impl<'a> Picture<'a> {
         for finding in findings {
             let guest = finding.guest.as_ref().map(|guest| guest.uuid);
             let mac = finding.mac.filter(|_| guest.is_some());
-            let bar = finding.proof.last().and_then(|proof| bars.get(&(&*proof.source, proof.line)));
-            let bar = bar.copied().filter(|bar| {
-                let session = &self.bars[*bar].session;
-                finding.mac.is_none_or(|mac| mac == session.mac()) && guest == Some(session.guest().uuid)
+            // What is about a whole guest or host is no part of one session.
+            let shown = finding.proof.last().zip(guest).zip(mac);
+            let bar = shown.and_then(|((proof, guest), mac)| {
+                bars.get(&(&*proof.source, proof.line, guest, mac)).copied()
             });
             let row = bar.map(|bar| self.bars[bar].row);
             let row = row.or_else(|| places.get(&(&*finding.host, guest, mac)).copied());
@@ -162,13 +152,14 @@ impl<'a> Picture<'a> {
         }
     }
 
-    /// The bars by the records that show them.
-    fn bars_by_record(&self) -> HashMap<(&'a str, u64), usize> {
+    /// The bars by the records that show them: one that stops a guest ends several interfaces.
+    fn bars_by_record(&self) -> HashMap<(&'a str, u64, Uuid, MacAddr), usize> {
         let mut bars = HashMap::new();
         for (at, bar) in self.bars.iter().enumerate() {
             let proofs = bar.session.holdings.iter().flat_map(|holding| &holding.proof);
+            let (guest, mac) = (bar.session.guest().uuid, bar.session.mac());
             for proof in proofs {
-                bars.entry((&*proof.source, proof.line)).or_insert(at);
+                bars.entry((&*proof.source, proof.line, guest, mac)).or_insert(at);
             }
         }
         bars
@@ -239,48 +230,6 @@ impl Counts {
     }
 }
 
-impl<'a> Bar<'a> {
-    fn of(session: Session<'a>, row: usize) -> Self {
-        let held: Vec<_> = session.main().filter_map(Holding::certainly_held).collect();
-        let from = held.iter().map(|(from, _)| *from).min();
-        let until = held.iter().map(|(_, until)| *until).max();
-        let certain =
-            from.zip(until).map(|(from, until)| (from, Some(until).filter(|at| *at < Timestamp::MAX)));
-        let mut weak = Vec::new();
-        for possibly in session.main().flat_map(|of| &of.possibly_held) {
-            let range = (possibly.from, possibly.until, possibly.why);
-            let is_between = possibly.why == Doubt::BeforeGrant && session.granted().is_some();
-            if !is_between && !weak.contains(&range) {
-                weak.push(range);
-            }
-        }
-        Self { session, row, certain, weak }
-    }
-
-    pub(super) fn certainty(&self) -> Certainty {
-        self.session.certainty()
-    }
-}
-
-/// The first time that is known of a session.
-pub(super) fn begin(session: &Session<'_>) -> Timestamp {
-    let proofs = session.holdings.iter().flat_map(|of| &of.proof);
-    let known = session.opened().or_else(|| session.granted());
-    known.or_else(|| proofs.map(|proof| proof.time).min()).unwrap_or(Timestamp::MIN)
-}
-
-/// The time at which a lane is free for the next session.
-fn end(session: &Session<'_>) -> Timestamp {
-    match session.state() {
-        State::Held | State::Opening | State::Unknown => Timestamp::MAX,
-        State::Released => session.released().unwrap_or(Timestamp::MAX),
-        State::OpenFailed | State::NeverGranted => {
-            let ends = session.main().flat_map(|of| &of.possibly_held).filter_map(|of| of.until);
-            ends.max().unwrap_or_else(|| begin(session))
-        }
-    }
-}
-
 /// From the first to the last time of anything that is drawn; a second at least.
 fn range(report: &Report, sessions: &[Session<'_>], findings: &[&Finding]) -> (Timestamp, Timestamp) {
     let spans = report.input.coverage.iter().flat_map(|of| &of.spans);
@@ -288,7 +237,8 @@ fn range(report: &Report, sessions: &[Session<'_>], findings: &[&Finding]) -> (T
     let times = times.chain(findings.iter().map(|of| of.time));
     let times = times.chain(sessions.iter().flat_map(|of| {
         let last = of.holdings.iter().filter_map(|of| of.released).max();
-        [Some(begin(of)), of.granted(), last].into_iter().flatten()
+        let shown = of.first().proof.first().map(|proof| proof.time);
+        [Some(begin(of)), of.granted(), shown, last].into_iter().flatten()
     }));
     let (mut first, mut last) = (Timestamp::MAX, Timestamp::MIN);
     for time in times.filter(|time| *time > Timestamp::MIN) {
@@ -303,6 +253,8 @@ fn range(report: &Report, sessions: &[Session<'_>], findings: &[&Finding]) -> (T
 
 #[cfg(test)]
 mod tests {
+    use taptrail_trail::{Doubt, Holding};
+
     use super::*;
     use crate::sample::{at, finding, holding};
 
@@ -378,6 +330,34 @@ mod tests {
             picture.left_out
         );
         assert!(picture.left_out[1].starts_with("2 findings, "), "{:?}", picture.left_out);
+    }
+
+    #[test]
+    fn what_was_held_before_the_trail_begins_with_the_picture() {
+        let possibly =
+            |until| taptrail_trail::PossiblyHeld { from: None, until: Some(until), why: Doubt::BeforeTrail };
+        let before = holding("web1", 1, 10, Some(20));
+        let before = Holding { opened: None, granted: None, possibly_held: vec![possibly(at(11))], ..before };
+        let report = Report { holdings: vec![before, holding("web1", 1, 30, Some(40))], ..Report::default() };
+        let picture = Picture::of(&report);
+        assert_eq!(begin(&picture.bars[0].session), Timestamp::MIN);
+        assert_eq!(picture.bars[0].certain, Some((at(10), Some(at(20)))));
+        assert_eq!((picture.from, picture.until), (at(10), at(40)));
+    }
+
+    #[test]
+    fn what_is_about_a_whole_guest_is_in_its_row() {
+        let mut all = vec![finding(Some("web1"), None, 20), finding(Some("web1"), Some(2), 20)];
+        // The record of the guest's stop shows both.
+        all.iter_mut().for_each(|one| one.proof[0].line = 20);
+        let report = Report {
+            holdings: vec![holding("web1", 1, 10, Some(20)), holding("web1", 2, 10, Some(20))],
+            findings: all,
+            ..Report::default()
+        };
+        let picture = Picture::of(&report);
+        let marks: Vec<_> = picture.marks.iter().map(|mark| (mark.row, mark.bar)).collect();
+        assert_eq!(marks, [(1, None), (3, Some(1))]);
     }
 
     #[test]

@@ -7,10 +7,10 @@ use std::collections::HashMap;
 
 use jiff::{SignedDuration, Timestamp};
 use taptrail_record::{GuestId, MacAddr};
-use taptrail_trail::{Certainty, EndedBy, Holding, Proof, State};
+use taptrail_trail::{Certainty, EndedBy, Holding, Input, Proof, State};
 use uuid::Uuid;
 
-use crate::span::QueryRange;
+use crate::span::{Holds, QueryRange, holds_within_coverage};
 
 /// A manager opens an interface's devices one after another. Opens that are further apart are of
 /// different attempts.
@@ -126,6 +126,14 @@ impl<'a> Session<'a> {
         self.main().map(|of| of.released).try_fold(Timestamp::MIN, |last, at| Some(last.max(at?)))
     }
 
+    /// From the open of its first device to the end of its last; an unknown end is
+    /// [`Timestamp::MIN`] or [`Timestamp::MAX`].
+    pub(crate) fn range(&self) -> (Timestamp, Timestamp) {
+        let ranges = || self.holdings.iter().map(|of| QueryRange::of(of));
+        let from = ranges().map(|of| of.from).min().unwrap_or(Timestamp::MIN);
+        (from, ranges().map(|of| of.to).max().unwrap_or(Timestamp::MAX))
+    }
+
     /// What ended it.
     pub fn ended_by(&self) -> Option<EndedBy> {
         if self.state() != State::Released {
@@ -137,6 +145,12 @@ impl<'a> Session<'a> {
     /// How sure it is: as its least certain device.
     pub fn certainty(&self) -> Certainty {
         self.main().map(|of| of.certainty).max_by_key(|of| doubt(*of)).unwrap_or(Certainty::Incomplete)
+    }
+
+    /// Whether QEMU certainly had one of its devices at some moment of a time range, as far as the
+    /// logs reach.
+    pub(crate) fn is_held_at(&self, at: QueryRange, input: &Input) -> bool {
+        self.holdings.iter().any(|of| holds_within_coverage(of, at, input) == Holds::Yes)
     }
 
     /// Whether QEMU certainly had it at some time.

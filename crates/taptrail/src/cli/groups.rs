@@ -18,8 +18,8 @@ const GROUPS: [(&str, &[&str]); 4] = [
 const INDENT: usize = 12;
 
 /// The command line, with its commands in groups.
-pub(crate) fn command() -> clap::Command {
-    let mut command = Cli::command();
+pub(crate) fn command(color: clap::ColorChoice) -> clap::Command {
+    let mut command = Cli::command().color(color);
     // Only a built command has `help`.
     command.build();
     let groups = groups(&command);
@@ -66,6 +66,6 @@ mod tests {
 
     #[test]
     fn the_arguments_contradict_nothing() {
-        command().debug_assert();
+        command(clap::ColorChoice::Auto).debug_assert();
     }
 }

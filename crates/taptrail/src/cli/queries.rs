@@ -1,15 +1,13 @@
-//! The arguments of the queries: `trail`, `who`, `explain` and `findings`.
+//! The arguments of the queries: `trail` and `findings`, and what the others share with them.
 
 use std::convert::Infallible;
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
-use taptrail_record::MacAddr;
-use taptrail_report::{Columns, DeviceFilter, GuestFilter, Presentation, Style, Subject};
+use taptrail_record::{MacAddr, MacAddrError};
+use taptrail_report::{Columns, DeviceFilter, GuestFilter, Presentation, Style};
 use taptrail_trail::{FindingKind, Severity};
-
-use super::format::OutputFormat;
 
 const INPUT_HEADING: &str = "Input";
 const SELECTION_HEADING: &str = "Selection";
@@ -17,16 +15,17 @@ pub(super) const OUTPUT_HEADING: &str = "Output";
 
 /// The text below the examples of each query.
 macro_rules! with_notes {
-    ($examples:literal) => {
+    ($($examples:expr),+) => {
         concat!(
-            $examples,
+            $($examples),+,
             "\n\nFILE is a log, compressed or not, or a directory that is searched recursively; - is standard input. \
              Logs in several directories belong to several hosts. Without FILE, taptrail reads this host's audit log, its \
              rotations and the ledger.\n\nTIME is a time as ausearch takes it (now, recent, today, yesterday, this-hour, \
              this-week, week-ago, this-month, this-year, boot; 11/23/2026, '11/23/2026 20:31:05'), or 2026-11-23, \
-             '2026-11-23 20:31:05', 20:31, 2026-11-23T20:31:05Z, 1795460022.944 (seconds since 1970), '2 hours ago', \
-             '90m ago'. A day, minute or second in --at or --end means all of it. Times without a zone are in this host's \
-             zone, or in UTC with --utc."
+             '2026-11-23 20:31:05', 23.11.2026, '23.11.2026 20:31', 20:31, tuesday, 'tue 14:05' (the last one), \
+             2026-11-23T20:31:05Z, 1795460022.944 (seconds since 1970), '2 hours ago', '90m ago'. A day, minute or \
+             second in --at or --end means all of it. Times without a zone are in this host's zone, or in UTC with \
+             --utc."
         )
     };
 }
@@ -97,63 +96,6 @@ fn is_utf8_locale() -> bool {
     let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(value).unwrap_or_default();
     let locale = locale.to_ascii_lowercase();
     locale.contains("utf-8") || locale.contains("utf8")
-}
-
-#[derive(Debug, Args)]
-#[command(
-    after_help = "Example: who held /dev/tap198 at half past eight\n  taptrail who /dev/tap198 --at 20:30",
-    after_long_help = with_notes!(
-        "Examples:\n  taptrail who /dev/tap198 --at 20:30\n  taptrail who 52:54:00:12:34:56 /var/log/audit\n  \
-         taptrail who vnet0 --format json\n\nlibvirt records a macvtap by its interface (macvtap4); records of the \
-         kernel and of taptrail add its /dev/tapN. libvirt does not record the interface of a tap.\n\nExit \
-         codes: 0 success; 2 wrong arguments, or input that can't be read; 4 not known: the logs do not cover the time \
-         in question."
-    )
-)]
-pub(crate) struct Who {
-    /// Path (/dev/tap198), host interface (vnet0, macvtap4), device number (0A:C8), kind (tun,
-    /// macvtap, vhost-net), or MAC of a guest's interface
-    #[arg(value_name = "DEVICE|MAC", help_heading = None::<&'static str>)]
-    pub(crate) what: Target,
-
-    #[command(flatten)]
-    pub(crate) sources: Sources,
-
-    #[command(flatten)]
-    pub(crate) scope: Scope,
-
-    #[command(flatten)]
-    pub(crate) output: Output,
-}
-
-#[derive(Debug, Args)]
-#[command(
-    after_help = "Example: each open for an interface, what followed, and the lines that prove it\n  taptrail \
-                  explain 52:54:00:12:34:56",
-    after_long_help = with_notes!(
-        "Examples:\n  taptrail explain 52:54:00:12:34:56\n  taptrail explain web1 --at yesterday \
-         /var/log/audit\n  taptrail explain 2ea4e9f1-1c4a-4c49-a5a1-0bbbbf2a1b0e --format json\n\ntaptrail reads \
-         the lines from their files again; lines from standard input are not shown.\n\nExit codes: 0 success; 2 wrong \
-         arguments, or input that can't be read; 4 not known: the logs do not cover the time in question."
-    )
-)]
-pub(crate) struct Explain {
-    /// MAC of an interface, or name or UUID of a guest
-    #[arg(value_name = "MAC|GUEST", help_heading = None::<&'static str>, value_parser = subject)]
-    pub(crate) what: Subject,
-
-    #[command(flatten)]
-    pub(crate) sources: Sources,
-
-    #[command(flatten)]
-    pub(crate) scope: Scope,
-
-    #[command(flatten, next_help_heading = OUTPUT_HEADING)]
-    pub(crate) output: OutputFormat,
-
-    /// Use UTC for the times in the output, and for TIME without a zone
-    #[arg(long, help_heading = OUTPUT_HEADING)]
-    pub(crate) utc: bool,
 }
 
 #[derive(Debug, Args)]
@@ -236,7 +178,7 @@ pub(crate) struct Selection {
     pub(crate) guest: Vec<GuestFilter>,
 
     /// Only interfaces with this MAC
-    #[arg(long)]
+    #[arg(long, value_parser = mac)]
     pub(crate) mac: Option<MacAddr>,
 
     /// Only devices with this path, host interface, number (0A:C8), or kind (tun, macvtap,
@@ -310,6 +252,11 @@ enum Format {
 }
 
 impl Output {
+    /// Whether it is text for people.
+    pub(crate) fn is_table(self) -> bool {
+        !self.json && self.format == Format::Table
+    }
+
     /// The format, its tables in this style.
     pub(crate) fn format(self, style: Style) -> taptrail_report::Format {
         match self.format {
@@ -320,21 +267,6 @@ impl Output {
             Format::Csv => taptrail_report::Format::Csv,
             Format::Ecs => taptrail_report::Format::Ecs,
         }
-    }
-}
-
-/// The subject of `who`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Target {
-    Mac(MacAddr),
-    Device(DeviceFilter),
-}
-
-impl std::str::FromStr for Target {
-    type Err = taptrail_report::DeviceFilterError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        text.parse().map(Self::Mac).or_else(|_| text.parse().map(Self::Device))
     }
 }
 
@@ -366,8 +298,9 @@ fn guest(text: &str) -> Result<GuestFilter, Infallible> {
     text.parse()
 }
 
-fn subject(text: &str) -> Result<Subject, Infallible> {
-    text.parse()
+/// A MAC, as users write it.
+pub(crate) fn mac(text: &str) -> Result<MacAddr, MacAddrError> {
+    MacAddr::from_any_form(text)
 }
 
 /// Each kind with its meaning, for `--help`.
@@ -451,13 +384,5 @@ mod tests {
         let words = ["taptrail", "findings", "--kind", "unaudited-open", "--kind", "serial-gap"];
         let Command::Findings(asked) = Cli::try_parse_from(words).unwrap().command else { panic!() };
         assert_eq!(asked.kind, [FindingKind::UnmanagedOpen, FindingKind::SerialGap]);
-    }
-
-    #[test]
-    fn a_target_is_a_mac_or_a_device() {
-        assert_eq!("52:54:00:00:00:01".parse(), Ok(Target::Mac(MacAddr::kvm([0, 0, 1]))));
-        assert!(matches!("0A:C8".parse(), Ok(Target::Device(DeviceFilter::Number(_)))));
-        assert!(matches!("vnet0".parse(), Ok(Target::Device(DeviceFilter::Interface(_)))));
-        assert!("52:54:00".parse::<Target>().is_err());
     }
 }

@@ -6,7 +6,7 @@ use taptrail_report::{Filter, QueryRange};
 
 use super::boot_time::booted;
 use super::time_range::{TimeRange, parse};
-use crate::cli::{Scope, Selection, Target, Times};
+use crate::cli::{Scope, Selection, Times};
 use crate::output::Failure;
 
 /// The moment that an option's value names.
@@ -34,13 +34,6 @@ impl Query {
         self.filter.mac = *mac;
         self.filter.device.clone_from(device);
         self.filter.host.clone_from(host);
-    }
-
-    pub(super) fn target(&mut self, target: &Target) {
-        match target {
-            Target::Mac(mac) => self.filter.mac = Some(*mac),
-            Target::Device(device) => self.filter.device = Some(device.clone()),
-        }
     }
 
     pub(crate) fn times(&mut self, times: &Times) -> Result<(), Failure> {

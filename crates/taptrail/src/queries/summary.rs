@@ -7,7 +7,7 @@ use super::query::Query;
 use super::trail_reader::{Answer, TrailReader};
 use crate::CommandResult;
 use crate::cli::Summary;
-use crate::output::{print, print_json, style};
+use crate::output::{page, print_json, style};
 
 pub(crate) fn summary(arguments: &Summary, dirs: &Dirs) -> CommandResult {
     let mut query = Query::new(arguments.utc);
@@ -27,7 +27,7 @@ pub(crate) fn summary(arguments: &Summary, dirs: &Dirs) -> CommandResult {
     if arguments.output.is_json() {
         print_json(&summary)?;
     } else {
-        print(&summary.text(&style))?;
+        page(&summary.text(&style))?;
     }
     Ok(answer.print_warnings(arguments.sources.stats))
 }

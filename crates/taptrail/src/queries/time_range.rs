@@ -7,14 +7,15 @@
 //! A time of day that occurs twice, or never, because clocks are put back or forward, is refused:
 //! the error names the possible moments.
 
-use jiff::civil::{Date, DateTime, Time};
+use jiff::civil::{Date, DateTime, Time, Weekday};
 use jiff::tz::{AmbiguousOffset, TimeZone};
 use jiff::{SignedDuration, Span, Timestamp, ToSpan as _, ZonedDateTime};
 
 /// What [`parse`] accepts, for help and errors.
 pub(crate) const ACCEPTED: &str = "\
 now, recent (10 minutes ago), today, yesterday, this-hour, this-week, week-ago, this-month, this-year, boot; \
-2026-11-23, '2026-11-23 20:31:05', 2026-11-23T20:31:05Z, 11/23/2026, '11/23/2026 20:31:05', 20:31, 20:31:05; \
+2026-11-23, '2026-11-23 20:31:05', 2026-11-23T20:31:05Z, 23.11.2026, '23.11.2026 20:31', 11/23/2026, \
+'11/23/2026 20:31:05', 20:31, 20:31:05; tuesday, 'tue 14:05' (the last one); \
 1795460022.944 (seconds since 1970), @1795460022; '2 hours ago', '90m ago'";
 
 /// A time range.
@@ -165,13 +166,63 @@ fn ago(text: &str, now: &ZonedDateTime) -> Found {
 
 /// A day, a time of day, or both, with a zone or without.
 fn clock(text: &str, now: &ZonedDateTime) -> Option<Result<TimeRange, TimeError>> {
-    let impossible = |_| TimeError::Impossible(text.chars().take(64).collect());
+    if let Some((weekday, time)) = weekday(text) {
+        return last_weekday(text, weekday, time, now);
+    }
     let (date, time) = match text.split_once([' ', 'T', 't']) {
         Some((date, time)) => (Some(date), Some(time.trim_start())),
         None if text.contains(':') => (None, Some(text)),
         None => (Some(text), None),
     };
     let date = date.map_or(Some(now.date()), civil_date)?;
+    clock_of(text, date, time, now)
+}
+
+/// A weekday's name or its first three letters, and what follows it.
+fn weekday(text: &str) -> Option<(Weekday, Option<&str>)> {
+    const NAMES: [&str; 7] = ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"];
+    let (word, time) = match text.split_once(' ') {
+        Some((word, time)) => (word, Some(time.trim_start())),
+        None => (text, None),
+    };
+    let is_named = |name: &&str| word.eq_ignore_ascii_case(name) || word.eq_ignore_ascii_case(&name[..3]);
+    let at = NAMES.iter().position(is_named)?;
+    let weekday = Weekday::from_monday_zero_offset(i8::try_from(at).ok()?).ok()?;
+    Some((weekday, time))
+}
+
+/// The last such day, or time on such a day, that has begun: today's, too.
+fn last_weekday(
+    text: &str,
+    weekday: Weekday,
+    time: Option<&str>,
+    now: &ZonedDateTime,
+) -> Option<Result<TimeRange, TimeError>> {
+    let today = now.date();
+    let ago = i64::from(weekday.until(today.weekday()));
+    let of = |days: i64| match today.checked_sub(days.days()) {
+        Ok(date) => clock_of(text, date, time, now),
+        Err(_) => Some(Err(TimeError::Impossible(text.chars().take(64).collect()))),
+    };
+    // Of a time that clocks show twice today, the question is whether it was reached.
+    let is_later = time.and_then(|time| time.parse::<Time>().ok()).is_some_and(|time| time > now.time());
+    if ago == 0 && is_later {
+        return of(7);
+    }
+    match of(ago)? {
+        Ok(range) if range.from > now.timestamp() => of(ago + 7),
+        found => Some(found),
+    }
+}
+
+/// A time of a day, or all of the day.
+fn clock_of(
+    text: &str,
+    date: Date,
+    time: Option<&str>,
+    now: &ZonedDateTime,
+) -> Option<Result<TimeRange, TimeError>> {
+    let impossible = |_| TimeError::Impossible(text.chars().take(64).collect());
     let Some(time) = time else { return Some(day(date, now.time_zone()).map_err(impossible)) };
     let zone_at = time.find(['Z', 'z', '+', '-']);
     let (time, zone) = time.split_at(zone_at.unwrap_or(time.len()));
@@ -214,8 +265,13 @@ fn moment_of(text: &str, then: DateTime, zone: &TimeZone) -> Result<Timestamp, T
     }
 }
 
-/// `2026-11-23`, or as ausearch takes it in most places, `11/23/2026` or `11/23/26`.
+/// `2026-11-23`, `23.11.2026`, or as ausearch takes it in most places, `11/23/2026` or `11/23/26`.
 fn civil_date(text: &str) -> Option<Date> {
+    if let Some((_, year)) = text.rsplit_once('.') {
+        // With two digits, it could be the day of a year before the month.
+        let is_year = year.len() == 4 && year.bytes().all(|byte| byte.is_ascii_digit());
+        return if is_year { Date::strptime("%d.%m.%Y", text).ok() } else { None };
+    }
     if text.contains('/') {
         let format = if text.len() > "11/23/26".len() { "%m/%d/%Y" } else { "%m/%d/%y" };
         return Date::strptime(format, text).ok();
@@ -231,177 +287,4 @@ fn day(date: Date, zone: &TimeZone) -> Result<TimeRange, jiff::Error> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A Monday in Berlin, an hour before UTC.
-    fn now() -> ZonedDateTime {
-        "2026-11-23T20:31:05.017+01:00[Europe/Berlin]".parse().unwrap()
-    }
-
-    fn at(text: &str) -> Timestamp {
-        text.parse().unwrap()
-    }
-
-    fn read(text: &str) -> Result<TimeRange, TimeError> {
-        parse(text, &now(), Some(at("2026-11-20T06:00:01Z")))
-    }
-
-    fn names(text: &str, from: &str, to: &str) {
-        assert_eq!(read(text), Ok(TimeRange { from: at(from), to: at(to) }), "{text}");
-    }
-
-    #[test]
-    fn the_words_of_ausearch_are_known() {
-        let now = "2026-11-23T19:31:05.017Z";
-        names("now", now, now);
-        names("recent", "2026-11-23T19:21:05.017Z", "2026-11-23T19:21:05.017Z");
-        names("today", "2026-11-22T23:00:00Z", "2026-11-23T23:00:00Z");
-        names("yesterday", "2026-11-21T23:00:00Z", "2026-11-22T23:00:00Z");
-        names("this-hour", "2026-11-23T19:00:00Z", now);
-        names("this-week", "2026-11-21T23:00:00Z", now);
-        names("week-ago", "2026-11-15T23:00:00Z", now);
-        names("this-month", "2026-10-31T23:00:00Z", now);
-        names("this-year", "2025-12-31T23:00:00Z", now);
-        names("boot", "2026-11-20T06:00:01Z", "2026-11-20T06:00:01Z");
-        assert_eq!(parse("boot", &self::now(), None), Err(TimeError::Boot));
-    }
-
-    #[test]
-    fn a_week_begins_on_sunday() {
-        let sunday = "2026-11-22T00:00:00+01:00[Europe/Berlin]".parse().unwrap();
-        assert_eq!(parse("this-week", &sunday, None).unwrap().from, at("2026-11-21T23:00:00Z"));
-    }
-
-    #[test]
-    fn a_day_a_minute_and_a_second_are_named_whole() {
-        names("2026-11-23", "2026-11-22T23:00:00Z", "2026-11-23T23:00:00Z");
-        names("2026-11-23 20:31", "2026-11-23T19:31:00Z", "2026-11-23T19:32:00Z");
-        names("2026-11-23T20:31:05", "2026-11-23T19:31:05Z", "2026-11-23T19:31:06Z");
-        names("2026-11-23 20:31:05.017", "2026-11-23T19:31:05.017Z", "2026-11-23T19:31:05.018Z");
-        names(" 2026-11-23  20:31 ", "2026-11-23T19:31:00Z", "2026-11-23T19:32:00Z");
-    }
-
-    #[test]
-    fn a_time_alone_is_todays() {
-        names("08:05", "2026-11-23T07:05:00Z", "2026-11-23T07:06:00Z");
-        names("08:05:59", "2026-11-23T07:05:59Z", "2026-11-23T07:06:00Z");
-    }
-
-    #[test]
-    fn days_are_read_as_ausearch_has_them_too() {
-        names("11/02/2026", "2026-11-01T23:00:00Z", "2026-11-02T23:00:00Z");
-        names("11/02/26", "2026-11-01T23:00:00Z", "2026-11-02T23:00:00Z");
-        names("10/24/2005 18:00:00", "2005-10-24T16:00:00Z", "2005-10-24T16:00:01Z");
-    }
-
-    #[test]
-    fn a_zone_that_is_given_counts() {
-        names("2026-11-23T20:31:05Z", "2026-11-23T20:31:05Z", "2026-11-23T20:31:06Z");
-        names("2026-11-23t20:31:05.017z", "2026-11-23T20:31:05.017Z", "2026-11-23T20:31:05.018Z");
-        names("2026-11-23 20:31:05+05:30", "2026-11-23T15:01:05Z", "2026-11-23T15:01:06Z");
-        names("2026-11-23T20:31-08:00", "2026-11-24T04:31:00Z", "2026-11-24T04:32:00Z");
-    }
-
-    #[test]
-    fn seconds_since_1970_are_recognized_by_their_length_or_mark() {
-        names("1795460022", "2026-11-23T18:53:42Z", "2026-11-23T18:53:43Z");
-        names("1795460022.944", "2026-11-23T18:53:42.944Z", "2026-11-23T18:53:42.945Z");
-        names("@1795460022.9", "2026-11-23T18:53:42.9Z", "2026-11-23T18:53:42.901Z");
-        names("@0", "1970-01-01T00:00:00Z", "1970-01-01T00:00:01Z");
-    }
-
-    #[test]
-    fn times_back_from_now_are_read() {
-        names("2 hours ago", "2026-11-23T17:31:05.017Z", "2026-11-23T17:31:05.017Z");
-        names("90m ago", "2026-11-23T18:01:05.017Z", "2026-11-23T18:01:05.017Z");
-        names("1h 30m ago", "2026-11-23T18:01:05.017Z", "2026-11-23T18:01:05.017Z");
-        // Over the end of summer time: the same time of day.
-        names("30 days ago", "2026-10-24T18:31:05.017Z", "2026-10-24T18:31:05.017Z");
-    }
-
-    #[test]
-    fn days_with_a_changed_clock_have_their_own_length() {
-        names("2026-10-25", "2026-10-24T22:00:00Z", "2026-10-25T23:00:00Z");
-        names("2026-03-29", "2026-03-28T23:00:00Z", "2026-03-29T22:00:00Z");
-        // On both sides of the hours that are there never, and twice.
-        names("2026-03-29 01:59", "2026-03-29T00:59:00Z", "2026-03-29T01:00:00Z");
-        names("2026-03-29 03:00", "2026-03-29T01:00:00Z", "2026-03-29T01:01:00Z");
-        names("2026-10-25 01:59:59", "2026-10-24T23:59:59Z", "2026-10-25T00:00:00Z");
-        names("2026-10-25 03:00", "2026-10-25T02:00:00Z", "2026-10-25T02:01:00Z");
-    }
-
-    #[test]
-    fn a_time_that_clocks_show_twice_or_never_is_refused_with_what_may_be_meant() {
-        for (text, what, moments) in [
-            ("2026-10-25 02:30", "was twice", ["2026-10-25T02:30:00+02:00", "2026-10-25T02:30:00+01:00"]),
-            ("10/25/2026 02:00:00", "was twice", ["2026-10-25T02:00:00+02:00", "2026-10-25T02:00:00+01:00"]),
-            (
-                "2026-10-25 02:59:59.9",
-                "was twice",
-                ["2026-10-25T02:59:59.9+02:00", "2026-10-25T02:59:59.9+01:00"],
-            ),
-            ("2026-03-29 02:30", "never was", ["2026-03-29T01:30:00+01:00", "2026-03-29T03:30:00+02:00"]),
-            ("2026-03-29T02:00:00", "never was", ["2026-03-29T01:00:00+01:00", "2026-03-29T03:00:00+02:00"]),
-        ] {
-            let error = read(text).unwrap_err().to_string();
-            assert!(
-                error.contains(text) && error.contains(what) && error.contains("Europe/Berlin"),
-                "{error}"
-            );
-            for moment in moments {
-                assert!(error.contains(moment), "{error}");
-                // The suggestions are accepted.
-                let when = read(moment).unwrap();
-                assert_eq!(when.from, at(moment), "{moment}");
-            }
-        }
-        // Only on the day of the change.
-        let late: ZonedDateTime = "2026-10-25T04:00:00+01:00[Europe/Berlin]".parse().unwrap();
-        assert!(matches!(parse("02:30", &late, None), Err(TimeError::Repeated { .. })));
-        names("02:30", "2026-11-23T01:30:00Z", "2026-11-23T01:31:00Z");
-    }
-
-    #[test]
-    fn what_is_no_time_is_refused_with_what_is() {
-        for text in [
-            "",
-            "checkpoint",
-            "tomorrow",
-            "TODAY",
-            "20261123",
-            "2026",
-            "2026-11",
-            "23.11.2026",
-            "2026-11-23 20",
-            "2026-11-23 25:00",
-            "2026-11-23 20:31:05:17",
-            "2026-11-23 20:31:05 Europe/Berlin",
-            "2026-11-23 20:31:05+",
-            "2026-02-30",
-            "13/40/2026",
-            "2 hours",
-            "hours ago",
-            "ago",
-            "1795460022.",
-            "@",
-            "@-1",
-            "é",
-            "--",
-            "+",
-            "T",
-            ":",
-        ] {
-            let error = read(text).unwrap_err();
-            assert!(matches!(error, TimeError::Unknown(_)), "{text}: {error:?}");
-            assert!(error.to_string().contains("yesterday"), "{error}");
-        }
-    }
-
-    #[test]
-    fn times_beyond_the_calendar_are_refused() {
-        for text in ["@999999999999999999999", "1795460022944", "7000000 days ago", "9999-12-31"] {
-            assert!(matches!(read(text), Err(TimeError::Impossible(_))), "{text}: {:?}", read(text));
-        }
-    }
-}
+mod tests;

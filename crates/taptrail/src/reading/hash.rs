@@ -38,6 +38,16 @@ impl InputStamps {
         for file in &sources.files {
             paths.extend(taptrail_source::log_paths(file).into_iter().flatten());
         }
+        // A database has files of its own beside it.
+        let beside = |path: &PathBuf| {
+            ["-wal", "-shm"].map(|suffix| {
+                let mut name = path.as_os_str().to_owned();
+                name.push(suffix);
+                PathBuf::from(name)
+            })
+        };
+        let besides: Vec<_> = paths.iter().flat_map(beside).collect();
+        paths.extend(besides);
         let stamps = paths.into_iter().filter_map(|path| {
             let about = fs::metadata(&path).ok()?;
             let written = (about.mtime(), about.mtime_nsec());

@@ -80,7 +80,7 @@ pub(crate) fn entries(sources: &Sources, dirs: &Dirs, take: &mut EntrySink<'_>) 
         (inputs, hosts)
     };
     let mut progress = progress::Progress::default();
-    let progress = Box::new(|done, total| progress.show(done, total));
+    let progress = Box::new(|of: taptrail_source::Progress<'_>| progress.show(of));
     let options = ReadOptions { hosts, progress, extract: sources.extract, ..ReadOptions::default() };
     let mut outcome = taptrail_source::read(inputs, options, take);
     failed.append(&mut outcome.failed);

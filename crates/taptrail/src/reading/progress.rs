@@ -1,43 +1,71 @@
+//! How far reading has come, on standard error.
+
 use std::io::{self, IsTerminal as _};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{HumanCount, ProgressBar, ProgressStyle};
+use taptrail_report::escape_text;
 
-/// How long reading takes before the bar is shown.
-const SHOW_AFTER: Duration = Duration::from_millis(700);
+/// How long reading takes before its progress is shown.
+const SHOW_AFTER: Duration = Duration::from_secs(2);
 
-/// A progress bar on standard error, if that is a terminal, once reading takes long. Cleared on
-/// drop.
+/// The time between two updates.
+const UPDATE_EVERY: Duration = Duration::from_millis(100);
+
+/// The progress of reading, on standard error if that is a terminal, once reading takes long.
+/// Cleared on drop.
 #[derive(Debug)]
 pub(super) struct Progress {
     begun: Instant,
+    /// When it is shown next.
+    next: Instant,
     bar: Option<ProgressBar>,
     terminal: bool,
 }
 
 impl Default for Progress {
     fn default() -> Self {
-        Self { begun: Instant::now(), bar: None, terminal: io::stderr().is_terminal() }
+        let begun = Instant::now();
+        Self { begun, next: begun + SHOW_AFTER, bar: None, terminal: io::stderr().is_terminal() }
     }
 }
 
 impl Progress {
-    /// Shows the bytes read, of the total; 0 if that is not known.
-    pub(super) fn show(&mut self, done: u64, total: u64) {
-        if !self.terminal || self.bar.is_none() && self.begun.elapsed() < SHOW_AFTER {
+    /// Shows it, if it is time to.
+    pub(super) fn show(&mut self, of: taptrail_source::Progress<'_>) {
+        if !self.terminal {
             return;
         }
+        let now = Instant::now();
+        if now < self.next {
+            return;
+        }
+        self.next = now + UPDATE_EVERY;
         let bar = self.bar.get_or_insert_with(|| {
-            let (bar, template) = match total {
-                0 => (ProgressBar::new_spinner(), "{bytes} read, {bytes_per_sec}"),
-                _ => (ProgressBar::new(total), "{wide_bar} {bytes} of {total_bytes}, {bytes_per_sec}, {eta}"),
+            let (bar, template) = match of.total {
+                0 => (ProgressBar::new_spinner(), "{bytes} read, {wide_msg}"),
+                total => {
+                    (ProgressBar::new(total), "{bar:20} {bytes} of {total_bytes}, {eta} left, {wide_msg}")
+                }
             };
             bar.with_style(
                 ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()),
             )
         });
-        bar.set_position(done);
+        // Inputs are opened one by one, so the total may grow.
+        if of.total > 0 {
+            bar.set_length(of.total);
+        }
+        bar.set_message(message(of.lines, now.duration_since(self.begun), of.input));
+        bar.set_position(of.bytes);
     }
+}
+
+/// Lines for each second, and the input.
+fn message(lines: u64, elapsed: Duration, input: &str) -> String {
+    let rate = u128::from(lines) * 1000 / elapsed.as_millis().max(1);
+    let rate = HumanCount(u64::try_from(rate).unwrap_or(u64::MAX));
+    format!("{rate} lines/s, {}", escape_text(input))
 }
 
 impl Drop for Progress {
@@ -45,5 +73,19 @@ impl Drop for Progress {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_has_the_rate_and_the_input_safe_for_a_terminal() {
+        let second = Duration::from_secs(1);
+        assert_eq!(message(1_234_567, second, "audit.log.3"), "1,234,567 lines/s, audit.log.3");
+        assert_eq!(message(10, 4 * second, "a\x1b[2Jb"), "2 lines/s, a\\u{1b}[2Jb");
+        assert_eq!(message(0, Duration::ZERO, ""), "0 lines/s, ");
+        assert_eq!(message(u64::MAX, Duration::ZERO, "-"), "18,446,744,073,709,551,615 lines/s, -");
     }
 }

@@ -1,10 +1,13 @@
 //! Reads lines again, to show them as proof.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::File;
+use std::io::Read as _;
 use std::path::Path;
 use std::sync::Arc;
 
 use taptrail_ledger::Ledger;
+use taptrail_record::Line;
 use taptrail_source::FileIdentity;
 use taptrail_trail::Proof;
 
@@ -15,12 +18,21 @@ pub(crate) const MAX_EXPLAINED_LINES: usize = 10_000;
 
 /// Lines by source and line number.
 #[derive(Debug, Default)]
-pub(crate) struct SourceLines(HashMap<Arc<str>, BTreeMap<u64, Option<Vec<u8>>>>);
+pub(crate) struct SourceLines {
+    lines: HashMap<Arc<str>, BTreeMap<u64, Option<Vec<u8>>>>,
+    /// The sources that are plain audit logs.
+    audit_logs: HashSet<Arc<str>>,
+}
 
 impl SourceLines {
+    /// Whether a source is an audit log as auditd writes it, not compressed and under this name.
+    pub(crate) fn is_audit_log(&self, source: &str) -> bool {
+        self.audit_logs.contains(source)
+    }
+
     /// The line of a proof as it is in its source, if it could be read again.
     pub(crate) fn get(&self, proof: &Proof) -> Option<String> {
-        let line = self.0.get(&proof.source)?.get(&proof.line)?.as_deref()?;
+        let line = self.lines.get(&proof.source)?.get(&proof.line)?.as_deref()?;
         let line = String::from_utf8_lossy(line).trim_end_matches('\r').to_owned();
         // A log that was rotated meanwhile has another line at this place.
         let other = |serial| line.contains("audit(") && !line.contains(&format!(":{serial})"));
@@ -35,26 +47,39 @@ pub(crate) fn fetch_lines<'a>(
     identities: &HashMap<Arc<str>, FileIdentity>,
     most: usize,
 ) -> SourceLines {
-    let mut raw = SourceLines::default();
+    let mut all = SourceLines::default();
     // `-` stands for standard input, even if there is a file of that name.
     let mut different = 0;
     for proof in proofs.filter(|proof| &*proof.source != "-") {
         if different == most {
             break;
         }
-        let lines = raw.0.entry(Arc::clone(&proof.source)).or_default();
+        let lines = all.lines.entry(Arc::clone(&proof.source)).or_default();
         different += usize::from(lines.insert(proof.line, None).is_none());
     }
-    for (source, wanted) in &mut raw.0 {
+    for (source, wanted) in &mut all.lines {
         let path = Path::new(&**source);
         if is_ledger(path) {
             from_ledger(path, wanted);
-        } else {
-            // Errors are ignored: see above.
-            let _ = taptrail_source::read_lines(path, identities.get(source).copied(), wanted);
+            continue;
+        }
+        // Errors are ignored: see above.
+        let _ = taptrail_source::read_lines(path, identities.get(source).copied(), wanted);
+        if begins_as_audit_log(path) && wanted.values().flatten().all(|line| Line::parse(line).is_ok()) {
+            all.audit_logs.insert(Arc::clone(source));
         }
     }
-    raw
+    all
+}
+
+/// Whether the first line of a file begins as those of auditd.
+fn begins_as_audit_log(path: &Path) -> bool {
+    let mut front = [0; b"type=".len()];
+    // Not a pipe: its bytes would be lost to its reader.
+    let is_file = std::fs::metadata(path).is_ok_and(|about| about.is_file());
+    is_file
+        && File::open(path).and_then(|mut file| file.read_exact(&mut front)).is_ok()
+        && matches!(&front, b"type=" | b"node=")
 }
 
 fn from_ledger(path: &Path, wanted: &mut BTreeMap<u64, Option<Vec<u8>>>) {
@@ -75,7 +100,8 @@ mod tests {
     #[test]
     fn a_line_that_is_another_by_now_is_not_shown() {
         let line = b"type=VIRT_CONTROL msg=audit(1.000:7): pid=1 msg='x'\r".to_vec();
-        let raw = SourceLines(HashMap::from([("a.log".into(), BTreeMap::from([(3, Some(line))]))]));
+        let lines = HashMap::from([("a.log".into(), BTreeMap::from([(3, Some(line))]))]);
+        let raw = SourceLines { lines, ..SourceLines::default() };
         let at = |serial| Proof {
             serial,
             time: Timestamp::UNIX_EPOCH,
@@ -99,6 +125,6 @@ mod tests {
             copies: Vec::new(),
             unauthenticated: false,
         };
-        assert!(fetch_lines([&proof].into_iter(), &HashMap::new(), 10).0.is_empty());
+        assert!(fetch_lines([&proof].into_iter(), &HashMap::new(), 10).lines.is_empty());
     }
 }

@@ -20,7 +20,7 @@ use tracing::debug;
 use self::trail::Trail;
 use crate::CommandResult;
 use crate::cli::Verify;
-use crate::output::{Failure, print, print_json, style};
+use crate::output::{Failure, page, print_json, style};
 use crate::reading::NoTrail;
 
 /// The exit code when there are differences.
@@ -115,7 +115,7 @@ fn show(arguments: &Verify, verified: &taptrail_report::Verified) -> Result<(), 
     if arguments.output.is_json() {
         print_json(verified)?;
     } else {
-        print(&verify_table(verified, &style(false)))?;
+        page(&verify_table(verified, &style(false)))?;
     }
     let mut unseen = unseen_lines(&verified.unseen);
     unseen.extend(verified.trail.as_ref().and_then(other_hosts_line));

@@ -5,7 +5,7 @@ use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan as _};
 
 use super::element::Svg;
-use super::{LINE, MUTED, TEXT, WIDTH};
+use super::{GUTTER, LINE, MUTED, TEXT, WIDTH};
 use crate::style::TimeFormat;
 
 /// How many ticks there are at most.
@@ -79,7 +79,7 @@ impl Axis {
             last_day = Some(day);
         }
         svg.line(&[(0.0, top), (WIDTH, top)], &format!("stroke=\"{LINE}\""));
-        svg.line(&[(self.left, top), (self.left, bottom)], &format!("stroke=\"{LINE}\""));
+        svg.line(&[(GUTTER, top), (GUTTER, bottom)], &format!("stroke=\"{LINE}\""));
         svg.line(&[(0.0, bottom), (WIDTH, bottom)], &format!("stroke=\"{LINE}\""));
     }
 

@@ -6,13 +6,14 @@ use std::fmt::Write as _;
 #[derive(Debug, Default)]
 pub(super) struct Svg(String);
 
-/// The patterns that the bars' certainty and other fills have.
+/// The patterns that the bars' certainty and other fills have. Their names are the figure's own: a
+/// document may have several figures in its text.
 const HEAD: &str = "<defs>
-<pattern id=\"inferred\" width=\"4\" height=\"4\" patternUnits=\"userSpaceOnUse\"><rect y=\"1.5\" width=\"4\" height=\"1\" fill=\"#fff\" fill-opacity=\"0.5\"/></pattern>
-<pattern id=\"ambiguous\" width=\"6\" height=\"6\" patternUnits=\"userSpaceOnUse\"><path d=\"M0 6L6 0M0 0L6 6\" stroke=\"#fff\" stroke-opacity=\"0.75\" stroke-width=\"1.2\"/></pattern>
-<pattern id=\"incomplete\" width=\"7\" height=\"7\" patternUnits=\"userSpaceOnUse\"><rect x=\"5\" width=\"2\" height=\"7\" fill=\"#fff\" fill-opacity=\"0.85\"/></pattern>
-<pattern id=\"doubtful\" width=\"6\" height=\"6\" patternUnits=\"userSpaceOnUse\"><path d=\"M0 0H3V6H6V3H0Z\" fill=\"#fff\" fill-opacity=\"0.75\"/></pattern>
-<pattern id=\"gap\" width=\"8\" height=\"8\" patternUnits=\"userSpaceOnUse\"><rect width=\"8\" height=\"8\" fill=\"#f3e3c3\"/><path d=\"M-1 9L9 -1M-1 1L1 -1M7 9L9 7\" stroke=\"#55617a\" stroke-opacity=\"0.35\"/></pattern>
+<pattern id=\"taptrail-inferred\" width=\"4\" height=\"4\" patternUnits=\"userSpaceOnUse\"><rect y=\"1.5\" width=\"4\" height=\"1\" fill=\"#fff\" fill-opacity=\"0.5\"/></pattern>
+<pattern id=\"taptrail-ambiguous\" width=\"6\" height=\"6\" patternUnits=\"userSpaceOnUse\"><path d=\"M0 6L6 0M0 0L6 6\" stroke=\"#fff\" stroke-opacity=\"0.75\" stroke-width=\"1.2\"/></pattern>
+<pattern id=\"taptrail-incomplete\" width=\"7\" height=\"7\" patternUnits=\"userSpaceOnUse\"><rect x=\"5\" width=\"2\" height=\"7\" fill=\"#fff\" fill-opacity=\"0.85\"/></pattern>
+<pattern id=\"taptrail-doubtful\" width=\"6\" height=\"6\" patternUnits=\"userSpaceOnUse\"><path d=\"M0 0H3V6H6V3H0Z\" fill=\"#fff\" fill-opacity=\"0.75\"/></pattern>
+<pattern id=\"taptrail-gap\" width=\"8\" height=\"8\" patternUnits=\"userSpaceOnUse\"><rect width=\"8\" height=\"8\" fill=\"#f3e3c3\"/><path d=\"M-1 9L9 -1M-1 1L1 -1M7 9L9 7\" stroke=\"#55617a\" stroke-opacity=\"0.35\"/></pattern>
 </defs>
 ";
 
@@ -27,7 +28,7 @@ impl Svg {
         let _ = writeln!(
             self.0,
             "<svg xmlns=\"http://www.w3.org/2000/svg\" {size} {view} {FONT} role=\"img\" \
-             aria-labelledby=\"title about\">\n<title id=\"title\">{}</title>\n<desc id=\"about\">{}</desc>",
+             aria-labelledby=\"taptrail-title taptrail-about\">\n<title id=\"taptrail-title\">{}</title>\n<desc id=\"taptrail-about\">{}</desc>",
             escaped(title),
             escaped(about)
         );
@@ -39,7 +40,7 @@ impl Svg {
     pub(super) fn hatching(&mut self, id: &str, color: &str) {
         let _ = writeln!(
             self.0,
-            "<pattern id=\"{id}\" width=\"5\" height=\"5\" patternUnits=\"userSpaceOnUse\"><path \
+            "<pattern id=\"taptrail-{id}\" width=\"5\" height=\"5\" patternUnits=\"userSpaceOnUse\"><path \
              d=\"M-1 6L6 -1M-1 1L1 -1M4 6L6 4\" stroke=\"{color}\" stroke-width=\"1.3\"/></pattern>"
         );
     }

@@ -5,16 +5,21 @@
 
 mod axis;
 mod element;
+mod shapes;
 
 use std::io::{self, Write};
 
 use jiff::Timestamp;
-use taptrail_trail::{Certainty, Severity, State};
+use taptrail_trail::{Severity, State};
 
 use self::axis::Axis;
 use self::element::Svg;
+use self::shapes::{
+    CERTAINTIES, boot, certain, color, cross, ended, finding, held, legend, opening, possibly,
+};
+use super::bar::{Bar, begin};
 use super::evidence::Evidence;
-use super::picture::{Bar, Picture, Row, begin};
+use super::picture::{Picture, Row};
 use crate::style::{Clock as _, Style, TimeFormat};
 use crate::text::{cut, escape_name};
 
@@ -28,6 +33,8 @@ const MAX_SHAPES: usize = 5000;
 const WIDTH: f64 = 1120.0;
 const GUTTER: f64 = 250.0;
 const RIGHT: f64 = 20.0;
+/// What is free beside the first and the last time.
+const PADDING: f64 = 10.0;
 const TOP: f64 = 92.0;
 const ROW: f64 = 22.0;
 const HEAD_ROW: f64 = 26.0;
@@ -42,7 +49,6 @@ const MUTED: &str = "#55617a";
 const MONO: &str = "font-family=\"ui-monospace,Menlo,Consolas,'DejaVu Sans Mono',monospace\"";
 const LINE: &str = "#d5dce6";
 const GRAVE: &str = "#b3261e";
-const NOTICE: &str = "#8a5a00";
 
 pub(super) fn write(
     picture: &Picture<'_>,
@@ -53,7 +59,7 @@ pub(super) fn write(
     let clock = TimeFormat::new(style);
     let mut figure = Figure {
         picture,
-        axis: Axis::new(picture.from, picture.until, (GUTTER, WIDTH - RIGHT), &clock),
+        axis: Axis::new(picture.from, picture.until, (GUTTER + PADDING, WIDTH - RIGHT - PADDING), &clock),
         tops: tops(&picture.rows),
         shapes: 0,
         shapes_left_out: 0,
@@ -79,11 +85,15 @@ pub(super) fn write(
     let title = "Which guest held which device";
     let (hosts, guests, interfaces) = picture.counted_rows();
     let zone = super::zone::name(clock.zone());
-    let range = format!("{} to {}, {zone}", clock.full(picture.from), clock.full(picture.until));
+    let range = if picture.rows.is_empty() {
+        "No input has a record with a time".to_owned()
+    } else {
+        format!("{} to {}, {zone}", clock.full(picture.from), clock.full(picture.until))
+    };
     let counts = picture.counts;
     let about = format!(
         "{range}. Hosts: {hosts}, guests: {guests}, interfaces: {interfaces}. Sessions: {}, of which QEMU held {} \
-         and holds {} still, never held: {}, not known: {}. Findings: {}, of which grave: {}. Made by {} at {}.",
+         and holds {} still, never granted: {}, not known: {}. Findings: {}, of which grave: {}. Made by {} at {}.",
         counts.sessions,
         counts.held,
         counts.still_held,
@@ -103,7 +113,7 @@ pub(super) fn write(
     svg.text(20.0, 30.0, title, &format!("font-size=\"18\" font-weight=\"600\" fill=\"{TEXT}\""));
     svg.text(20.0, 50.0, &range, &format!("fill=\"{MUTED}\""));
     let summary = format!(
-        "{} sessions: {} held, {} still held, {} never held, {} not known. {} findings, {} grave.",
+        "{} sessions: {} held, {} still held, {} never granted, {} not known. {} findings, {} grave.",
         counts.sessions,
         counts.held,
         counts.still_held,
@@ -113,7 +123,9 @@ pub(super) fn write(
         counts.grave
     );
     svg.end_text(WIDTH - RIGHT, 50.0, &summary, &format!("fill=\"{MUTED}\""));
-    figure.axis.draw(&mut svg, TOP, bottom);
+    if !picture.rows.is_empty() {
+        figure.axis.draw(&mut svg, TOP, bottom);
+    }
     svg.append(figure.svg);
     legend(&mut svg, bottom + 22.0);
     for (at, sentence) in left_out.iter().enumerate() {
@@ -234,7 +246,7 @@ impl Figure<'_> {
         for gap in &coverage.gaps {
             if self.has_room() {
                 let (x, until) = (self.axis.x(gap.from), self.axis.x(gap.until));
-                self.svg.rect((x, top), ((until - x).max(1.5), bottom - top), "fill=\"url(#gap)\"");
+                self.svg.rect((x, top), ((until - x).max(1.5), bottom - top), "fill=\"url(#taptrail-gap)\"");
             }
         }
         for start in &coverage.starts {
@@ -285,132 +297,6 @@ impl Figure<'_> {
     }
 }
 
-const CERTAINTIES: [Certainty; 5] = [
-    Certainty::Definitive,
-    Certainty::Inferred,
-    Certainty::Ambiguous,
-    Certainty::Doubtful,
-    Certainty::Incomplete,
-];
-
-fn color(certainty: Certainty) -> &'static str {
-    match certainty {
-        Certainty::Definitive => "#0d6e66",
-        Certainty::Inferred => "#2563ac",
-        Certainty::Ambiguous => "#7a3fa8",
-        Certainty::Doubtful => "#b3261e",
-        Certainty::Incomplete => "#97620c",
-    }
-}
-
-fn certain(svg: &mut Svg, x: f64, until: f64, top: f64, certainty: Certainty) {
-    let size = ((until - x).max(1.5), BAR);
-    svg.rect((x, top), size, &format!("fill=\"{}\"", color(certainty)));
-    if certainty != Certainty::Definitive && size.0 > 2.0 {
-        svg.rect((x, top), size, &format!("fill=\"url(#{})\"", certainty.as_str()));
-    }
-}
-
-fn opening(svg: &mut Svg, x: f64, until: f64, top: f64, certainty: Certainty) {
-    let size = ((until - x).max(1.0), BAR);
-    let (color, word) = (color(certainty), certainty.as_str());
-    let look = if size.0 > 3.0 {
-        format!("fill=\"url(#open-{word})\" stroke=\"{color}\"")
-    } else {
-        format!("fill=\"{color}\"")
-    };
-    svg.rect((x, top), size, &look);
-}
-
-fn possibly(svg: &mut Svg, x: f64, until: f64, y: f64, certainty: Certainty) {
-    let color = color(certainty);
-    let look = format!("fill=\"{color}\" fill-opacity=\"0.16\" stroke=\"{color}\" stroke-dasharray=\"3 2\"");
-    svg.rect((x, y - 3.0), ((until - x).max(1.0), 6.0), &look);
-}
-
-fn held(svg: &mut Svg, x: f64, y: f64) {
-    let points = [(x - 8.0, y - 4.0), (x - 3.0, y), (x - 8.0, y + 4.0)];
-    svg.line(&points, "fill=\"none\" stroke=\"#fff\" stroke-width=\"2\"");
-}
-
-fn ended(svg: &mut Svg, x: f64, y: f64, by: &str) {
-    let dark = format!("fill=\"{TEXT}\"");
-    let hollow = format!("fill=\"none\" stroke=\"{TEXT}\" stroke-width=\"1.5\"");
-    match by {
-        "detach" => svg.polygon(&[(x + 2.0, y), (x + 8.0, y - 4.5), (x + 8.0, y + 4.5)], &dark),
-        "stop" => svg.rect((x + 2.0, y - 3.5), (7.0, 7.0), &dark),
-        "close" => {
-            svg.rect((x + 2.0, y - 5.0), (2.0, 10.0), &dark);
-            svg.rect((x + 6.0, y - 5.0), (2.0, 10.0), &dark);
-        }
-        "revoke" => {
-            svg.circle((x + 6.5, y), 4.0, &hollow);
-            svg.line(&[(x + 3.7, y + 2.8), (x + 9.3, y - 2.8)], &hollow);
-        }
-        _ => svg.rect((x + 2.8, y - 3.2), (6.5, 6.5), &hollow),
-    }
-}
-
-fn cross(svg: &mut Svg, x: f64, y: f64) {
-    let look = format!("stroke=\"{GRAVE}\" stroke-width=\"2\"");
-    svg.line(&[(x - 3.5, y - 3.5), (x + 3.5, y + 3.5)], &look);
-    svg.line(&[(x + 3.5, y - 3.5), (x - 3.5, y + 3.5)], &look);
-}
-
-fn finding(svg: &mut Svg, x: f64, y: f64, grave: bool) {
-    if grave {
-        let points = [(x, y - 6.0), (x + 6.0, y), (x, y + 6.0), (x - 6.0, y)];
-        svg.polygon(&points, &format!("fill=\"{GRAVE}\" stroke=\"#fff\""));
-        svg.rect((x - 0.8, y - 3.2), (1.6, 4.0), "fill=\"#fff\"");
-        svg.rect((x - 0.8, y + 1.7), (1.6, 1.6), "fill=\"#fff\"");
-    } else {
-        let points = [(x, y - 5.0), (x + 5.2, y + 4.0), (x - 5.2, y + 4.0)];
-        svg.polygon(&points, &format!("fill=\"#fff\" stroke=\"{NOTICE}\" stroke-width=\"1.6\""));
-    }
-}
-
-fn boot(svg: &mut Svg, x: f64, top: f64, bottom: f64) {
-    let look = "stroke=\"#6d28a8\" stroke-width=\"1.5\" stroke-dasharray=\"5 2 1 2\"";
-    svg.line(&[(x, top), (x, bottom)], look);
-}
-
-/// What the patterns and marks mean.
-fn legend(svg: &mut Svg, top: f64) {
-    type Draw = fn(&mut Svg, f64, f64);
-    let items: [(&str, Draw); 18] = [
-        ("open to grant", |svg, x, y| opening(svg, x, x + 28.0, y - BAR / 2.0, Certainty::Inferred)),
-        ("held: definitive", |svg, x, y| certain(svg, x, x + 28.0, y - BAR / 2.0, Certainty::Definitive)),
-        ("held: inferred", |svg, x, y| certain(svg, x, x + 28.0, y - BAR / 2.0, Certainty::Inferred)),
-        ("held: ambiguous", |svg, x, y| certain(svg, x, x + 28.0, y - BAR / 2.0, Certainty::Ambiguous)),
-        ("held: incomplete", |svg, x, y| certain(svg, x, x + 28.0, y - BAR / 2.0, Certainty::Incomplete)),
-        ("held: doubtful", |svg, x, y| certain(svg, x, x + 28.0, y - BAR / 2.0, Certainty::Doubtful)),
-        ("possibly held", |svg, x, y| possibly(svg, x, x + 28.0, y, Certainty::Incomplete)),
-        ("still held", |svg, x, y| {
-            certain(svg, x, x + 28.0, y - BAR / 2.0, Certainty::Inferred);
-            held(svg, x + 28.0, y);
-        }),
-        ("unplugged", |svg, x, y| ended(svg, x + 9.0, y, "detach")),
-        ("guest ended", |svg, x, y| ended(svg, x + 9.0, y, "stop")),
-        ("closed", |svg, x, y| ended(svg, x + 9.0, y, "close")),
-        ("revoked", |svg, x, y| ended(svg, x + 9.0, y, "revoke")),
-        ("end not seen", |svg, x, y| ended(svg, x + 9.0, y, "")),
-        ("failed open", |svg, x, y| cross(svg, x + 14.0, y)),
-        ("grave finding", |svg, x, y| finding(svg, x + 14.0, y, true)),
-        ("other finding", |svg, x, y| finding(svg, x + 14.0, y, false)),
-        ("gap in the log", |svg, x, y| svg.rect((x + 5.0, y - 8.0), (18.0, 16.0), "fill=\"url(#gap)\"")),
-        ("boot, or begin of watching", |svg, x, y| boot(svg, x + 14.0, y - 8.0, y + 8.0)),
-    ];
-    let (mut x, mut y) = (20.0, top);
-    for (at, (text, draw)) in items.iter().enumerate() {
-        if at > 0 && at % 7 == 0 {
-            (x, y) = (20.0, y + 22.0);
-        }
-        draw(svg, x, y);
-        svg.text(x + 36.0, y + 4.0, text, &format!("fill=\"{TEXT}\""));
-        x += 155.0;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use taptrail_trail::Report;
@@ -443,6 +329,13 @@ mod tests {
         let (svg, _) = figure(&report);
         assert!(!svg.contains("<script") && svg.contains("&lt;/text&gt;&lt;script&gt;"), "{svg}");
         assert!(svg.chars().all(|c| c == '\n' || taptrail_record::is_visible(c)));
+    }
+
+    #[test]
+    fn without_a_record_there_is_no_time() {
+        let (svg, left_out) = figure(&Report::default());
+        assert!(left_out.is_empty() && svg.contains("No input has a record with a time"));
+        assert!(!svg.contains("1970-01-01 00:00:00"), "{svg}");
     }
 
     #[test]

@@ -1,0 +1,153 @@
+//! What is nearest to a query that nothing matches: guests with similar names, and what was held
+//! before and after the time in question. It is never an answer.
+
+use std::collections::HashSet;
+
+use compact_str::CompactString;
+use strsim::damerau_levenshtein;
+use taptrail_trail::{Holding, State};
+
+use crate::Filter;
+use crate::span::QueryRange;
+use crate::style::{Clock as _, TimeFormat};
+use crate::text::escape_name;
+
+/// Names that are compared; a trail may have any number.
+const MAX_NAMES_COMPARED: usize = 10_000;
+
+/// The longest name that is compared, in bytes: the work grows with the square.
+const MAX_NAME_BYTES: usize = 64;
+
+/// Similar names that are shown.
+const MAX_SIMILAR_NAMES: usize = 3;
+
+/// The holdings and names that are nearest to a query.
+#[derive(Debug, Default)]
+pub(super) struct Nearest {
+    /// The holding of the subject that ended last before the time in question.
+    before: Option<Holding>,
+    /// The holding of the subject that began first after it.
+    after: Option<Holding>,
+    compared: HashSet<CompactString>,
+    /// Similar names, with their distances.
+    similar: Vec<(usize, CompactString)>,
+}
+
+impl Nearest {
+    /// Takes a holding that the filter does not select.
+    pub(super) fn add(&mut self, holding: &Holding, filter: &Filter) {
+        if let Some(name) = filter.subject.as_ref().and_then(|subject| subject.guest_name()) {
+            self.compare(&holding.guest.name, name);
+        }
+        let Some(at) = filter.at else { return };
+        let had = matches!(holding.state, State::Held | State::Released);
+        if !had || !filter.matches_at_any_time(holding) {
+            return;
+        }
+        let span = QueryRange::of(holding);
+        if span.from >= at.to.max(at.from) {
+            if self.after.as_ref().is_none_or(|after| span.from < QueryRange::of(after).from) {
+                self.after = Some(holding.clone());
+            }
+        } else if span.to <= at.from
+            && self.before.as_ref().is_none_or(|before| span.to > QueryRange::of(before).to)
+        {
+            self.before = Some(holding.clone());
+        }
+    }
+
+    fn compare(&mut self, name: &CompactString, asked: &str) {
+        let is_long = |name: &str| name.len() > MAX_NAME_BYTES;
+        if is_long(name) || is_long(asked) || self.compared.len() >= MAX_NAMES_COMPARED {
+            return;
+        }
+        if self.compared.contains(name) {
+            return;
+        }
+        self.compared.insert(name.clone());
+        let distance = damerau_levenshtein(&name.to_lowercase(), &asked.to_lowercase());
+        // A name of four characters may have one other, one of ten three.
+        if name == asked || distance > asked.chars().count().div_ceil(4).min(3) {
+            return;
+        }
+        let at = self.similar.partition_point(|(other, known)| (*other, known) <= (distance, name));
+        self.similar.insert(at, (distance, name.clone()));
+        self.similar.truncate(MAX_SIMILAR_NAMES);
+    }
+
+    /// A sentence for each.
+    pub(super) fn sentences(&self, clock: &TimeFormat) -> Vec<String> {
+        let mut sentences = Vec::new();
+        let names: Vec<_> = self.similar.iter().map(|(_, name)| escape_name(name)).collect();
+        match &names[..] {
+            [] => {}
+            [name] => sentences.push(format!("A guest with a similar name: {name}")),
+            names => sentences.push(format!("Guests with similar names: {}", names.join(", "))),
+        }
+        let of = |holding: &Holding| {
+            let guest = escape_name(&holding.guest.name);
+            format!("{guest} on {}, {}", escape_name(&holding.host), holding.mac)
+        };
+        if let Some(before) = &self.before {
+            let from = clock.optional(before.granted.or(before.opened));
+            let to = clock.after(before.granted.or(before.opened), before.released);
+            sentences.push(format!("The last before that time: {}, from {from} to {to}", of(before)));
+        }
+        if let Some(after) = &self.after {
+            let from = clock.optional(after.granted.or(after.opened));
+            sentences.push(format!("The first after that time: {}, from {from} on", of(after)));
+        }
+        sentences
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Style;
+    use crate::sample::{at, holding};
+
+    fn nearest(asked: &str, time: Option<i64>, holdings: &[Holding]) -> Vec<String> {
+        let filter = Filter {
+            subject: asked.parse().ok(),
+            at: time.map(|time| QueryRange::at(at(time))),
+            ..Filter::default()
+        };
+        let mut nearest = Nearest::default();
+        for holding in holdings.iter().filter(|of| !filter.matches_holding(of)) {
+            nearest.add(holding, &filter);
+        }
+        nearest.sentences(&TimeFormat::new(&Style { utc: true, ..Style::default() }))
+    }
+
+    #[test]
+    fn similar_names_are_shown_the_nearest_first() {
+        let names = ["web1", "web12", "Web2", "db", "wbe1", "web1"];
+        let all: Vec<_> = names.iter().map(|name| holding(name, 1, 10, None)).collect();
+        assert_eq!(nearest("web3", None, &all), ["Guests with similar names: Web2, web1"]);
+        assert_eq!(nearest("dB", None, &all), ["A guest with a similar name: db"]);
+        assert_eq!(nearest("mail", None, &all), [] as [&str; 0]);
+        // A MAC has no similar name.
+        assert_eq!(nearest("52:54:00:00:00:09", None, &all), [] as [&str; 0]);
+        let hostile = [holding(&"x".repeat(5000), 1, 10, None), holding("web\x1b3", 1, 10, None)];
+        assert_eq!(nearest("web3", None, &hostile), ["A guest with a similar name: web\\u{1b}3"]);
+    }
+
+    #[test]
+    fn what_was_held_just_before_and_just_after_is_shown() {
+        let all = [
+            holding("old", 1, 10, Some(12)),
+            holding("web1", 1, 20, Some(30)),
+            holding("web2", 1, 40, Some(50)),
+            holding("new", 1, 60, Some(70)),
+            holding("other", 2, 34, Some(36)),
+        ];
+        let near = nearest("52:54:00:00:00:01", Some(35), &all);
+        assert_eq!(near.len(), 2);
+        assert!(near[0].starts_with("The last before that time: web1 on h1, 52:54:00:00:00:01, from"));
+        assert!(near[0].ends_with("to 00:00:30.000"), "{}", near[0]);
+        assert!(near[1].starts_with("The first after that time: web2"), "{}", near[1]);
+        assert_eq!(nearest("52:54:00:00:00:01", None, &all), [] as [&str; 0]);
+        assert_eq!(nearest("52:54:00:00:00:01", Some(80), &all).len(), 1);
+    }
+}

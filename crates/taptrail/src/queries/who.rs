@@ -1,0 +1,142 @@
+//! `taptrail who` and `explain`: who held something when, and the records that prove it.
+
+use std::process::ExitCode;
+
+use taptrail_guest::Dirs;
+use taptrail_report::{
+    CitedSources, Columns, Explainer, Explanation, Filter, Records, Sink, Style, Subject, View,
+};
+use taptrail_trail::Proof;
+
+use super::query::Query;
+use super::trail_reader::{self, Answer, TrailReader, is_broken_pipe};
+use super::{NOT_COVERED, ReadSummary, coverage};
+use crate::CommandResult;
+use crate::cli::{Explain, Output, Scope, Sources, Who};
+use crate::output::{Failure, page, print, stdout, style};
+use crate::reading::{MAX_EXPLAINED_LINES, fetch_lines};
+
+/// The exit code when nothing is found, and the logs cover it: as grep's.
+const NOTHING_FOUND: u8 = 1;
+
+pub(crate) fn who(arguments: &Who, dirs: &Dirs) -> CommandResult {
+    let Who { what, sources, scope, explain, columns, output } = arguments;
+    let mut filter = filter(what, scope, output.utc)?;
+    filter.granted = true;
+    as_grep(if output.is_table() {
+        explained(filter, sources, dirs, output.utc, Form::Who { all: *explain, columns: columns.as_ref() })
+    } else {
+        written(filter, *output, sources, dirs)
+    })
+}
+
+pub(crate) fn explain(arguments: &Explain, dirs: &Dirs) -> CommandResult {
+    let Explain { what, sources, scope, raw, output, utc } = arguments;
+    let filter = filter(what, scope, *utc)?;
+    let form = match (output.is_json(), raw) {
+        (true, _) => Form::Json,
+        (false, true) => Form::Explain(Records::Raw),
+        (false, false) => Form::Explain(Records::Decoded),
+    };
+    as_grep(explained(filter, sources, dirs, *utc, form))
+}
+
+/// The form of an answer.
+#[derive(Clone, Copy)]
+enum Form<'a> {
+    /// A row for each session; of a single one, or with `all` of each, a statement, unless columns
+    /// are asked for.
+    Who { all: bool, columns: Option<&'a Columns> },
+    /// A statement about each session, and its records.
+    Explain(Records),
+    /// All of it, for programs.
+    Json,
+}
+
+impl Form<'_> {
+    /// Whether it cites the lines of records, which are read again for that.
+    fn cites_lines(self, of: &Explanation) -> bool {
+        match self {
+            Self::Who { all, columns } => all || (columns.is_none() && of.sessions() == 1),
+            Self::Explain(_) | Self::Json => true,
+        }
+    }
+
+    fn print(self, of: &Explanation, style: &Style, evidence: CitedSources<'_>) -> CommandResult {
+        match self {
+            Self::Who { all, columns } => page(&of.who(style, evidence, all, columns)),
+            Self::Explain(records) => page(&of.text(style, evidence, records)),
+            Self::Json => print(&of.json(style, evidence.line)?),
+        }
+    }
+}
+
+/// Exit code 1 would mean that nothing was found.
+fn as_grep(result: CommandResult) -> CommandResult {
+    result.map_err(
+        |failure| if failure.code() == NOTHING_FOUND { failure.with_code(Failure::INPUT) } else { failure },
+    )
+}
+
+fn filter(what: &Subject, scope: &Scope, utc: bool) -> Result<Filter, Failure> {
+    let mut query = Query::new(utc);
+    query.scope(scope)?;
+    query.filter.subject = Some(what.clone());
+    Ok(query.filter)
+}
+
+/// Reads the input, and prints the answer.
+fn explained(filter: Filter, sources: &Sources, dirs: &Dirs, utc: bool, form: Form<'_>) -> CommandResult {
+    let asked = filter.clone();
+    let mut explainer = Explainer::new(filter);
+    let mut read = match TrailReader::new(&mut explainer).read(sources, dirs)? {
+        // `Explainer` writes nothing while it reads, so this does not happen.
+        Answer::Interrupted => return Ok(ExitCode::SUCCESS),
+        Answer::Complete(read) if read.is_none() => return Ok(read.print_warnings(sources.stats)),
+        Answer::Complete(read) => read,
+    };
+    let none = explainer.is_empty().then(|| explainer.maybe_matching());
+    let unknown = coverage::note_unknown(&mut read, &asked, none);
+    let explanation = explainer.finish(read.input());
+    let cited = form.cites_lines(&explanation).then(|| explanation.proofs()).into_iter().flatten();
+    let lines = fetch_lines(cited, read.identities(), MAX_EXPLAINED_LINES);
+    let line = |proof: &Proof| lines.get(proof);
+    let is_audit_log = |source: &str| lines.is_audit_log(source);
+    let evidence = CitedSources { line: &line, is_audit_log: &is_audit_log };
+    form.print(&explanation, &style(utc), evidence)?;
+    Ok(code(&read, sources, !explanation.is_empty(), unknown))
+}
+
+/// Reads the input, and writes matching holdings and findings as they come.
+fn written(filter: Filter, output: Output, sources: &Sources, dirs: &Dirs) -> CommandResult {
+    let asked = filter.clone();
+    let mut sink = match Sink::new(View::Trail, filter, output.format(style(output.utc)), stdout()) {
+        Err(error) if is_broken_pipe(&error) => return Ok(ExitCode::SUCCESS),
+        sink => sink.map_err(trail_reader::unwritten)?,
+    };
+    let mut read = match TrailReader::new(&mut sink).read(sources, dirs)? {
+        Answer::Interrupted => return Ok(ExitCode::SUCCESS),
+        Answer::Complete(read) if read.is_none() => return Ok(read.print_warnings(sources.stats)),
+        Answer::Complete(read) => read,
+    };
+    let count = sink.count();
+    let none = (count.holdings == 0).then_some(count.maybe_matching);
+    let unknown = coverage::note_unknown(&mut read, &asked, none);
+    match sink.finish(read.input()) {
+        Err(error) if !is_broken_pipe(&error) => return Err(trail_reader::unwritten(error)),
+        _ => {}
+    }
+    let count = sink.count();
+    Ok(code(&read, sources, count.holdings + count.findings > 0, unknown))
+}
+
+/// Prints what could not be read, and returns the exit code.
+fn code(read: &ReadSummary, sources: &Sources, found: bool, unknown: bool) -> ExitCode {
+    let done = read.print_warnings(sources.stats);
+    match (found, unknown) {
+        _ if done != ExitCode::SUCCESS => done,
+        (true, _) => done,
+        (false, true) => NOT_COVERED.into(),
+        (false, false) => NOTHING_FOUND.into(),
+    }
+}
