@@ -246,6 +246,7 @@ fn events_and_the_trail_agree() {
     world.stop(&guest);
     let events: Vec<Value> = lines.map(|line| serde_json::from_str(&line).unwrap()).collect();
     assert!(child.wait().unwrap().success());
+    events.iter().for_each(|event| crate::world::contract::assert_valid("events", event));
 
     assert_eq!((&events[0]["kind"], &events[0]["state"]), (&json!("guest"), &json!("running")));
     let first = events[0]["sequence"].as_u64().unwrap();

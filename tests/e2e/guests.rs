@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
+use crate::world::auditing::{Auditing, wait_for_log};
 use jiff::Timestamp;
 use serde_json::Value;
 use taptrail_kernel::audit::Audit;
 use taptrail_record::{Device, Event, GuestId, MacAddr, Rdev, Reason, Record};
-use crate::world::auditing::{Auditing, wait_for_log};
 
 fn data() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/libvirt")

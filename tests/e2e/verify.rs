@@ -36,7 +36,9 @@ fn verify_json(world: &World, options: &[&str], code: i32) -> Value {
     let options: Vec<_> = options.iter().copied().chain(["--format", "json"]).collect();
     let done = verify(world, &options);
     assert_eq!(done.code(), code, "{}{}", done.stdout, done.stderr);
-    serde_json::from_str(&done.stdout).unwrap()
+    let answer = serde_json::from_str(&done.stdout).unwrap();
+    crate::world::contract::assert_valid("verify", &answer);
+    answer
 }
 
 /// The devices, one short line each.

@@ -71,7 +71,9 @@ impl Watch {
         let (lines, to) = (BufReader::new(child.stdout.take().unwrap()).lines(), Arc::clone(&events));
         std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
-                to.lock().unwrap().push(serde_json::from_str(&line).unwrap());
+                let event = serde_json::from_str(&line).unwrap();
+                crate::world::contract::assert_valid("watch", &event);
+                to.lock().unwrap().push(event);
             }
         });
         Self { child, events, errors }

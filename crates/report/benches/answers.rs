@@ -55,6 +55,7 @@ fn answers(criterion: &mut Criterion) {
         ("json", Format::Json),
         ("jsonl", Format::Jsonl),
         ("csv", Format::Csv),
+        ("ecs", Format::Ecs),
     ];
     for count in [10_000, 100_000] {
         group.throughput(Throughput::Elements(u64::from(count)));

@@ -19,37 +19,59 @@ use taptrail_trail::{Finding, Holding, PossiblyHeld, Proof};
 use crate::findings::location;
 use crate::text::escape_text;
 
+/// The columns of holdings, which docs/schema.md describes.
+const HOLDING_COLUMNS: &[&str] = &[
+    "host",
+    "guest",
+    "uuid",
+    "mac",
+    "kind",
+    "path",
+    "dev",
+    "rdev",
+    "queues",
+    "opened",
+    "granted",
+    "released",
+    "last_seen",
+    "uncertain_since",
+    "possibly_held",
+    "state",
+    "ended_by",
+    "certainty",
+    "pid",
+    "proof",
+    "end_doubt",
+    "unauthenticated_source",
+];
+
+/// The columns of findings, which docs/schema.md describes.
+const FINDING_COLUMNS: &[&str] = &[
+    "time",
+    "finding",
+    "host",
+    "guest",
+    "uuid",
+    "mac",
+    "kind",
+    "path",
+    "dev",
+    "rdev",
+    "text",
+    "proof",
+    "unauthenticated_source",
+    "severity",
+    "incident",
+    "follows",
+];
+
 /// Writes holdings.
 #[derive(Debug)]
 pub(crate) struct HoldingRows<W: Write>(Rows<W>);
 
 impl<W: Write> HoldingRows<W> {
     pub(crate) fn new(out: W) -> io::Result<Self> {
-        let header = [
-            "host",
-            "guest",
-            "uuid",
-            "mac",
-            "kind",
-            "path",
-            "dev",
-            "rdev",
-            "queues",
-            "opened",
-            "granted",
-            "released",
-            "last_seen",
-            "uncertain_since",
-            "possibly_held",
-            "state",
-            "ended_by",
-            "certainty",
-            "pid",
-            "proof",
-            "end_doubt",
-            "unauthenticated_source",
-        ];
-        Rows::new(out, &header).map(Self)
+        Rows::new(out, HOLDING_COLUMNS).map(Self)
     }
 
     pub(crate) fn row(&mut self, holding: &Holding) -> io::Result<()> {
@@ -87,25 +109,7 @@ pub(crate) struct FindingRows<W: Write>(Rows<W>);
 
 impl<W: Write> FindingRows<W> {
     pub(crate) fn new(out: W) -> io::Result<Self> {
-        let header = [
-            "time",
-            "finding",
-            "host",
-            "guest",
-            "uuid",
-            "mac",
-            "kind",
-            "path",
-            "dev",
-            "rdev",
-            "text",
-            "proof",
-            "unauthenticated_source",
-            "severity",
-            "incident",
-            "follows",
-        ];
-        Rows::new(out, &header).map(Self)
+        Rows::new(out, FINDING_COLUMNS).map(Self)
     }
 
     pub(crate) fn row(&mut self, finding: &Finding) -> io::Result<()> {
@@ -234,6 +238,20 @@ fn outside(text: &str) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The first cells of the table below a heading of docs/schema.md.
+    fn documented(heading: &str) -> Vec<&'static str> {
+        let text = include_str!("../../../docs/schema.md");
+        let section = text.split_once(&format!("\n### {heading}\n")).unwrap().1;
+        let section = section.split("\n#").next().unwrap();
+        section.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect()
+    }
+
+    #[test]
+    fn each_column_is_documented_in_its_place() {
+        assert_eq!(documented("Columns of holdings"), HOLDING_COLUMNS);
+        assert_eq!(documented("Columns of findings"), FINDING_COLUMNS);
+    }
 
     #[test]
     fn names_from_outside_are_no_formulas() {

@@ -3,7 +3,8 @@
 //! This crate turns the other crates' values into text. It opens no file, socket or terminal.
 //! Names come from outside and may hold anything, so output for people escapes control characters.
 //!
-//! - [`Sink`]: the part of a trail that a [`Filter`] selects, as a table, JSON, JSON lines or CSV.
+//! - [`Sink`]: the part of a trail that a [`Filter`] selects, as a table, JSON, JSON lines, CSV or
+//!   ECS documents.
 //! - [`Session`]: the devices of one interface in one plug, as people see them.
 //! - [`Explainer`]: the answers of `who` and `explain`: a statement about each session, with the
 //!   records that prove it.
@@ -19,7 +20,7 @@
 //! - [`live_rows`], [`live_events`]: what is held now, and what happened last.
 //! - [`timeline()`]: a trail as a picture of text.
 //! - [`Summary`]: a trail in a few lines, and by guest, host, day or device.
-//! - [`json`]: any of them for programs.
+//! - [`json`]: any of them for programs; [`Schema`]: the JSON Schema of each.
 //! - [`escape_name`], [`escape_text`]: a name or text from outside, safe for a terminal.
 //! - [`warnings`], [`Stats`]: the lines that could not be read; amounts and rates of reading.
 
@@ -27,6 +28,7 @@
 
 mod csv;
 mod duration;
+mod ecs;
 mod events;
 mod explain;
 mod filter;
@@ -39,6 +41,7 @@ mod page;
 mod runs;
 #[cfg(test)]
 mod sample;
+mod schema;
 mod selected;
 mod sessions;
 mod sink;
@@ -67,6 +70,7 @@ pub use page::{
     write_svg,
 };
 pub use runs::{RunCount, RunSink, run_table};
+pub use schema::Schema;
 pub use selected::Selected;
 pub use sessions::{
     Column, ColumnError, Columns, LiveEvent, LiveRow, Session, live_events, live_rows, timeline,

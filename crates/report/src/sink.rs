@@ -67,6 +67,9 @@ pub enum Format {
     /// For spreadsheets: a row for each holding, or for each finding, written as soon as it is
     /// known.
     Csv,
+    /// For SIEMs: a document of the Elastic Common Schema on each line, written as soon as it is
+    /// known.
+    Ecs,
 }
 
 /// How many holdings and findings were written.
@@ -82,7 +85,7 @@ pub struct Count {
 
 /// Writes the part of a trail that a filter selects, in a format.
 ///
-/// JSONL and CSV are written as holdings end, in the order of their ends, so that memory does not
+/// JSONL, CSV and ECS are written as holdings end, in the order of their ends, so that memory does not
 /// grow with the trail. Findings are deferred only where the filter selects them by the holdings
 /// that they concern.
 #[derive(Debug)]
@@ -116,6 +119,7 @@ enum Output<W: Write> {
     Jsonl(W),
     Holdings(HoldingRows<W>),
     Findings(FindingRows<W>),
+    Ecs(W),
 }
 
 /// A line of JSONL.
@@ -145,6 +149,7 @@ impl<W: Write> Sink<W> {
             (Format::Table(style), _) => Output::Table(out, Style { at: filter.at, ..style }),
             (Format::Json, _) => Output::Json(out),
             (Format::Jsonl, _) => Output::Jsonl(out),
+            (Format::Ecs, _) => Output::Ecs(out),
             (Format::Csv, View::Trail) => Output::Holdings(HoldingRows::new(out)?),
             (Format::Csv, View::Findings | View::EachFinding) => Output::Findings(FindingRows::new(out)?),
         };
@@ -209,6 +214,7 @@ impl<W: Write> Sink<W> {
             }
             Output::Holdings(rows) => rows.flush(),
             Output::Findings(rows) => rows.flush(),
+            Output::Ecs(out) => out.flush(),
         }
     }
 
@@ -219,6 +225,7 @@ impl<W: Write> Sink<W> {
             Output::Table(..) | Output::Json(_) => self.deferred.findings.push(finding),
             Output::Jsonl(out) => write_json_line(out, &JsonLine::Finding(&finding))?,
             Output::Findings(rows) => rows.row(&finding)?,
+            Output::Ecs(out) => crate::ecs::write_finding(out, &finding)?,
             Output::Holdings(_) => {}
         }
         Ok(())
@@ -239,6 +246,7 @@ impl<W: Write> TrailConsumer for Sink<W> {
             Output::Table(..) | Output::Json(_) => self.deferred.holdings.push(holding),
             Output::Jsonl(out) => write_json_line(out, &JsonLine::Holding(&holding))?,
             Output::Holdings(rows) => rows.row(&holding)?,
+            Output::Ecs(out) => crate::ecs::write_holding(out, &holding)?,
             Output::Findings(_) => {}
         }
         Ok(())
@@ -293,7 +301,7 @@ mod tests {
             assert!(text.find("00:00:00:01").unwrap() < text.find("00:00:00:02").unwrap(), "{text}");
             assert_eq!(count, Count { holdings: 2, findings: 3, maybe_matching: 0 });
         }
-        for format in [Format::Jsonl, Format::Csv] {
+        for format in [Format::Jsonl, Format::Csv, Format::Ecs] {
             let (text, count) = view(View::Trail, Filter::default(), format);
             assert!(text.find("00:00:00:02").unwrap() < text.find("00:00:00:01").unwrap(), "{text}");
             assert_eq!(count, Count { holdings: 2, findings: 3, maybe_matching: 0 });
@@ -324,7 +332,8 @@ mod tests {
 
     #[test]
     fn findings_alone_have_no_holdings() {
-        for format in [Format::Table(Style::default()), Format::Json, Format::Jsonl, Format::Csv] {
+        for format in [Format::Table(Style::default()), Format::Json, Format::Jsonl, Format::Csv, Format::Ecs]
+        {
             let (text, count) = view(View::Findings, Filter::default(), format);
             assert!(!text.contains("released"), "{text}");
             assert_eq!(count, Count { holdings: 0, findings: 3, maybe_matching: 0 });

@@ -12,6 +12,9 @@ use taptrail_report::{
 use taptrail_trail::{Content, Entry, Holding, Report, State, Trail};
 use uuid::Uuid;
 
+#[path = "../../../tests/e2e/world/contract.rs"]
+mod contract;
+
 const STYLE: Style = Style { width: None, color: false, utc: true, at: None };
 
 fn tun() -> Device {
@@ -336,6 +339,13 @@ fn unseen(pid: u32, why: &'static str) -> UnseenRow {
     UnseenRow { pid, name: (pid != 2).then(|| "a\x1b]".to_owned()), why }
 }
 
+/// The same with a count for each verdict, as the program has it.
+fn counted() -> Verified {
+    let mut verified = verified();
+    verified.counts.extend([("hidden", 0), ("opening", 0)]);
+    verified
+}
+
 /// A device of which only the open is known.
 fn bare() -> HeldDeviceRow {
     HeldDeviceRow {
@@ -366,4 +376,46 @@ fn devices_beside_their_trail() {
     assert_eq!(unseen_lines(&UnseenReport::default()), Vec::<String>::new());
     let failed = UnseenReport { processes: vec![unseen(7, "failed")], ..UnseenReport::default() };
     assert!(failed.hides_devices() && unseen_lines(&failed)[0].contains("reading their descriptors failed"));
+}
+
+#[test]
+fn rows_are_as_their_schemas_say() {
+    let values = [
+        ("list", serde_json::to_value(guests()).unwrap()),
+        (
+            "list",
+            serde_json::to_value([GuestRow {
+                supervisor: Some(812),
+                run_dir: Some("/run/b".into()),
+                ..guests().remove(0)
+            }])
+            .unwrap(),
+        ),
+        ("nics", serde_json::to_value(nics()).unwrap()),
+        ("nic", serde_json::to_value(nics().remove(0)).unwrap()),
+        ("verify", serde_json::to_value(counted()).unwrap()),
+        ("verify", serde_json::to_value(Verified { trail: None, ..counted() }).unwrap()),
+        ("trail", serde_json::to_value(trail(["h1", "h2"])).unwrap()),
+    ];
+    for (name, value) in &values {
+        contract::assert_valid(name, value);
+        for (place, changed) in contract::mutations(value) {
+            assert!(
+                !contract::faults(name, &changed).is_empty(),
+                "{name}: a change of {place} is not noticed"
+            );
+        }
+    }
+}
+
+#[test]
+fn an_undocumented_field_is_named_with_the_schema_that_lacks_it() {
+    let mut value = serde_json::to_value(counted()).unwrap();
+    value["devices"][0]["holding"]["severity"] = 1.into();
+    value["devices"][0]["process"]["manager"]["unit"] = "x".into();
+    let faults = contract::faults("verify", &value);
+    assert_eq!(faults.len(), 2, "{faults:?}");
+    assert!(faults[0].contains("/devices/0/process/manager has the fields [\"unit\"]"), "{faults:?}");
+    assert!(faults[1].contains("/devices/0/holding has the fields [\"severity\"]"), "{faults:?}");
+    assert!(faults[1].contains("crates/report/schema/verify.json, or in defs.json"), "{faults:?}");
 }

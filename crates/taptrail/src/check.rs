@@ -66,3 +66,20 @@ impl<'a> Row<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contract;
+
+    #[test]
+    fn a_row_is_as_its_schema_says() {
+        let path = PathBuf::from("web1.toml");
+        let (good, bad) = (Ok("web1".to_owned()), Err(Failure::input(anyhow!("it is empty"))));
+        let rows = serde_json::to_value([Row::of(&path, &good), Row::of(&path, &bad)]).unwrap();
+        contract::assert_valid("check", &rows);
+        for (place, changed) in contract::mutations(&rows) {
+            assert!(!contract::faults("check", &changed).is_empty(), "{place}");
+        }
+    }
+}

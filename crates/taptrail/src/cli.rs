@@ -6,6 +6,7 @@ mod groups;
 mod guests;
 mod queries;
 mod report;
+mod schema;
 mod serve;
 mod summary;
 mod top;
@@ -28,6 +29,7 @@ pub(crate) use self::groups::command;
 pub(crate) use self::guests::Guests;
 pub(crate) use self::queries::{AssumedHost, Findings, Output, Scope, Selection, Sources, Times, Trail};
 pub(crate) use self::report::{PictureFormat, Report};
+pub(crate) use self::schema::Schema;
 pub(crate) use self::serve::Serve;
 pub(crate) use self::summary::Summary;
 pub(crate) use self::top::Top;
@@ -147,6 +149,8 @@ pub(crate) enum Command {
     /// Check, export or prune the ledger
     #[command(subcommand)]
     Ledger(LedgerCommand),
+    /// Print the JSON Schema of an output
+    Schema(Schema),
 }
 
 #[derive(Debug, Subcommand)]

@@ -99,6 +99,7 @@ fn device(device: &Device) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::contract;
 
     fn event(json: &str) -> Event {
         let head = r#"{"sequence":1,"time":"2026-11-23T22:04:15.600Z","#;
@@ -126,5 +127,17 @@ mod tests {
              52:54:00:00:00:01  interface 'vnet0' is revoked\n\
              the guest is stopped (destroyed)"
         );
+    }
+
+    #[test]
+    fn a_line_of_json_is_as_its_schema_says() {
+        let full = r#""kind":"closed","state":"gone","reason":"detach","outcome":"success","errno":2,"mac":"52:54:00:00:00:01","ifname":"vnet0","device":{"kind":"tun","path":"/dev/net/tun","rdev":"0A:C8","dev":"vnet0","queue":0,"qemu_fd":30,"doubt":"unseen"},"fds":2,"forced":true,"last_seen":"2026-11-23T22:04:15.600Z","doubt":"unseen","requester":{"uid":1000,"login_uid":null,"pid":7},"finding":"log-gap","text":"x""#;
+        for members in [full, r#""kind":"guest","state":"running""#] {
+            let line: serde_json::Value = serde_json::from_str(&json(&event(members)).unwrap()).unwrap();
+            contract::assert_valid("events", &line);
+            for (place, changed) in contract::mutations(&line) {
+                assert!(!contract::faults("events", &changed).is_empty(), "{place}");
+            }
+        }
     }
 }

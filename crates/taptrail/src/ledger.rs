@@ -103,3 +103,18 @@ struct Forgotten {
     guests: u64,
     records: u64,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contract;
+
+    #[test]
+    fn what_was_pruned_is_as_its_schema_says() {
+        let forgotten = serde_json::to_value(Forgotten { guests: 2, records: 31 }).unwrap();
+        contract::assert_valid("ledger-prune", &forgotten);
+        for (place, changed) in contract::mutations(&forgotten) {
+            assert!(!contract::faults("ledger-prune", &changed).is_empty(), "{place}");
+        }
+    }
+}

@@ -25,12 +25,17 @@ mod reading;
 mod recover;
 mod run;
 mod run_config;
+mod schema;
 mod serve;
 mod stderr;
 mod top;
 mod unresponsive;
 mod verify;
 mod watch;
+
+#[cfg(test)]
+#[path = "../../../tests/e2e/world/contract.rs"]
+mod contract;
 
 use std::process::ExitCode;
 
@@ -76,6 +81,7 @@ fn main() -> ExitCode {
         Command::Guests(arguments) => queries::guests(&arguments, &dirs),
         Command::Explain(arguments) => queries::explain(&arguments, &dirs),
         Command::Ledger(command) => ledger::ledger(&command, &dirs),
+        Command::Schema(ref arguments) => schema::schema(arguments),
         Command::Findings(arguments) => queries::findings(&arguments, &dirs),
         Command::Report(arguments) => queries::report(&arguments, &dirs),
         Command::Verify(arguments) => verify::verify(&arguments, &dirs),

@@ -183,3 +183,47 @@ fn text(all: &[Recovered], unresponsive: &BTreeMap<String, ClientError>, strays:
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use taptrail_guest::RecoverError;
+    use taptrail_record::{GuestId, MacAddr};
+
+    use super::*;
+    use crate::contract;
+
+    #[test]
+    fn a_row_is_as_its_schema_says() {
+        let guest = || GuestId { name: "web1".into(), uuid: Uuid::from_u128(1) };
+        let recovered = [
+            Ok(RecoveredState::Supervised),
+            Ok(RecoveredState::Orphaned { pid: 7 }),
+            Ok(RecoveredState::Elsewhere { netns: 4_026_531_840 }),
+            Ok(RecoveredState::Closed { devices: 2, unstarted: false }),
+            Ok(RecoveredState::Closed { devices: 2, unstarted: true }),
+            Err(RecoverError::Look(std::io::ErrorKind::NotFound.into())),
+        ]
+        .map(|state| Recovered { guest: guest(), state });
+        let strays = [
+            StrayState::Elsewhere { supervisor: 7, state: "/srv/b".into() },
+            StrayState::Held { pid: 7, guest: Some("web1".to_owned()) },
+            StrayState::Attached,
+            StrayState::Deleted,
+        ]
+        .map(|state| Stray {
+            link: "vnet0".parse().unwrap(),
+            namespace: None,
+            uuid: Uuid::from_u128(1),
+            mac: MacAddr::kvm([0, 0, 1]),
+            state,
+        });
+        let unresponsive = BTreeMap::new();
+        let rows = recovered.iter().map(|one| Row::of(one, &unresponsive));
+        let rows = serde_json::to_value(rows.chain(strays.iter().map(Row::of_stray)).collect::<Vec<_>>());
+        let rows = rows.unwrap();
+        contract::assert_valid("recover", &rows);
+        for (place, changed) in contract::mutations(&rows) {
+            assert!(!contract::faults("recover", &changed).is_empty(), "{place}");
+        }
+    }
+}

@@ -2,7 +2,9 @@
 //! and the real taptrail and QEMU in it. Dropping it removes everything.
 
 pub(crate) mod auditing;
+pub(crate) mod contract;
 pub(crate) mod dhcp;
+pub(crate) mod ecs;
 pub(crate) mod hostile;
 pub(crate) mod libvirt;
 pub(crate) mod log;
@@ -62,6 +64,34 @@ pub(crate) const EMPTY: [&str; 10] = [
     "-global",
     "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off",
 ];
+
+/// The JSON that some arguments printed. Panics if it is not as its schema says.
+#[track_caller]
+fn documented<S: AsRef<OsStr>>(arguments: &[S], text: &str) -> Value {
+    let value = serde_json::from_str(text).expect("JSON");
+    let words: Vec<&str> = arguments.iter().filter_map(|word| word.as_ref().to_str()).collect();
+    let is_said = |command: &str| words.contains(&command);
+    let commands = [
+        ("trail", "trail"),
+        ("who", "trail"),
+        ("findings", "findings"),
+        ("explain", "explain"),
+        ("summary", "summary"),
+        ("verify", "verify"),
+        ("nics", "nics"),
+        ("attach", "nic"),
+        ("detach", "nic"),
+        ("list", "list"),
+        ("recover", "recover"),
+        ("prune", "ledger-prune"),
+        ("check", if is_said("ledger") { "ledger-check" } else { "check" }),
+    ];
+    let command = words.iter().find_map(|word| commands.iter().find(|(command, _)| command == word));
+    if let Some((_, schema)) = command {
+        contract::assert_valid(schema, &value);
+    }
+    value
+}
 
 /// The environment of one test (see the module).
 pub(crate) struct World {
@@ -234,15 +264,17 @@ impl World {
         self.taptrail(["stop", &guest.name, "--force"]).ok();
     }
 
-    /// The JSON that taptrail prints.
+    /// The JSON that taptrail prints, which is as its schema says.
     pub(crate) fn json<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Value {
-        let done = self.taptrail(arguments).ok();
-        serde_json::from_str(&done.stdout).expect("JSON")
+        let arguments: Vec<S> = arguments.into_iter().collect();
+        let done = self.taptrail(&arguments).ok();
+        documented(&arguments, &done.stdout)
     }
 
     pub(crate) fn try_json<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Option<Value> {
-        let done = self.taptrail(arguments);
-        done.success().then(|| serde_json::from_str(&done.stdout).expect("JSON"))
+        let arguments: Vec<S> = arguments.into_iter().collect();
+        let done = self.taptrail(&arguments);
+        done.success().then(|| documented(&arguments, &done.stdout))
     }
 
     pub(crate) fn trail(&self) -> Value {

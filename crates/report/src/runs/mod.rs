@@ -92,13 +92,14 @@ impl<W: Write> RunSink<W> {
     ///
     /// # Errors
     ///
-    /// Writing to the output fails.
+    /// Writing to the output fails, or the format is [`Format::Ecs`], which has none of these.
     pub fn new(filter: Filter, format: Format, out: W) -> io::Result<Self> {
         let output = match format {
             Format::Table(style) => Output::Table(out, Style { at: filter.at, ..style }),
             Format::Json => Output::Json(out),
             Format::Jsonl => Output::Jsonl(out),
             Format::Csv => Output::Csv(Box::new(Rows::new(out, &HEADER)?)),
+            Format::Ecs => return Err(io::ErrorKind::Unsupported.into()),
         };
         Ok(Self { filter, count: RunCount::default(), output, deferred: Vec::new() })
     }

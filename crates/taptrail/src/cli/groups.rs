@@ -11,7 +11,7 @@ const GROUPS: [(&str, &[&str]); 4] = [
     ("Read logs", &["summary", "trail", "who", "guests", "findings", "explain", "report", "serve", "top"]),
     ("Check this host", &["verify", "watch"]),
     ("Run guests", &["run", "check", "attach", "detach", "nics", "list", "events", "stop"]),
-    ("Look after it", &["adopt", "recover", "ledger", "help"]),
+    ("Look after it", &["adopt", "recover", "ledger", "schema", "help"]),
 ];
 
 /// Columns between the left edge and a command's text.

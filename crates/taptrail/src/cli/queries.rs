@@ -247,12 +247,20 @@ enum Format {
     /// One row for each holding, finding, run or event; a ' is put before a name that begins with
     /// = + - @ or '
     Csv,
+    /// One document of the Elastic Common Schema 8.17 on each line: a holding or a finding
+    /// (docs/ecs.md)
+    Ecs,
 }
 
 impl Output {
     /// Whether it is text for people.
     pub(crate) fn is_table(self) -> bool {
         !self.json && self.format == Format::Table
+    }
+
+    /// Whether it is documents of the Elastic Common Schema.
+    pub(crate) fn is_ecs(self) -> bool {
+        self.format == Format::Ecs
     }
 
     /// The format, its tables in this style.
@@ -263,6 +271,7 @@ impl Output {
             Format::Json => taptrail_report::Format::Json,
             Format::Jsonl => taptrail_report::Format::Jsonl,
             Format::Csv => taptrail_report::Format::Csv,
+            Format::Ecs => taptrail_report::Format::Ecs,
         }
     }
 }

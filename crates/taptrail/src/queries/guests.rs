@@ -10,9 +10,14 @@ use super::trail_reader::{self, Answer, TrailReader, is_broken_pipe};
 use super::{NOT_COVERED, coverage};
 use crate::CommandResult;
 use crate::cli::Guests;
-use crate::output::{stdout, style};
+use crate::output::{Failure, stdout, style};
 
 pub(crate) fn guests(arguments: &Guests, dirs: &Dirs) -> CommandResult {
+    if arguments.output.is_ecs() {
+        return Err(Failure::input(anyhow::anyhow!(
+            "`guests` has no --format ecs: jsonl has a line for each run or event; `trail` and `findings` have ecs"
+        )));
+    }
     let mut query = Query::new(arguments.output.utc);
     query.filter.guests.clone_from(&arguments.guest);
     query.filter.host.clone_from(&arguments.host);

@@ -257,3 +257,116 @@ fn device(device: &Device) -> String {
 fn rfc3339(time: Timestamp) -> String {
     format!("{time:.3}")
 }
+
+#[cfg(test)]
+mod tests {
+    use taptrail_record::{Rdev, Reason};
+    use taptrail_trail::{EndedBy, Finding, Holding, State};
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::contract;
+
+    fn happenings() -> Vec<EventKind> {
+        let time = Timestamp::UNIX_EPOCH;
+        let guest = GuestId { name: "web1".into(), uuid: Uuid::from_u128(7) };
+        let mac = MacAddr::kvm([0, 0, 1]);
+        let device = Device::new("/dev/net/tun", Some(Rdev::TUN), Some("vnet0".into()));
+        let descriptor = Descriptor { mac: None, device: device.clone(), queue: Some(0), vm_pid: 7, fd: 30 };
+        let proof = Proof {
+            serial: Some(9),
+            time,
+            source: "audit.log".into(),
+            line: 3,
+            copies: Vec::new(),
+            unauthenticated: false,
+        };
+        let holding = Holding {
+            host: "h1".into(),
+            guest: guest.clone(),
+            mac,
+            device: device.clone(),
+            queues: Some(1),
+            opened: Some(time),
+            granted: Some(time),
+            released: Some(time),
+            last_seen: Some(time),
+            end_doubt: Some(CloseDoubt::Unseen),
+            uncertain_since: None,
+            possibly_held: Vec::new(),
+            state: State::Released,
+            ended_by: Some(EndedBy::Stop),
+            certainty: Certainty::Inferred,
+            pid: Some(7),
+            proof: vec![proof.clone()],
+        };
+        let bare = Holding {
+            granted: None,
+            last_seen: None,
+            end_doubt: None,
+            queues: None,
+            ended_by: None,
+            pid: None,
+            proof: Vec::new(),
+            ..holding.clone()
+        };
+        let finding = Finding {
+            kind: FindingKind::UnaccountedDevice,
+            host: "h1".into(),
+            guest: Some(guest.clone()),
+            mac: Some(mac),
+            device: Some(device.clone()),
+            time,
+            text: "QEMU holds it".to_owned(),
+            incident: taptrail_trail::Incident::default(),
+            proof: vec![proof],
+        };
+        let of_host = Finding { guest: None, mac: None, device: None, proof: Vec::new(), ..finding.clone() };
+        let moved = |mac, from: Option<&str>, to: Option<&str>| EventKind::BridgeChanged {
+            guest: guest.clone(),
+            mac,
+            device: device.clone(),
+            vm_pid: 7,
+            from: from.map(Into::into),
+            to: to.map(Into::into),
+        };
+        let granted =
+            |vm_pid, descriptors| EventKind::Granted { guest: guest.clone(), mac, vm_pid, descriptors };
+        let opened =
+            |outcome| EventKind::Opened { guest: guest.clone(), mac, device: device.clone(), outcome };
+        let mut all = vec![
+            opened(Outcome::Success),
+            opened(Outcome::Failed),
+            granted(Some(7), vec![descriptor]),
+            granted(None, Vec::new()),
+            EventKind::Released(Box::new(holding)),
+            EventKind::Released(Box::new(bare)),
+            moved(Some(mac), Some("br0"), None),
+            moved(None, None, Some("br0")),
+            EventKind::Found(Box::new(finding)),
+            EventKind::Found(Box::new(of_host)),
+        ];
+        let states = [
+            GuestState::Started { vm_pid: Some(7) },
+            GuestState::Started { vm_pid: None },
+            GuestState::Failed,
+            GuestState::Stopped { reason: Reason::SHUTDOWN },
+            GuestState::Ended { vm_pid: 7 },
+            GuestState::Gone { vm_pid: 7 },
+        ];
+        all.extend(states.map(|state| EventKind::Guest { guest: guest.clone(), state }));
+        all
+    }
+
+    #[test]
+    fn a_line_of_json_is_as_its_schema_says() {
+        for kind in happenings() {
+            let happening = WatchEvent { time: Timestamp::UNIX_EPOCH, kind };
+            let line = serde_json::from_str(&Event::of(&happening).json()).unwrap();
+            contract::assert_valid("watch", &line);
+            for (place, changed) in contract::mutations(&line) {
+                assert!(!contract::faults("watch", &changed).is_empty(), "{place} of {line}");
+            }
+        }
+    }
+}

@@ -36,6 +36,7 @@ pub(super) struct Metrics {
     commits: u64,
     commits_failed: u64,
     committed: Option<Timestamp>,
+    looked: Option<Timestamp>,
 }
 
 /// The state of the BPF program that reports last closes.
@@ -95,6 +96,11 @@ impl Metrics {
                 EventKind::Guest { .. } => {}
             }
         }
+    }
+
+    /// The watcher has looked at the guests that were due.
+    pub(super) fn looked(&mut self) {
+        self.looked = Some(Timestamp::now());
     }
 
     pub(super) fn commit_failed(&mut self) {
@@ -194,8 +200,12 @@ impl Metrics {
             "taptrail_last_commit_timestamp_seconds",
             "Time of the last transaction written to the ledger",
         );
-        let at = self.committed.map_or(0.0, |at| at.as_duration().as_secs_f64());
-        text.value("taptrail_last_commit_timestamp_seconds", &[], format_args!("{at:.3}"));
+        text.time("taptrail_last_commit_timestamp_seconds", self.committed);
+        text.gauge(
+            "taptrail_last_look_timestamp_seconds",
+            "Last time at which no look at a guest's QEMU was overdue",
+        );
+        text.time("taptrail_last_look_timestamp_seconds", self.looked);
         text.counter("taptrail_deliveries_total", "Event deliveries and actions, by destination and outcome");
         for (to, outcome, count) in &now.deliveries {
             text.value("taptrail_deliveries_total", &[("to", to), ("outcome", outcome)], count);
@@ -223,6 +233,12 @@ impl Text {
 
     fn counter(&mut self, name: &str, help: &str) {
         self.head(name, "counter", help);
+    }
+
+    /// A time in seconds since 1970; 0 for none.
+    fn time(&mut self, name: &str, time: Option<Timestamp>) {
+        let seconds = time.map_or(0.0, |time| time.as_duration().as_secs_f64());
+        self.value(name, &[], format_args!("{seconds:.3}"));
     }
 
     fn value(&mut self, name: &str, labels: &[(&str, &str)], value: impl fmt::Display) {
@@ -343,6 +359,7 @@ mod tests {
         let found = EventKind::Found(Box::new(finding()));
         metrics.committed(&[WatchEvent { time, kind: released }, WatchEvent { time, kind: found }]);
         metrics.committed = Some(Timestamp::from_second(1_795_460_022).unwrap());
+        metrics.looked = Some(Timestamp::from_second(1_795_460_023).unwrap());
         let held = [
             holding("web1", "/dev/net/tun"),
             holding("web1", "/dev/net/tun"),

@@ -268,7 +268,12 @@ impl WatchLoop {
                     self.read();
                 }
                 if !self.more {
+                    let due = self.watcher.next_look().is_some_and(|due| due <= Instant::now());
                     self.watcher.look();
+                    self.metrics.looked();
+                    if due {
+                        self.mark_due();
+                    }
                 }
                 let last = stop || self.ended;
                 if last

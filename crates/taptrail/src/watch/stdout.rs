@@ -131,6 +131,9 @@ mod tests {
         while !lines.send("last".to_owned()) {}
         drop(lines);
         let all = reader.join().unwrap();
+        for line in all.iter().filter(|line| line.starts_with('{')) {
+            crate::contract::assert_valid("watch", &serde_json::from_str(line).unwrap());
+        }
         let missed: usize = all
             .iter()
             .filter_map(|line| {
