@@ -15,7 +15,7 @@ use crate::CommandResult;
 use crate::cli::{Attach, Detach, Nics, Stop};
 use crate::held_nics;
 use crate::output::{Failure, colors, print, print_json, style};
-use crate::unresponsive::{client_failure, kill, revoke_failure};
+use crate::unresponsive::{client_failure, kill, revoke_failure, whereabouts};
 
 pub(crate) fn attach(arguments: &Attach, dirs: &Dirs) -> CommandResult {
     let spec = spec(arguments)?;
@@ -84,16 +84,19 @@ pub(crate) fn stop(arguments: &Stop, dirs: &Dirs) -> CommandResult {
 pub(crate) fn nics(arguments: &Nics, dirs: &Dirs) -> CommandResult {
     let rows = match Client::connect(&dirs.run, &arguments.guest).and_then(|mut client| client.nics()) {
         Ok(nics) => nics.nics.into_iter().map(row).collect::<Result<Vec<_>, _>>()?,
-        Err(error) if error.is_not_running() => match held_nics::of_guest(&arguments.guest, dirs)? {
-            Some(rows) => {
-                warn!(
-                    "No supervisor of taptrail answers for '{}': this is what its QEMU holds",
-                    visible(&arguments.guest)
-                );
-                rows
+        // Of a guest of taptrail, the error says how to reach it.
+        Err(error) if error.is_not_running() && whereabouts(&arguments.guest, dirs).is_none() => {
+            match held_nics::of_guest(&arguments.guest, dirs)? {
+                Some(rows) => {
+                    warn!(
+                        "No supervisor of taptrail answers for '{}': this is what its QEMU holds",
+                        visible(&arguments.guest)
+                    );
+                    rows
+                }
+                None => return Err(client_failure(error, &arguments.guest, dirs)),
             }
-            None => return Err(client_failure(error, &arguments.guest, dirs)),
-        },
+        }
         Err(error) => return Err(client_failure(error, &arguments.guest, dirs)),
     };
     if arguments.output.is_json() { print_json(&rows) } else { print(&nic_table(&rows, &style(false))) }

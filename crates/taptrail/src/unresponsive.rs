@@ -90,8 +90,8 @@ pub(crate) fn client_failure(error: ClientError, name: &str, dirs: &Dirs) -> Fai
     if error.is_time_out() { Failure::timed_out(error) } else { error.into() }
 }
 
-/// Where a guest runs that nobody serves here, if it does.
-fn whereabouts(name: &str, dirs: &Dirs) -> Option<String> {
+/// Where a guest of taptrail runs that nobody serves here, if it does.
+pub(crate) fn whereabouts(name: &str, dirs: &Dirs) -> Option<String> {
     let shown = name.escape_debug();
     if let Some(one) = supervised(dirs).ok()?.into_iter().rfind(|one| one.guest.name == name) {
         let pid = one.supervisor;

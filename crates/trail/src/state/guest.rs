@@ -36,7 +36,7 @@ pub(crate) struct Guest {
     pub(crate) run: Option<OpenRun>,
     pub(crate) interfaces: Interfaces,
     pub(crate) pending_detach: Option<PendingDetach>,
-    /// The time of its manager's last record.
+    /// The time of its manager's last record that shows that it had not ended.
     pub(crate) last_time: Timestamp,
     /// Whether its manager has recorded more than opens: some managers record no grants at all.
     pub(crate) grants_recorded: bool,

@@ -184,7 +184,10 @@ impl Host {
                 guest.mark_records_lost(since, until);
             }
             guest.follow_run(entry, out);
-            guest.last_time = entry.time;
+            // An open or start may be of a new run: it does not show that the last one had not ended.
+            if !matches!(event, Event::Open { .. } | Event::Start { .. }) {
+                guest.last_time = entry.time;
+            }
             let idle = guest.is_idle();
             let now = if idle { None } else { guest.pid };
             if done && matches!(event, Event::GuestStart { .. }) {

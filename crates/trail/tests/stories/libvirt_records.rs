@@ -126,6 +126,10 @@ fn a_second_start_ends_the_first() {
     let report = report_of(&[&run[..], &run[..]].concat());
     assert_eq!(holdings(&report), ["tun x? released restart inferred", "tun x? held - inferred"]);
     assert_eq!(findings(&report), ["release-by-restart"]);
+    // What was opened for the second run does not show that the first had not ended.
+    let first = &report.holdings[0];
+    let booted = first.opened.map(|opened| opened + SignedDuration::from_secs(2));
+    assert_eq!(first.last_seen, booted);
 }
 
 #[test]
