@@ -1,4 +1,5 @@
-//! The project's documents: links lead somewhere, and the source files that they name exist.
+//! The project's documents: links lead somewhere, the source files that they name exist, and indices
+//! have all.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -53,6 +54,23 @@ fn every_source_file_that_a_document_names_exists() {
         }
     }
     assert!(named > 50, "only {named} source files are named");
+}
+
+#[test]
+fn each_document_and_each_file_of_tests_is_in_its_index() {
+    for (directory, extension, index, form) in
+        [("docs", "md", "docs/README.md", ["(", ")"]), ("tests/e2e", "rs", "tests/README.md", ["`", "`"])]
+    {
+        let text = fs::read_to_string(root().join(index)).unwrap();
+        let files = fs::read_dir(root().join(directory)).unwrap().map(|entry| entry.unwrap().path());
+        let files = files.filter(|path| path.extension().is_some_and(|found| found == extension));
+        let names = files.map(|path| path.file_name().unwrap().to_str().unwrap().to_owned());
+        let names: Vec<_> = names.filter(|name| name != "README.md" && name != "main.rs").collect();
+        assert!(names.len() > 20, "only {} files are in {directory}", names.len());
+        for name in names {
+            assert!(text.contains(&format!("{}{name}{}", form[0], form[1])), "{index} lacks {name}");
+        }
+    }
 }
 
 fn root() -> PathBuf {

@@ -8,6 +8,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use crate::world::auditing::{Auditing, wait_for_log};
+use crate::world::contract;
 use jiff::Timestamp;
 use serde_json::Value;
 use taptrail_kernel::audit::Audit;
@@ -28,8 +29,19 @@ fn text(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
+/// The JSON of an answer, which is as its schema says.
 fn json(output: &Output) -> Value {
-    serde_json::from_str(&text(output)).unwrap()
+    let answer = serde_json::from_str(&text(output)).unwrap();
+    documented(&answer);
+    answer
+}
+
+#[track_caller]
+fn documented(answer: &Value) {
+    let lists =
+        [("runs", "guests"), ("events", "guest-events"), ("holdings", "trail"), ("findings", "findings")];
+    let (_, schema) = lists.iter().find(|(list, _)| answer.get(list).is_some()).expect("a list");
+    contract::assert_valid(schema, answer);
 }
 
 fn runs(log: &Path) -> Vec<Value> {
@@ -284,6 +296,10 @@ fn a_refused_access_names_the_guest_and_the_device() {
         (Some("t11-kill9"), Some("tun"))
     );
     let events = text(&ask(["guests", "--all-events"], &log));
+    // Null for what the kernel recorded.
+    let of_kernel = json(&ask(["guests", "--all-events", "--format", "json"], &log));
+    let events_of_kernel = of_kernel["events"].as_array().unwrap().iter();
+    assert_eq!(events_of_kernel.filter(|event| event["result"].is_null()).count(), 1);
     assert!(
         events.contains("access-denied") && events.contains("was refused 'open' of /dev/net/tun"),
         "{events}"
@@ -424,6 +440,7 @@ fn no_definitive_run_of_a_spoilt_log_is_false() {
         }
         let mut processes = truth["processes"].as_array().unwrap().clone();
         let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+        documented(&answer);
         let runs = answer["runs"].as_array().unwrap().iter();
         for run in runs.filter(|run| run["certainty"] == "definitive") {
             definitive += 1;

@@ -42,14 +42,26 @@ fn logs() -> Vec<PathBuf> {
     all
 }
 
+fn lines(arguments: &[&str]) -> Vec<Value> {
+    let text = String::from_utf8(taptrail(arguments).stdout).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn assert_lines_valid(name: &str, arguments: &[&str]) {
+    for line in lines(arguments) {
+        contract::assert_valid(name, &line);
+    }
+}
+
 /// Checks the answers about a log, and returns the number of its holdings. Of the queries whose
 /// answers differ little from log to log, `turn` decides which are asked.
 fn check_log(log: &str, turn: usize) -> usize {
     let trail = json(&["trail", "--format", "json", log]);
     contract::assert_valid("trail", &trail);
-    let lines = taptrail(&["trail", "--format", "jsonl", log]).stdout;
-    for line in String::from_utf8(lines).unwrap().lines() {
-        contract::assert_valid("trail-lines", &serde_json::from_str(line).unwrap());
+    assert_lines_valid("trail-lines", &["trail", "--format", "jsonl", log]);
+    for (name, guests) in [("guests", &["guests"][..]), ("guest-events", &["guests", "--all-events"])] {
+        contract::assert_valid(name, &json(&[guests, &["--format", "json", log]].concat()));
+        assert_lines_valid("guests-lines", &[guests, &["--format", "jsonl", log]].concat());
     }
     let by: &[&str] = match turn % 6 {
         0 => &["--by", "guest"],
@@ -122,17 +134,25 @@ fn a_changed_answer_is_refused() {
         ("findings", &["findings", "--format", "json"]),
         ("summary", &["summary", "--by", "guest", "--format", "json"]),
         ("explain", &["explain", "t6-hotplug", "--at", "2026-11-23 18:54:08", "--format", "json"]),
+        ("guests", &["guests", "--format", "json"]),
+        ("guest-events", &["guests", "--all-events", "--format", "json"]),
     ] {
-        let answer = json(&[arguments, &[log]].concat());
-        contract::assert_valid(name, &answer);
-        let changed = contract::mutations(&answer);
-        assert!(changed.len() > 30, "{name}: {}", changed.len());
-        for (place, changed) in changed {
-            assert!(
-                !contract::faults(name, &changed).is_empty(),
-                "{name}: a change of {place} is not noticed"
-            );
-        }
+        assert_changes_refused(name, &json(&[arguments, &[log]].concat()));
+    }
+    for arguments in [&["guests", "--format", "jsonl"][..], &["guests", "--all-events", "--format", "jsonl"]]
+    {
+        let lines = lines(&[arguments, &[log]].concat());
+        assert!(lines.len() > 1, "{arguments:?}");
+        lines.iter().for_each(|line| assert_changes_refused("guests-lines", line));
+    }
+}
+
+fn assert_changes_refused(name: &str, answer: &Value) {
+    contract::assert_valid(name, answer);
+    let changed = contract::mutations(answer);
+    assert!(changed.len() > 10, "{name}: {}", changed.len());
+    for (place, changed) in changed {
+        assert!(!contract::faults(name, &changed).is_empty(), "{name}: a change of {place} is not noticed");
     }
 }
 
@@ -184,6 +204,8 @@ fn commands_about_this_host_answer_as_their_schemas_say() {
 fn the_program_prints_the_schemas() {
     let list = String::from_utf8(taptrail(&["schema"]).stdout).unwrap();
     assert_eq!(list.lines().count(), Schema::ALL.len());
+    let shown = include_str!("../../docs/schema.md").split_once("$ taptrail schema\n").unwrap().1;
+    assert!(shown.starts_with(&format!("{list}```\n")), "docs/schema.md has another list: {list}");
     for schema in Schema::ALL {
         assert!(list.contains(&format!("{:12}  taptrail ", schema.name)), "{list}");
         assert_eq!(json(&["schema", schema.name]), schema.standalone().unwrap());

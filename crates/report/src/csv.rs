@@ -251,6 +251,8 @@ mod tests {
     fn each_column_is_documented_in_its_place() {
         assert_eq!(documented("Columns of holdings"), HOLDING_COLUMNS);
         assert_eq!(documented("Columns of findings"), FINDING_COLUMNS);
+        assert_eq!(documented("Columns of runs"), crate::runs::RUN_COLUMNS);
+        assert_eq!(documented("Columns of events"), crate::events::EVENT_COLUMNS);
     }
 
     #[test]

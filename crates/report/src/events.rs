@@ -188,7 +188,8 @@ struct Events<'a> {
     input: &'a Input,
 }
 
-const HEADER: [&str; 14] = [
+/// The columns of events, which docs/schema.md describes.
+pub(crate) const EVENT_COLUMNS: &[&str] = &[
     "time", "host", "guest", "uuid", "resource", "event", "reason", "result", "old", "new", "details",
     "serial", "source", "line",
 ];
@@ -204,7 +205,7 @@ impl<W: Write> EventSink<W> {
             Format::Table(style) => Output::Table(out, style),
             Format::Json => Output::Json(out),
             Format::Jsonl => Output::Jsonl(out),
-            Format::Csv => Output::Csv(Box::new(Rows::new(out, &HEADER)?)),
+            Format::Csv => Output::Csv(Box::new(Rows::new(out, EVENT_COLUMNS)?)),
             Format::Ecs => return Err(io::ErrorKind::Unsupported.into()),
         };
         Ok(Self { filter, count: 0, output, deferred: Vec::new() })

@@ -2,12 +2,14 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
 use jiff::Timestamp;
-use taptrail_record::{Abend, Event, Line, parse_resource};
-use taptrail_report::{EventSink, Filter, Format, QueryRange, RunSink, Style, TrailConsumer};
+use serde_json::Value;
+use taptrail_record::{Abend, Denial, Device, Event, Line, Rdev, Requester, parse_resource};
+use taptrail_report::{EventSink, Filter, Format, QueryRange, RunSink, Schema, Style, TrailConsumer};
 use taptrail_trail::{Content, Coverage, Credentials, Entry, Gap, GapReason, Input, Span, Trail};
 
 const STYLE: Style = Style { width: None, color: false, utc: true, at: None };
@@ -99,7 +101,13 @@ fn tables_of_runs() {
         insta::assert_snapshot!(runs(&entries(folder, "h1"), Filter::default(), Format::Table(NARROW)));
     }
     insta::assert_snapshot!(runs(&crashed(), Filter::default(), Format::Table(STYLE)));
-    // Two hosts, one with a gap; and a guest whose end no record has.
+    insta::assert_snapshot!(runs(&two_hosts(), Filter::default(), Format::Table(STYLE)));
+    let none = Filter { host: Some("h3".to_owned()), ..Filter::default() };
+    insta::assert_snapshot!(runs(&two_hosts(), none, Format::Table(STYLE)));
+}
+
+/// Two hosts, one with a gap; and a guest whose end no record has.
+fn two_hosts() -> Vec<Entry> {
     let mut both = entries(SAVED, "h1");
     let started = both.iter().position(|entry| {
         matches!(&entry.content, Content::Record(record) if matches!(record.event, Event::GuestStart { .. }))
@@ -114,9 +122,7 @@ fn tables_of_runs() {
         time: last.time + jiff::SignedDuration::from_mins(90),
         ..last
     });
-    insta::assert_snapshot!(runs(&both, Filter::default(), Format::Table(STYLE)));
-    let none = Filter { host: Some("h3".to_owned()), ..Filter::default() };
-    insta::assert_snapshot!(runs(&both, none, Format::Table(STYLE)));
+    both
 }
 
 #[test]
@@ -147,5 +153,80 @@ fn events_of_all_resources() {
     insta::assert_snapshot!(events(&log, Format::Table(NARROW)));
     for format in [Format::Jsonl, Format::Csv] {
         insta::assert_snapshot!(events(&log, format));
+    }
+}
+
+fn assert_valid(schema: &str, text: &str) -> Value {
+    let schema = Schema::named(schema).unwrap().standalone().unwrap();
+    let validator = jsonschema::draft202012::options().should_validate_formats(true).build(&schema).unwrap();
+    let value: Value = serde_json::from_str(text).unwrap();
+    let faults: Vec<_> = validator.iter_errors(&value).map(|error| error.to_string()).collect();
+    assert!(faults.is_empty(), "{faults:#?} in {value:#}");
+    value
+}
+
+/// A log that does not begin with its guest's start, from a source that any user can write to.
+fn without_start() -> Vec<Entry> {
+    let mut log = entries(KILLED, "h1");
+    let start = log.iter().position(|entry| {
+        matches!(&entry.content, Content::Record(record) if matches!(record.event, Event::GuestStart { .. }))
+    });
+    log.drain(..=start.unwrap());
+    for entry in &mut log {
+        (entry.serial, entry.credentials, entry.unauthenticated) = (None, None, true);
+    }
+    log
+}
+
+/// A log in which a guest runs to the end, and the kernel refused an access of a process of no guest.
+fn running() -> Vec<Entry> {
+    let mut log = entries(KILLED, "h1");
+    let stop = log.pop().unwrap();
+    let device = Device::new("/dev/net/tun", Some(Rdev::TUN), None);
+    let (comm, access, label) = ("qemu".into(), "open".into(), "svirt_t".into());
+    let content = Content::Denial(Denial { pid: 7, comm, access, label, device });
+    log.push(Entry { content, writer: None, credentials: None, ..stop });
+    log
+}
+
+/// A log whose records name the client, as taptrail's.
+fn with_requester() -> Vec<Entry> {
+    let mut log = entries(KILLED, "h1");
+    for entry in &mut log {
+        if let Content::Record(record) = &mut entry.content {
+            record.requester = Some(Requester { uid: 1000, auid: 1000, pid: 7 });
+        }
+    }
+    log
+}
+
+#[test]
+fn runs_and_events_are_as_their_schemas_say_and_each_field_is_once_there_and_once_null() {
+    // By field of a run or event: whether it was null, and whether it was anything else.
+    let mut seen: BTreeMap<String, [bool; 2]> = BTreeMap::new();
+    for log in [crashed(), running(), two_hosts(), without_start(), with_requester(), entries(NAMES, "h1")] {
+        for (schema, list, text) in [
+            ("guests", "runs", runs(&log, Filter::default(), Format::Json)),
+            ("guest-events", "events", events(&log, Format::Json)),
+        ] {
+            let answer = assert_valid(schema, &text);
+            let fields = answer[list].as_array().unwrap().iter().flat_map(|one| one.as_object().unwrap());
+            for (name, value) in fields {
+                seen.entry(format!("{schema} {name}")).or_default()[usize::from(!value.is_null())] = true;
+            }
+        }
+        for lines in [runs(&log, Filter::default(), Format::Jsonl), events(&log, Format::Jsonl)] {
+            lines.lines().for_each(|line| drop(assert_valid("guests-lines", line)));
+        }
+    }
+    for (schema, definition) in [("guests", "run"), ("guest-events", "guest-event")] {
+        let whole = Schema::named(schema).unwrap().standalone().unwrap();
+        for (name, field) in whole["$defs"][definition]["properties"].as_object().unwrap() {
+            let target = field["$ref"].as_str().and_then(|target| target.strip_prefix("#/$defs/"));
+            let types = &target.map_or(field, |target| &whole["$defs"][target])["type"];
+            let or_null = field["anyOf"].is_array() || types.is_array();
+            let place = format!("{schema} {name}");
+            assert_eq!(seen.get(&place), Some(&[or_null, true]), "{place}");
+        }
     }
 }

@@ -77,6 +77,7 @@ fn documented<S: AsRef<OsStr>>(arguments: &[S], text: &str) -> Value {
         ("findings", "findings"),
         ("explain", "explain"),
         ("summary", "summary"),
+        ("guests", if is_said("--all-events") { "guest-events" } else { "guests" }),
         ("verify", "verify"),
         ("nics", "nics"),
         ("attach", "nic"),

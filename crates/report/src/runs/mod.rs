@@ -56,7 +56,8 @@ struct Runs<'a> {
     input: &'a Input,
 }
 
-const HEADER: [&str; 28] = [
+/// The columns of runs, which docs/schema.md describes.
+pub(crate) const RUN_COLUMNS: &[&str] = &[
     "host",
     "guest",
     "uuid",
@@ -98,7 +99,7 @@ impl<W: Write> RunSink<W> {
             Format::Table(style) => Output::Table(out, Style { at: filter.at, ..style }),
             Format::Json => Output::Json(out),
             Format::Jsonl => Output::Jsonl(out),
-            Format::Csv => Output::Csv(Box::new(Rows::new(out, &HEADER)?)),
+            Format::Csv => Output::Csv(Box::new(Rows::new(out, RUN_COLUMNS)?)),
             Format::Ecs => return Err(io::ErrorKind::Unsupported.into()),
         };
         Ok(Self { filter, count: RunCount::default(), output, deferred: Vec::new() })
