@@ -5,7 +5,7 @@ use taptrail_guest::Dirs;
 use taptrail_kernel::proc::HeldKind;
 use taptrail_record::{Device, DeviceKind, MacAddr};
 use taptrail_report::{DeviceRow, NicRow};
-use taptrail_witness::scan::{Holder, Identity, ManagerKind, ScannedDevice, Scanner, Sources};
+use taptrail_witness::scan::{Holder, Identity, ScannedDevice, Scanner, Sources};
 use uuid::Uuid;
 
 use crate::output::Failure;
@@ -20,12 +20,8 @@ pub(crate) fn of_guest(guest: &str, dirs: &Dirs) -> Result<Option<Vec<NicRow>>, 
     };
     // A guest of taptrail with another state directory is that one's to show.
     let own = std::env::current_exe().ok();
-    let is_ours = |holder: &Holder| {
-        let manager = holder.manager.as_ref();
-        manager.is_some_and(|manager| {
-            manager.kind == ManagerKind::Taptrail || (own.is_some() && manager.path == own)
-        })
-    };
+    let is_ours =
+        |holder: &Holder| own.is_some() && holder.manager.as_ref().is_some_and(|manager| manager.path == own);
     let holders = scan.holders.iter().filter(|holder| !is_ours(holder));
     let mut holders = holders.filter(|holder| holder.guest.as_ref().is_some_and(is_meant));
     let Some(holder) = holders.next() else { return Ok(None) };
