@@ -296,7 +296,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_attachs_time_is_read_from_the_log() {
+    fn the_time_of_an_attach_is_read_from_the_log() {
         let line = |took| format!("12:00:00 DEBUG guest: attach took {took} from request to proof");
         assert_eq!(attach_time(&line("5.5ms")), Some(5.5));
         assert_eq!(attach_time(&line("500µs")), Some(0.5));
