@@ -18,6 +18,8 @@ const TOKEN: &str = "a-token-for-this-test";
 struct Server {
     child: Child,
     address: String,
+    /// What follows the address: `?token=…`, or nothing.
+    query: String,
     _out: BufReader<ChildStdout>,
 }
 
@@ -30,9 +32,10 @@ impl Server {
         let mut out = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
         out.read_line(&mut line).unwrap();
-        let address = line.strip_prefix("Serving on http://").and_then(|rest| rest.split_once('/'));
-        let address = address.unwrap_or_else(|| panic!("{line}")).0.to_owned();
-        Self { child, address, _out: out }
+        let url = line.strip_prefix("Serving on http://").and_then(|rest| rest.split_once('/'));
+        let (address, rest) = url.unwrap_or_else(|| panic!("{line}"));
+        let query = rest.split(' ').next().unwrap_or_default().to_owned();
+        Self { child, address: address.to_owned(), query, _out: out }
     }
 
     /// The answer to a request with these lines behind the first.
@@ -63,7 +66,10 @@ fn a_guest_that_is_plugged_in_while_the_page_is_open_appears_on_it() {
     let guest = world.start("web1", &["--nic", ONE]);
     let server = Server::start(&world, &["--utc"]);
     let mut browser = Browser::start(1280, 900);
-    browser.open_url(&format!("http://{}/", server.address));
+    // The token, which is made for each server, becomes a cookie.
+    assert!(server.query.starts_with("?token="), "{}", server.query);
+    browser.open_url(&format!("http://{}/{}", server.address, server.query));
+    assert_eq!(browser.eval("location.search"), "");
     browser.wait_for("document.querySelector('.live')?.dataset.state === 'live'");
     assert_eq!(
         browser
@@ -103,7 +109,7 @@ fn a_guest_that_is_plugged_in_while_the_page_is_open_appears_on_it() {
 fn only_requests_that_mean_this_server_are_answered() {
     let world = World::new();
     let guest = world.start("web1", &["--nic", ONE]);
-    let server = Server::start(&world, &[]);
+    let server = Server::start(&world, &["--no-token"]);
     let host = server.host();
     let page = server.get("/", &host);
     assert!(page.starts_with("HTTP/1.1 200") && page.contains("web1"), "{}", &page[..200]);
@@ -121,10 +127,10 @@ fn only_requests_that_mean_this_server_are_answered() {
 }
 
 #[test]
-fn other_addresses_need_a_token() {
+fn whoever_has_no_token_reads_nothing() {
     let world = World::new();
     let guest = world.start("web1", &["--nic", ONE]);
-    let refused = world.taptrail(["serve", "--listen", "0.0.0.0:0"]);
+    let refused = world.taptrail(["serve", "--listen", "0.0.0.0:0", "--no-token"]);
     refused.fails(2, "0.0.0.0:0 is no loopback address");
     let file = world.path("token");
     std::fs::write(&file, "short\n").unwrap();
@@ -132,6 +138,7 @@ fn other_addresses_need_a_token() {
     short.fails(2, "The token must have at least 16 characters");
     std::fs::write(&file, format!("{TOKEN}\n")).unwrap();
     let server = Server::start(&world, &["--token-file", file.to_str().unwrap()]);
+    assert_eq!(server.query, "", "a token of a file is not printed");
     let host = server.host();
     for path in ["/", "/events", "/?token=a-token-for-this-tesT"] {
         assert!(server.get(path, &host).starts_with("HTTP/1.1 401"), "{path}");
@@ -148,7 +155,7 @@ fn other_addresses_need_a_token() {
 fn a_client_that_does_not_read_holds_nobody_up_and_the_end_is_graceful() {
     let world = World::new();
     let guest = world.start("web1", &["--nic", ONE]);
-    let mut server = Server::start(&world, &[]);
+    let mut server = Server::start(&world, &["--no-token"]);
     // Requests of which nothing is read, or that never end.
     let mut slow = Vec::new();
     for number in 0..20 {

@@ -15,9 +15,9 @@ use super::queries::{OUTPUT_HEADING, Selection, Sources, Times};
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  taptrail serve\n  taptrail serve --listen 127.0.0.1:8000 /srv/logs\n  taptrail serve \
-                  --listen 192.0.2.7:7420 --token-file /etc/taptrail/token --allow-host kvm1.example.org\n\nBrowsers \
-                  open http://ADDRESS/?token=TOKEN once where a token is needed. The connection is not encrypted: put \
-                  a proxy with TLS in front of any address but a loopback one."
+                  --listen 192.0.2.7:7420 --token-file /etc/taptrail/token --allow-host kvm1.example.org\n\nA browser \
+                  opens the address with the token once, and keeps the token as a cookie. The connection is not \
+                  encrypted: put a proxy with TLS in front of any address but a loopback one."
 )]
 pub(crate) struct Serve {
     #[command(flatten)]
@@ -33,10 +33,14 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7420", help_heading = "Network")]
     pub(crate) listen: SocketAddr,
 
-    /// File with a token of at least 16 characters that clients must have; needed for an address
-    /// that is not a loopback one
+    /// File with the token that clients must have, of at least 16 characters [default: a random one,
+    /// which is printed]
     #[arg(long, value_name = "FILE", help_heading = "Network")]
     pub(crate) token_file: Option<PathBuf>,
+
+    /// Let every user of this host read the page, without a token; only on a loopback address
+    #[arg(long, help_heading = "Network", conflicts_with = "token_file")]
+    pub(crate) no_token: bool,
 
     /// Answer under this host name, too (repeatable)
     #[arg(long, value_name = "NAME", help_heading = "Network")]

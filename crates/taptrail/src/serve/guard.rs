@@ -33,6 +33,17 @@ impl Token {
         Ok(Self { text: text.to_owned(), digest: digest(&SHA256, text.as_bytes()) })
     }
 
+    /// A random one.
+    pub(super) fn random() -> Self {
+        let text = uuid::Uuid::new_v4().simple().to_string();
+        Self { digest: digest(&SHA256, text.as_bytes()), text }
+    }
+
+    /// The token itself.
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
     fn is(&self, shown: &str) -> bool {
         digest(&SHA256, shown.as_bytes()).as_ref() == self.digest.as_ref()
     }
@@ -177,6 +188,13 @@ mod tests {
         let bearer = format!("Bearer {TOKEN}");
         assert_eq!(check(&here, "/", &[host, ("authorization", &bearer)]), Verdict::Answered);
         assert_eq!(check(&here, "/", &[host, ("authorization", "Bearer x")]), Verdict::NoToken);
+    }
+
+    #[test]
+    fn a_random_token_is_another_each_time() {
+        let (one, other) = (Token::random(), Token::random());
+        assert!(one.is(one.text()) && !one.is(other.text()));
+        assert!(Token::new(one.text()).is_ok());
     }
 
     #[test]

@@ -30,14 +30,22 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 const MAX_TOKEN_BYTES: u64 = 4096;
 
 pub(crate) fn serve(arguments: &Serve, dirs: &Dirs) -> CommandResult {
-    let token = arguments.token_file.as_deref().map(token).transpose()?;
-    if !arguments.listen.ip().is_loopback() && token.is_none() {
+    if !arguments.listen.ip().is_loopback() && arguments.no_token {
         return Err(Failure::input(anyhow::anyhow!(
-            "{} is no loopback address: everybody who can reach it could read the trail. --token-file FILE makes \
-             clients show a token",
+            "{} is no loopback address: without a token, everybody who can reach it could read the trail",
             arguments.listen
         )));
     }
+    // An audit log is root's alone, and every user of a host can reach its loopback addresses.
+    let token = match &arguments.token_file {
+        _ if arguments.no_token => None,
+        Some(file) => Some(token(file)?),
+        None => Some(Token::random()),
+    };
+    let shown = match &token {
+        Some(token) if arguments.token_file.is_none() => format!("?token={}", token.text()),
+        _ => String::new(),
+    };
     let mut query = Query::new(arguments.utc);
     query.about(&arguments.selection);
     query.times(&arguments.times)?;
@@ -48,7 +56,7 @@ pub(crate) fn serve(arguments: &Serve, dirs: &Dirs) -> CommandResult {
         .with_context(|| format!("{} can't be listened on", arguments.listen))?;
     let address = listener.local_addr().context("The address can't be read")?;
     let guard = Guard::new(address, &arguments.allow_host, token);
-    announce(&format!("Serving on http://{address}/ until Ctrl-C\n"))?;
+    announce(&format!("Serving on http://{address}/{shown} until Ctrl-C\n"))?;
 
     let (pages, page) = watch::channel(first);
     let ended = AtomicBool::new(false);
