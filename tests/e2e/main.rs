@@ -30,6 +30,7 @@ mod serve;
 mod soak;
 mod spoilt_logs;
 mod systemd;
+mod top;
 mod verify;
 mod vhost;
 mod watch;

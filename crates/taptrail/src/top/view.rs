@@ -138,8 +138,7 @@ impl View {
             self.snapshot.report.input.coverage.iter().filter_map(|of| of.spans.last()).map(|of| of.until);
         let lag = match last.max() {
             Some(last) => {
-                let seconds = now.duration_since(last).as_secs().max(0);
-                format!("the last record is {seconds} s old")
+                format!("the last record is {} old", age(now.duration_since(last).as_secs()))
             }
             None => "no record was read".to_owned(),
         };
@@ -237,6 +236,16 @@ impl View {
     }
 }
 
+/// A time in seconds in the largest unit that is less than it.
+fn age(seconds: i64) -> String {
+    match seconds.max(0) {
+        seconds @ ..120 => format!("{seconds} s"),
+        seconds @ ..7200 => format!("{} min", seconds / 60),
+        seconds @ ..172_800 => format!("{} h", seconds / 3600),
+        seconds => format!("{} days", seconds / 86_400),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use ratatui::Terminal;
@@ -304,6 +313,12 @@ mod tests {
         assert!(!view.is_typing() && text.contains("web1") && !text.contains("old"), "{text}");
         view.press(Key::Escape);
         assert!(screen(&mut view).contains("old"));
+    }
+
+    #[test]
+    fn an_age_has_one_unit() {
+        let words = [-5, 119, 120, 7_199, 7_200, 172_799, 524_406].map(age);
+        assert_eq!(words, ["0 s", "119 s", "2 min", "119 min", "2 h", "47 h", "6 days"]);
     }
 
     #[test]
