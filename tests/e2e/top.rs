@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Child, Command};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -30,6 +30,16 @@ impl Screen {
     }
 }
 
+/// Ends the program, also when the test fails.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 #[test]
 fn what_is_held_is_shown_as_the_log_grows_and_q_leaves_the_terminal_as_it_was() {
     let data = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/libvirt/libvirt-9.0");
@@ -49,7 +59,7 @@ fn what_is_held_is_shown_as_the_log_grows_and_q_leaves_the_terminal_as_it_was() 
         command.args(["top", "--utc"]).arg(&log).env("TERM", "xterm");
         command.stdin(pty.slave.try_clone().unwrap());
         command.stdout(pty.slave.try_clone().unwrap()).stderr(pty.slave);
-        command.spawn().unwrap()
+        Running(command.spawn().unwrap())
     };
     let mut keyboard = File::from(pty.master);
     let mut terminal = keyboard.try_clone().unwrap();
@@ -72,7 +82,7 @@ fn what_is_held_is_shown_as_the_log_grows_and_q_leaves_the_terminal_as_it_was() 
     keyboard.write_all(b"q").unwrap();
     let deadline = Instant::now() + TIMEOUT;
     let ended = loop {
-        if let Some(ended) = child.try_wait().unwrap() {
+        if let Some(ended) = child.0.try_wait().unwrap() {
             break ended;
         }
         assert!(Instant::now() < deadline, "it does not end");
