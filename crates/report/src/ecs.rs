@@ -102,18 +102,13 @@ enum Taptrail<'a> {
 }
 
 /// Writes a holding as one line.
-pub(crate) fn write_holding(out: impl Write, holding: &Holding) -> io::Result<()> {
-    write(out, &of_holding(holding))
+pub(crate) fn write_holding(out: &mut impl Write, holding: &Holding) -> io::Result<()> {
+    crate::json::write_jsonl(out, &of_holding(holding))
 }
 
 /// Writes a finding as one line.
-pub(crate) fn write_finding(out: impl Write, finding: &Finding) -> io::Result<()> {
-    write(out, &of_finding(finding))
-}
-
-fn write(mut out: impl Write, document: &Document<'_>) -> io::Result<()> {
-    crate::json::write_line(&mut out, document)?;
-    out.write_all(b"\n")
+pub(crate) fn write_finding(out: &mut impl Write, finding: &Finding) -> io::Result<()> {
+    crate::json::write_jsonl(out, &of_finding(finding))
 }
 
 fn of_holding(holding: &Holding) -> Document<'_> {
@@ -263,7 +258,7 @@ mod tests {
 
     fn json(document: &Document<'_>) -> Value {
         let mut line = Vec::new();
-        write(&mut line, document).unwrap();
+        crate::json::write_jsonl(&mut line, document).unwrap();
         assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);
         serde_json::from_slice(&line).unwrap()
     }

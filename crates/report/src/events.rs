@@ -12,6 +12,7 @@ use taptrail_record::{Device, Event, GuestId, Outcome, Record, ResourceChange};
 use taptrail_trail::{Content, Entry, Finding, FindingKind, Holding, Input, LineRef, Proof};
 
 use crate::csv::Rows;
+use crate::json::write_jsonl;
 use crate::sink::{Format, TrailConsumer};
 use crate::style::{Clock as _, TimeFormat};
 use crate::table::{Cell, Table, bad, cell, warning};
@@ -223,7 +224,7 @@ impl<W: Write> EventSink<W> {
         self.count += 1;
         match &mut self.output {
             Output::Table(..) | Output::Json(_) => self.deferred.push(event),
-            Output::Jsonl(out) => write_line(out, &JsonLine::Event(&event))?,
+            Output::Jsonl(out) => write_jsonl(out, &JsonLine::Event(&event))?,
             Output::Csv(rows) => csv_row(rows, &event)?,
         }
         Ok(())
@@ -249,7 +250,7 @@ impl<W: Write> EventSink<W> {
                 out.flush()
             }
             Output::Jsonl(out) => {
-                write_line(out, &JsonLine::Input(input))?;
+                write_jsonl(out, &JsonLine::Input(input))?;
                 out.flush()
             }
             Output::Csv(rows) => rows.flush(),
@@ -269,11 +270,6 @@ impl<W: Write> TrailConsumer for EventSink<W> {
     fn entry(&mut self, entry: &Entry) -> io::Result<()> {
         GuestEvent::of_entry(entry).map_or(Ok(()), |event| self.emit(event))
     }
-}
-
-fn write_line(out: &mut impl Write, item: &JsonLine<'_>) -> io::Result<()> {
-    crate::json::write_line(&mut *out, item)?;
-    out.write_all(b"\n")
 }
 
 fn csv_row<W: Write>(row: &mut Rows<W>, event: &GuestEvent) -> io::Result<()> {

@@ -43,6 +43,12 @@ pub(crate) fn write_line(
     value.serialize(&mut Serializer::with_formatter(out, Visible(CompactFormatter)))
 }
 
+/// Writes a line of JSON lines.
+pub(crate) fn write_jsonl(out: &mut impl io::Write, value: &(impl Serialize + ?Sized)) -> io::Result<()> {
+    write_line(&mut *out, value)?;
+    out.write_all(b"\n")
+}
+
 /// Escapes invisible characters in strings. A JSON parser gets the original string.
 struct Visible<F>(F);
 

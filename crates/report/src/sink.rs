@@ -5,6 +5,7 @@ use taptrail_trail::{Entry, Finding, GuestRun, Holding, Input, Proof, Report};
 
 use crate::csv::{FindingRows, HoldingRows};
 use crate::findings::group_incidents;
+use crate::json::write_jsonl;
 use crate::span::{QueryRange, RelatedTimes};
 use crate::{Columns, Filter, Style, findings_table, timeline, trail_table};
 
@@ -209,7 +210,7 @@ impl<W: Write> Sink<W> {
                 out.flush()
             }
             Output::Jsonl(out) => {
-                write_json_line(out, &JsonLine::Input(&report.input))?;
+                write_jsonl(out, &JsonLine::Input(&report.input))?;
                 out.flush()
             }
             Output::Holdings(rows) => rows.flush(),
@@ -223,7 +224,7 @@ impl<W: Write> Sink<W> {
         self.count.findings += 1;
         match &mut self.output {
             Output::Table(..) | Output::Json(_) => self.deferred.findings.push(finding),
-            Output::Jsonl(out) => write_json_line(out, &JsonLine::Finding(&finding))?,
+            Output::Jsonl(out) => write_jsonl(out, &JsonLine::Finding(&finding))?,
             Output::Findings(rows) => rows.row(&finding)?,
             Output::Ecs(out) => crate::ecs::write_finding(out, &finding)?,
             Output::Holdings(_) => {}
@@ -244,7 +245,7 @@ impl<W: Write> TrailConsumer for Sink<W> {
         }
         match &mut self.output {
             Output::Table(..) | Output::Json(_) => self.deferred.holdings.push(holding),
-            Output::Jsonl(out) => write_json_line(out, &JsonLine::Holding(&holding))?,
+            Output::Jsonl(out) => write_jsonl(out, &JsonLine::Holding(&holding))?,
             Output::Holdings(rows) => rows.row(&holding)?,
             Output::Ecs(out) => crate::ecs::write_holding(out, &holding)?,
             Output::Findings(_) => {}
@@ -261,11 +262,6 @@ impl<W: Write> TrailConsumer for Sink<W> {
         }
         if self.filter.matches_finding(&finding) { self.emit_finding(finding) } else { Ok(()) }
     }
-}
-
-fn write_json_line(out: &mut impl Write, item: &JsonLine<'_>) -> io::Result<()> {
-    crate::json::write_line(&mut *out, item)?;
-    out.write_all(b"\n")
 }
 
 /// Sorts a trail's holdings and findings by time, newest last.

@@ -16,17 +16,19 @@ use crate::{Columns, Session, Style};
 pub fn trail_table(report: &Report, columns: &Columns, style: &Style) -> String {
     let clock = TimeFormat::new(style);
     let hosts = hosts(report);
+    let all = Session::group(&report.holdings);
+    let counts = counts(report, &all, style);
     let mut text = if report.holdings.is_empty() {
         "No holdings\n".to_owned()
     } else {
-        sessions(report, columns, hosts, &clock, style)
+        sessions(report, all, columns, hosts, &clock, style)
     };
     if !report.findings.is_empty() {
         text.push_str("\nFindings\n");
         text.push_str(&findings_block(report, style));
     }
     text.push('\n');
-    let line = counts(report, style) + &summary(report);
+    let line = counts + &summary(report);
     for part in fold(&line, style.width.map_or(usize::MAX, usize::from)) {
         text.push_str(part);
         text.push('\n');
@@ -36,8 +38,7 @@ pub fn trail_table(report: &Report, columns: &Columns, style: &Style) -> String 
 }
 
 /// How many sessions were held, and how many were not.
-fn counts(report: &Report, style: &Style) -> String {
-    let sessions = Session::group(&report.holdings);
+fn counts(report: &Report, sessions: &[Session<'_>], style: &Style) -> String {
     let number = |is: &dyn Fn(&Session<'_>) -> bool| sessions.iter().filter(|of| is(of)).count() as u64;
     if let Some(at) = style.at {
         let then = |of: &Session<'_>, what| {

@@ -12,14 +12,16 @@ pub(crate) fn answer(explanation: &Explanation, columns: &Columns, style: &Style
     let mut text = explanation.readings().map_or_else(String::new, |readings| format!("{readings}\n\n"));
     let style = Style { at: explanation.filter.at, ..*style };
     let report = &explanation.report;
-    text.push_str(&sessions(report, columns, true, &TimeFormat::new(&style), &style));
-    text.push('\n');
     let all = Session::group(&report.holdings);
-    for line in fold(&summary(explanation, &all), style.width.map_or(usize::MAX, usize::from)) {
+    let summary = summary(explanation, &all);
+    let unauthenticated = all.iter().any(Session::is_unauthenticated);
+    text.push_str(&sessions(report, all, columns, true, &TimeFormat::new(&style), &style));
+    text.push('\n');
+    for line in fold(&summary, style.width.map_or(usize::MAX, usize::from)) {
         text.push_str(line);
         text.push('\n');
     }
-    if all.iter().any(Session::is_unauthenticated) {
+    if unauthenticated {
         text.push_str(UNAUTHENTICATED_FOOTNOTE);
     }
     text.push_str("With --explain, each is told with its records and findings\n");

@@ -100,7 +100,7 @@ impl TrailConsumer for Explainer {
 /// The records that an explanation prints with each session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Records {
-    /// None: where they are is told.
+    /// None: their locations alone are printed.
     None,
     /// Their fields, aligned.
     Decoded,

@@ -1,4 +1,4 @@
-//! Which findings are told with which session.
+//! Which findings stand below which session.
 
 use std::collections::HashMap;
 
@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::Session;
 
-/// Findings by the session with which they are told, each once.
+/// Findings by the session below which they stand, each once.
 pub(super) struct FindingsOf<'a> {
     /// For each session, in the order of time.
     pub(super) sessions: Vec<Vec<&'a Finding>>,
@@ -20,7 +20,7 @@ pub(super) struct FindingsOf<'a> {
 type Interface<'a> = (&'a str, Uuid, MacAddr);
 
 impl<'a> FindingsOf<'a> {
-    /// A finding is told with the session whose proof has its last line, or else with the last one
+    /// A finding stands below the session whose proof has its last line, or else below the last one
     /// of its interface that had begun and not ended.
     pub(super) fn new(sessions: &[Session<'a>], findings: &'a [Finding]) -> Self {
         let mut by_line: HashMap<(&str, u64), usize> = HashMap::new();

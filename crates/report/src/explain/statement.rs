@@ -22,7 +22,7 @@ use crate::{Session, Style};
 /// Shown with a session that rests on unauthenticated lines.
 const NOT_AUTHENTICATED: &str = "Not authenticated: a log's text shows it, and any local user can write lines like the kernel's or auditd's there";
 
-/// What is told about all sessions of an answer.
+/// What the statements of an answer have in common.
 pub(super) struct Teller<'a> {
     pub(super) clock: TimeFormat,
     pub(super) style: Style,

@@ -12,7 +12,7 @@ use super::bar::{Bar, begin};
 use super::data::{CERTAINTIES, CoverageData, DOUBTS, Data, ENDS, EvidenceData, FileData, STATES, place};
 use super::evidence::{Evidence, Hash as FileHash};
 use super::picture::{Mark, Picture};
-use super::told::told;
+use super::template::template;
 use super::zone::Zone;
 use super::{MAX_PAGE_LINE_BYTES, MAX_PAGE_LINES};
 use crate::explain::LineReader;
@@ -228,7 +228,7 @@ impl<'a> Collector<'a> {
     }
 
     fn told(&mut self, holding: &taptrail_trail::Holding) -> (usize, Vec<i64>) {
-        let (text, mut values) = told(holding, &self.clock);
+        let (text, mut values) = template(holding, &self.clock);
         let blanks = text.split('{').skip(1);
         for (value, blank) in values.iter_mut().zip(blanks) {
             if !blank.starts_with('p') {

@@ -9,7 +9,7 @@ mod html;
 mod perfetto;
 mod picture;
 mod svg;
-mod told;
+mod template;
 mod zone;
 
 use std::io::{self, Write};

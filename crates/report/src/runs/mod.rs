@@ -9,6 +9,7 @@ use taptrail_trail::{Finding, GuestRun, Holding, Input, Proof, RecordedActor, Ru
 
 pub use self::table::run_table;
 use crate::csv::Rows;
+use crate::json::write_jsonl;
 use crate::sink::{Format, TrailConsumer};
 use crate::{Filter, Style};
 
@@ -129,7 +130,7 @@ impl<W: Write> RunSink<W> {
                 out.flush()
             }
             Output::Jsonl(out) => {
-                write_line(out, &JsonLine::Input(input))?;
+                write_jsonl(out, &JsonLine::Input(input))?;
                 out.flush()
             }
             Output::Csv(rows) => rows.flush(),
@@ -154,16 +155,11 @@ impl<W: Write> TrailConsumer for RunSink<W> {
         self.count.running += u64::from(run.state == RunState::Running);
         match &mut self.output {
             Output::Table(..) | Output::Json(_) => self.deferred.push(run),
-            Output::Jsonl(out) => write_line(out, &JsonLine::Run(&run))?,
+            Output::Jsonl(out) => write_jsonl(out, &JsonLine::Run(&run))?,
             Output::Csv(rows) => csv_row(rows, &run)?,
         }
         Ok(())
     }
-}
-
-fn write_line(out: &mut impl Write, item: &JsonLine<'_>) -> io::Result<()> {
-    crate::json::write_line(&mut *out, item)?;
-    out.write_all(b"\n")
 }
 
 fn csv_row<W: Write>(row: &mut Rows<W>, run: &GuestRun) -> io::Result<()> {

@@ -118,12 +118,12 @@ const FOLDED_BEFORE_DROPPING: usize = 3;
 /// Sessions, or their devices, in the order of time, with a line for each day.
 pub(crate) fn sessions(
     report: &Report,
+    all: Vec<Session<'_>>,
     columns: &Columns,
     hosts: bool,
     clock: &TimeFormat,
     style: &Style,
 ) -> String {
-    let all = Session::group(&report.holdings);
     let rows: Vec<Row<'_>> = if columns.are_of_devices() {
         all.iter().flat_map(|session| &session.holdings).map(|holding| Row::device(holding)).collect()
     } else {

@@ -13,7 +13,7 @@ use crate::text::NONE;
 
 /// Sentences, one a line. Each `{f}` stands for a date and time, `{t}` for a time of day, `{p}` for
 /// a process id; their values follow in order.
-pub(super) fn told(holding: &Holding, clock: &TimeFormat) -> (String, Vec<i64>) {
+pub(super) fn template(holding: &Holding, clock: &TimeFormat) -> (String, Vec<i64>) {
     let blanks = Blanks { clock, values: RefCell::default() };
     let text = sentences::describe(holding, &blanks).join("\n");
     (text, blanks.values.into_inner())
@@ -56,7 +56,7 @@ mod tests {
         let clock = TimeFormat::new(&Style { utc: true, ..Style::default() });
         for released in [None, Some(30), Some(100_000)] {
             let holding = holding("web1", 1, 10, released);
-            let (text, values) = told(&holding, &clock);
+            let (text, values) = template(&holding, &clock);
             let mut filled = String::new();
             let mut values = values.into_iter();
             let mut rest = text.as_str();
