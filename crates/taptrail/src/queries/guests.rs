@@ -6,7 +6,7 @@ use taptrail_guest::Dirs;
 use taptrail_report::{EventSink, Filter, RunSink};
 
 use super::query::Query;
-use super::trail_reader::{self, Answer, TrailReader, is_broken_pipe};
+use super::trail_reader::{self, TrailReader, is_broken_pipe};
 use super::{NOT_COVERED, coverage};
 use crate::CommandResult;
 use crate::cli::Guests;
@@ -32,12 +32,12 @@ pub(crate) fn guests(arguments: &Guests, dirs: &Dirs) -> CommandResult {
         Err(error) if is_broken_pipe(&error) => return Ok(ExitCode::SUCCESS),
         sink => sink.map_err(trail_reader::unwritten)?,
     };
-    let mut answer = match TrailReader::with_runs(&mut sink).read(&arguments.sources, dirs)? {
-        Answer::Interrupted => return Ok(ExitCode::SUCCESS),
-        Answer::Complete(answer) if answer.is_none() => {
-            return Ok(answer.print_warnings(arguments.sources.stats));
-        }
-        Answer::Complete(answer) => answer,
+    let mut answer = match TrailReader::with_runs(&mut sink)
+        .read(&arguments.sources, dirs)?
+        .complete(arguments.sources.stats)
+    {
+        Ok(answer) => answer,
+        Err(code) => return Ok(code),
     };
     let found = sink.count().runs > 0;
     let unknown = coverage::note_unknown(&mut answer, &filter_used, (!found).then_some(0));
@@ -56,12 +56,12 @@ fn all_events(arguments: &Guests, filter: Filter, dirs: &Dirs) -> CommandResult 
         Err(error) if is_broken_pipe(&error) => return Ok(ExitCode::SUCCESS),
         sink => sink.map_err(trail_reader::unwritten)?,
     };
-    let mut answer = match TrailReader::with_resources(&mut sink).read(&arguments.sources, dirs)? {
-        Answer::Interrupted => return Ok(ExitCode::SUCCESS),
-        Answer::Complete(answer) if answer.is_none() => {
-            return Ok(answer.print_warnings(arguments.sources.stats));
-        }
-        Answer::Complete(answer) => answer,
+    let mut answer = match TrailReader::with_resources(&mut sink)
+        .read(&arguments.sources, dirs)?
+        .complete(arguments.sources.stats)
+    {
+        Ok(answer) => answer,
+        Err(code) => return Ok(code),
     };
     let found = sink.count() > 0;
     // An event is a record: only the times without records are not known.

@@ -10,7 +10,7 @@ use taptrail_report::{Evidence, MAX_PAGE_LINES, Selected, escape_text, page_proo
 use taptrail_trail::Proof;
 
 use super::query::Query;
-use super::trail_reader::{self, Answer, TrailReader, is_broken_pipe};
+use super::trail_reader::{self, TrailReader, is_broken_pipe};
 use super::{NOT_COVERED, coverage};
 use crate::CommandResult;
 use crate::cli::{PictureFormat, Report};
@@ -26,13 +26,12 @@ pub(crate) fn report(arguments: &Report, dirs: &Dirs) -> CommandResult {
     let target = target(&arguments.output, &stamps)?;
     let filter = query.filter.clone();
     let mut selected = Selected::new(query.filter);
-    let mut answer = match TrailReader::new(&mut selected).read(&arguments.sources, dirs)? {
-        // `Selected` writes nothing while it reads, so this does not happen.
-        Answer::Interrupted => return Ok(ExitCode::SUCCESS),
-        Answer::Complete(answer) if answer.is_none() => {
-            return Ok(answer.print_warnings(arguments.sources.stats));
-        }
-        Answer::Complete(answer) => answer,
+    let mut answer = match TrailReader::new(&mut selected)
+        .read(&arguments.sources, dirs)?
+        .complete(arguments.sources.stats)
+    {
+        Ok(answer) => answer,
+        Err(code) => return Ok(code),
     };
     let none = selected.is_empty().then_some(selected.maybe_matching());
     let unknown = coverage::note_unknown(&mut answer, &filter, none);

@@ -1,10 +1,8 @@
-use std::process::ExitCode;
-
 use taptrail_guest::Dirs;
 use taptrail_report::Summarizer;
 
 use super::query::Query;
-use super::trail_reader::{Answer, TrailReader};
+use super::trail_reader::TrailReader;
 use crate::CommandResult;
 use crate::cli::Summary;
 use crate::output::{page, print_json, style};
@@ -14,13 +12,12 @@ pub(crate) fn summary(arguments: &Summary, dirs: &Dirs) -> CommandResult {
     query.about(&arguments.selection);
     query.times(&arguments.times)?;
     let mut summarizer = Summarizer::new(query.filter);
-    let answer = match TrailReader::new(&mut summarizer).read(&arguments.sources, dirs)? {
-        // `Summarizer` writes nothing while it reads, so this does not happen.
-        Answer::Interrupted => return Ok(ExitCode::SUCCESS),
-        Answer::Complete(answer) if answer.is_none() => {
-            return Ok(answer.print_warnings(arguments.sources.stats));
-        }
-        Answer::Complete(answer) => answer,
+    let answer = match TrailReader::new(&mut summarizer)
+        .read(&arguments.sources, dirs)?
+        .complete(arguments.sources.stats)
+    {
+        Ok(answer) => answer,
+        Err(code) => return Ok(code),
     };
     let style = style(arguments.utc);
     let summary = summarizer.finish(answer.input(), arguments.by.map(Into::into), &style);

@@ -36,6 +36,18 @@ pub(crate) enum Answer {
     Interrupted,
 }
 
+impl Answer {
+    /// The summary of what was read; or, if there is no answer to print, the exit code, with the
+    /// reasons printed.
+    pub(super) fn complete(self, stats: bool) -> Result<Box<ReadSummary>, ExitCode> {
+        match self {
+            Self::Interrupted => Err(ExitCode::SUCCESS),
+            Self::Complete(summary) if summary.is_none() => Err(summary.print_warnings(stats)),
+            Self::Complete(summary) => Ok(summary),
+        }
+    }
+}
+
 /// A summary of what was read, and what could not be read.
 pub(crate) struct ReadSummary {
     pub(super) stats: Stats,

@@ -9,7 +9,7 @@ use taptrail_report::{
 use taptrail_trail::Proof;
 
 use super::query::Query;
-use super::trail_reader::{self, Answer, TrailReader, is_broken_pipe};
+use super::trail_reader::{self, TrailReader, is_broken_pipe};
 use super::{NOT_COVERED, ReadSummary, coverage};
 use crate::CommandResult;
 use crate::cli::{Explain, Output, Scope, Sources, Who};
@@ -89,11 +89,9 @@ fn filter(what: &Subject, scope: &Scope, utc: bool) -> Result<Filter, Failure> {
 fn explained(filter: Filter, sources: &Sources, dirs: &Dirs, utc: bool, form: Form<'_>) -> CommandResult {
     let asked = filter.clone();
     let mut explainer = Explainer::new(filter);
-    let mut read = match TrailReader::new(&mut explainer).read(sources, dirs)? {
-        // `Explainer` writes nothing while it reads, so this does not happen.
-        Answer::Interrupted => return Ok(ExitCode::SUCCESS),
-        Answer::Complete(read) if read.is_none() => return Ok(read.print_warnings(sources.stats)),
-        Answer::Complete(read) => read,
+    let mut read = match TrailReader::new(&mut explainer).read(sources, dirs)?.complete(sources.stats) {
+        Ok(read) => read,
+        Err(code) => return Ok(code),
     };
     let none = explainer.is_empty().then(|| explainer.maybe_matching());
     let unknown = coverage::note_unknown(&mut read, &asked, none);
@@ -114,10 +112,9 @@ fn written(filter: Filter, output: Output, sources: &Sources, dirs: &Dirs) -> Co
         Err(error) if is_broken_pipe(&error) => return Ok(ExitCode::SUCCESS),
         sink => sink.map_err(trail_reader::unwritten)?,
     };
-    let mut read = match TrailReader::new(&mut sink).read(sources, dirs)? {
-        Answer::Interrupted => return Ok(ExitCode::SUCCESS),
-        Answer::Complete(read) if read.is_none() => return Ok(read.print_warnings(sources.stats)),
-        Answer::Complete(read) => read,
+    let mut read = match TrailReader::new(&mut sink).read(sources, dirs)?.complete(sources.stats) {
+        Ok(read) => read,
+        Err(code) => return Ok(code),
     };
     let count = sink.count();
     let none = (count.holdings == 0).then_some(count.maybe_matching);

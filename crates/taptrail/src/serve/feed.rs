@@ -48,7 +48,7 @@ impl<'a> Feed<'a> {
         self.page(&snapshot).map(Some)
     }
 
-    /// Sends pages until it is told to end.
+    /// Sends pages until `ended` is set.
     pub(super) fn run(mut self, pages: &watch::Sender<Page>, ended: &AtomicBool) {
         while !ended.load(Ordering::Relaxed) {
             match self.next() {

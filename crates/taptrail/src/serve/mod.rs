@@ -23,7 +23,7 @@ use crate::cli::Serve;
 use crate::output::Failure;
 use crate::queries::Query;
 
-/// How long clients may take to read what they were sent, after the program was told to end.
+/// How long clients may take to read what they were sent, after the signal to end.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The size of a token file at most, in bytes.
