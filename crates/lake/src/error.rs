@@ -1,0 +1,51 @@
+use std::sync::Arc;
+
+/// Why a lake can't be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum LakeError {
+    /// The URL names no place that objects can lie in.
+    #[error("'{url}' is no place for a lake: {reason}")]
+    Url {
+        /// The URL, without credentials.
+        url: String,
+        /// Why, in a sentence.
+        reason: String,
+    },
+    /// The object store answered with an error.
+    #[error("{object} can't be {what}")]
+    Store {
+        /// The object's name in the lake.
+        object: String,
+        /// What was to be done: `read`, `written`, `listed` or `deleted`.
+        what: &'static str,
+        /// The store's error.
+        #[source]
+        source: object_store::Error,
+    },
+    /// An object is not what its name and manifest say.
+    #[error("{object} is no object of a lake, or damaged: {reason}")]
+    Damaged {
+        /// The object's name in the lake.
+        object: Arc<str>,
+        /// Why, in a sentence.
+        reason: String,
+    },
+    /// Rows can't be written as Parquet.
+    #[error("rows of the table {table} can't be written: {reason}")]
+    Rows {
+        /// The table.
+        table: &'static str,
+        /// The library's reason.
+        reason: String,
+    },
+    /// Objects are fetched by threads of their own, and these can't be started.
+    #[error("the object store's client can't be started")]
+    Start(#[source] std::io::Error),
+}
+
+impl LakeError {
+    /// A damaged object.
+    pub(crate) fn damaged(object: &Arc<str>, reason: impl ToString) -> Self {
+        Self::Damaged { object: Arc::clone(object), reason: reason.to_string() }
+    }
+}

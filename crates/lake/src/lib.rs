@@ -1,0 +1,33 @@
+//! The lake: the trails of many hosts as Parquet objects, in a directory or an object store.
+//!
+//! Two kinds of data lie in a lake. The table `records` is evidence: each entry that a reading fed
+//! to its trail, with the text of its line. `held`, `runs`, `findings` and `coverage` are derived
+//! from it, for fast answers and for SQL engines, which read the same objects.
+//!
+//! ```text
+//!   inbox/<table>/day=D/<batch>-<n>.parquet   a batch: what one `taptrail archive` adds
+//!   inbox/<batch>.json                        its manifest, written last: the batch counts from here
+//!   <table>/day=D/g<generation>.parquet       compacted: one object for a day
+//!   generations/<generation>.json             names the current objects, with their SHA-256
+//! ```
+//!
+//! No object is ever overwritten. The names of a batch follow from its content: sending it again
+//! changes nothing.
+
+#![forbid(unsafe_code)]
+
+mod error;
+mod layout;
+mod manifest;
+mod object;
+mod store;
+mod tables;
+
+pub use error::LakeError;
+pub use layout::{BatchId, Day, GENERATIONS, Generation, INBOX, Table};
+pub use manifest::{BatchManifest, GenerationManifest, ObjectEntry, Previous, VERSION};
+pub use object::{Limits, ObjectReader, ObjectWriter};
+pub use store::{Listed, Put, Store};
+pub use tables::Row;
+pub use tables::columns::{Micros, ProofRow};
+pub use tables::held::{HeldRow, PossibleRow};

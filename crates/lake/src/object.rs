@@ -1,0 +1,274 @@
+//! Parquet objects: rows in, bytes out, and back.
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use arrow_schema::{Schema, SchemaRef};
+use bytes::Bytes;
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_writer::ArrowWriterOptions;
+use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::errors::ParquetError;
+use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
+use parquet::file::reader::{ChunkReader, Length};
+use parquet::schema::types::ColumnPath;
+
+use crate::{LakeError, Row, Store};
+
+/// The rows of a row group: what a writer and a reader hold in memory.
+const ROW_GROUP: usize = 64 * 1024;
+
+/// The rows of a page: what a reader skips by.
+const PAGE: usize = 8 * 1024;
+
+/// Rows that are converted at a time.
+const BATCH: usize = 4 * 1024;
+
+/// Writes one object. Its rows must come in their [order](Row::order).
+pub struct ObjectWriter<R: Row> {
+    columns: SchemaRef,
+    writer: ArrowWriter<Vec<u8>>,
+    rows: u64,
+    waiting: Vec<R>,
+}
+
+impl<R: Row> ObjectWriter<R> {
+    /// A writer without rows.
+    ///
+    /// # Errors
+    ///
+    /// The table's columns are not possible in Parquet.
+    pub fn new() -> Result<Self, LakeError> {
+        let columns = Arc::new(Schema::new(R::columns()));
+        let options =
+            ArrowWriterOptions::new().with_properties(properties::<R>()).with_skip_arrow_metadata(true);
+        let writer = ArrowWriter::try_new_with_options(Vec::new(), Arc::clone(&columns), options)
+            .map_err(|error| unwritable::<R>(&error))?;
+        Ok(Self { columns, writer, rows: 0, waiting: Vec::with_capacity(BATCH) })
+    }
+
+    /// Adds a row.
+    ///
+    /// # Errors
+    ///
+    /// The row can't be encoded.
+    pub fn push(&mut self, row: R) -> Result<(), LakeError> {
+        self.rows += 1;
+        self.waiting.push(row);
+        if self.waiting.len() == BATCH { self.convert() } else { Ok(()) }
+    }
+
+    /// How many rows it has.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// The object.
+    ///
+    /// # Errors
+    ///
+    /// A row can't be encoded.
+    pub fn finish(mut self) -> Result<Bytes, LakeError> {
+        self.convert()?;
+        self.writer.into_inner().map(Bytes::from).map_err(|error| unwritable::<R>(&error))
+    }
+
+    fn convert(&mut self) -> Result<(), LakeError> {
+        let batch = serde_arrow::to_record_batch(self.columns.fields(), &self.waiting)
+            .map_err(|error| unwritable::<R>(&error))?;
+        self.waiting.clear();
+        self.writer.write(&batch).map_err(|error| unwritable::<R>(&error))
+    }
+}
+
+fn unwritable<R: Row>(reason: &impl ToString) -> LakeError {
+    LakeError::Rows { table: R::TABLE.as_str(), reason: reason.to_string() }
+}
+
+/// How objects are encoded, so that every engine reads them.
+fn properties<R: Row>() -> WriterProperties {
+    let mut properties = WriterProperties::builder()
+        .set_writer_version(WriterVersion::PARQUET_1_0)
+        .set_created_by(concat!("taptrail ", env!("CARGO_PKG_VERSION")).to_owned())
+        .set_compression(Compression::ZSTD(ZstdLevel::default()))
+        .set_max_row_group_row_count(Some(ROW_GROUP))
+        .set_data_page_row_count_limit(PAGE)
+        .set_write_batch_size(PAGE / 8)
+        .set_statistics_enabled(EnabledStatistics::Page);
+    for column in R::columns() {
+        let path = ColumnPath::from(column.name().as_str());
+        match (column.name().as_str(), column.data_type()) {
+            (_, arrow_schema::DataType::Timestamp(..)) => {
+                properties = properties
+                    .set_column_encoding(path.clone(), Encoding::DELTA_BINARY_PACKED)
+                    .set_column_dictionary_enabled(path, false);
+            }
+            ("uuid" | "guest", _) => properties = properties.set_column_bloom_filter_enabled(path, true),
+            _ => {}
+        }
+    }
+    properties.build()
+}
+
+/// What is read of an object at most. An object store is not trusted: an object may be made to
+/// exhaust the memory of its reader.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Bytes of an object.
+    pub object: u64,
+    /// Bytes of its footer.
+    pub footer: u64,
+    /// Rows of a row group.
+    pub row_group: i64,
+    /// Bytes of a row group, decoded.
+    pub decoded: i64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { object: 16 << 30, footer: 64 << 20, row_group: 1 << 20, decoded: 1 << 30 }
+    }
+}
+
+/// Reads the rows of one object.
+pub struct ObjectReader<R: Row> {
+    name: Arc<str>,
+    builder: ParquetRecordBatchReaderBuilder<RemoteObject>,
+    row: PhantomData<R>,
+}
+
+impl<R: Row> ObjectReader<R> {
+    /// Opens an object, and reads its footer. `bytes`: its size.
+    ///
+    /// # Errors
+    ///
+    /// The object can't be read, or is not one of this table.
+    pub fn open(store: &Arc<Store>, path: &str, bytes: u64, limits: Limits) -> Result<Self, LakeError> {
+        let name: Arc<str> = Arc::from(path);
+        if bytes > limits.object {
+            return Err(LakeError::damaged(&name, format!("it has {bytes} bytes")));
+        }
+        let object = RemoteObject { store: Arc::clone(store), path: Arc::clone(&name), bytes };
+        let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
+        let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(object, options)
+            .map_err(|error| LakeError::damaged(&name, error))?;
+        for group in builder.metadata().row_groups() {
+            if group.num_rows() > limits.row_group || group.total_byte_size() > limits.decoded {
+                return Err(LakeError::damaged(&name, "one of its row groups is too large"));
+            }
+        }
+        Ok(Self { name, builder, row: PhantomData })
+    }
+
+    /// Passes on each row, in the order of the object.
+    ///
+    /// # Errors
+    ///
+    /// The object is damaged, or `take` fails.
+    pub fn for_each<E: From<LakeError>>(self, take: &mut impl FnMut(R) -> Result<(), E>) -> Result<(), E> {
+        let Self { name, builder, .. } = self;
+        let damaged = |reason: &dyn ToString| LakeError::damaged(&name, reason.to_string());
+        let batches = builder.with_batch_size(BATCH).build().map_err(|error| damaged(&error))?;
+        for batch in batches {
+            let batch = batch.map_err(|error| damaged(&error))?;
+            let rows: Vec<R> = serde_arrow::from_record_batch(&batch).map_err(|error| damaged(&error))?;
+            rows.into_iter().try_for_each(&mut *take)?;
+        }
+        Ok(())
+    }
+}
+
+/// An object as the Parquet library reads it: by parts.
+#[derive(Clone)]
+struct RemoteObject {
+    store: Arc<Store>,
+    path: Arc<str>,
+    bytes: u64,
+}
+
+impl Length for RemoteObject {
+    fn len(&self) -> u64 {
+        self.bytes
+    }
+}
+
+impl ChunkReader for RemoteObject {
+    type T = std::io::Cursor<Bytes>;
+
+    fn get_read(&self, start: u64) -> parquet::errors::Result<Self::T> {
+        // Only page headers are read in this way; their length is not known before.
+        let end = start.saturating_add(64 << 10).min(self.bytes);
+        self.part(start..end).map(std::io::Cursor::new)
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> parquet::errors::Result<Bytes> {
+        let end = start.checked_add(length as u64).filter(|end| *end <= self.bytes);
+        let end =
+            end.ok_or_else(|| ParquetError::EOF(format!("{length} bytes at {start} are outside it")))?;
+        self.part(start..end)
+    }
+}
+
+impl RemoteObject {
+    fn part(&self, range: std::ops::Range<u64>) -> parquet::errors::Result<Bytes> {
+        self.store.range(&self.path, range).map_err(|error| ParquetError::External(Box::new(error)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::HeldRow;
+
+    fn row(number: i64) -> HeldRow {
+        HeldRow {
+            host: format!("host{}", number % 7),
+            guest: "web1".into(),
+            uuid: "f3607ac8-f517-4952-b61c-b19b40f99661".into(),
+            mac: format!("52:54:00:00:{:02x}:{:02x}", number >> 8, number & 255),
+            kind: "tun".into(),
+            path: "/dev/net/tun".into(),
+            rdev: Some("0A:C8".into()),
+            dev: Some("vnet0".into()),
+            state: "held".into(),
+            certainty: "definitive".into(),
+            ended_by: None,
+            end_doubt: None,
+            queues: None,
+            pid: Some(7),
+            opened: Some(number),
+            granted: Some(number + 1),
+            released: None,
+            last_seen: None,
+            uncertain_since: None,
+            first: true,
+            last: false,
+            possibly_held: Vec::new(),
+            proof: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn rows_are_read_as_they_were_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::open(&format!("file://{}", directory.path().display())).unwrap());
+        let write = || {
+            let mut writer = ObjectWriter::new().unwrap();
+            (0..10_000).for_each(|number| writer.push(row(number)).unwrap());
+            writer.finish().unwrap()
+        };
+        let object = write();
+        assert_eq!(object, write(), "the same rows give the same bytes");
+        store.put_new("held/x.parquet", object.clone()).unwrap();
+        let mut read = Vec::new();
+        ObjectReader::<HeldRow>::open(&store, "held/x.parquet", object.len() as u64, Limits::default())
+            .unwrap()
+            .for_each(&mut |row| {
+                read.push(row);
+                Ok::<_, LakeError>(())
+            })
+            .unwrap();
+        assert!(read.iter().eq((0..10_000).map(row).collect::<Vec<_>>().iter()));
+    }
+}

@@ -1,0 +1,208 @@
+//! An object store: a directory, S3, Google Cloud Storage or Azure.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::TryStreamExt as _;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload, prefix};
+use tokio::runtime::{Builder, Runtime};
+use url::Url;
+
+use crate::LakeError;
+
+/// A place with objects. Its calls block.
+#[derive(Debug)]
+pub struct Store {
+    objects: Arc<dyn ObjectStore>,
+    runtime: Runtime,
+    url: String,
+}
+
+/// Whether an object is there now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Put {
+    /// It was written.
+    Written,
+    /// An object of that name was there already.
+    Existed,
+}
+
+/// An object in a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Its path in the lake.
+    pub path: String,
+    /// Its size, in bytes.
+    pub bytes: u64,
+    /// When the store got it, by the store's clock.
+    pub arrived: jiff::Timestamp,
+}
+
+impl Store {
+    /// The store at a URL: `file:///DIRECTORY`, `s3://BUCKET/PREFIX`, `gs://…`, `az://…`. What else
+    /// a store needs, such as its region, endpoint and credentials, comes from the environment, as
+    /// for its own tools.
+    ///
+    /// # Errors
+    ///
+    /// The URL names no store, or the environment lacks what the store needs.
+    pub fn open(url: &str) -> Result<Self, LakeError> {
+        let parsed = Url::parse(url);
+        if parsed.as_ref().is_ok_and(|url| url.password().is_some()) {
+            let reason = "credentials come from the environment, never from a URL".to_owned();
+            return Err(LakeError::Url { url: without_credentials(url), reason });
+        }
+        let unusable = |reason: String| LakeError::Url { url: url.to_owned(), reason };
+        let parsed = parsed.map_err(|error| unusable(error.to_string()))?;
+        // Only the first call has an effect, and that is enough.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        if parsed.scheme() == "file" {
+            let directory = parsed.to_file_path().map_err(|()| unusable("it has no absolute path".into()))?;
+            std::fs::create_dir_all(&directory).map_err(|error| unusable(error.to_string()))?;
+        }
+        let variables = std::env::vars_os().filter_map(|(name, value)| {
+            Some((name.into_string().ok()?.to_ascii_lowercase(), value.into_string().ok()?))
+        });
+        let (objects, path) =
+            object_store::parse_url_opts(&parsed, variables).map_err(|error| unusable(error.to_string()))?;
+        let objects: Arc<dyn ObjectStore> = Arc::new(prefix::PrefixStore::new(objects, path));
+        Self::of(objects, url.to_owned())
+    }
+
+    /// A store with these objects.
+    ///
+    /// # Errors
+    ///
+    /// The store's client can't be started.
+    pub fn of(objects: Arc<dyn ObjectStore>, url: String) -> Result<Self, LakeError> {
+        let runtime = Builder::new_current_thread().enable_all().build().map_err(LakeError::Start)?;
+        Ok(Self { objects, runtime, url })
+    }
+
+    /// Its URL.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Writes an object, unless there is one of that name.
+    ///
+    /// # Errors
+    ///
+    /// The store can't write it.
+    pub fn put_new(&self, path: &str, content: Bytes) -> Result<Put, LakeError> {
+        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        let payload = PutPayload::from_bytes(content);
+        let path = Path::from(path);
+        match self.runtime.block_on(self.objects.put_opts(&path, payload, options)) {
+            Ok(_) => Ok(Put::Written),
+            Err(object_store::Error::AlreadyExists { .. }) => Ok(Put::Existed),
+            Err(source) => Err(failed(path.as_ref(), "written", source)),
+        }
+    }
+
+    /// All of an object.
+    ///
+    /// # Errors
+    ///
+    /// The store can't read it, or it is larger than `limit` bytes.
+    pub fn get(&self, path: &str, limit: u64) -> Result<Bytes, LakeError> {
+        self.runtime.block_on(async {
+            let got =
+                self.objects.get(&Path::from(path)).await.map_err(|error| failed(path, "read", error))?;
+            if got.meta.size > limit {
+                let reason = format!("it has {} bytes; {limit} are the most that is read", got.meta.size);
+                return Err(LakeError::damaged(&Arc::from(path), reason));
+            }
+            got.bytes().await.map_err(|error| failed(path, "read", error))
+        })
+    }
+
+    /// A part of an object.
+    ///
+    /// # Errors
+    ///
+    /// The store can't read it.
+    pub fn range(&self, path: &str, range: std::ops::Range<u64>) -> Result<Bytes, LakeError> {
+        let path_in_store = Path::from(path);
+        let part = self.objects.get_range(&path_in_store, range);
+        self.runtime.block_on(part).map_err(|error| failed(path, "read", error))
+    }
+
+    /// The objects below a folder, in no order.
+    ///
+    /// # Errors
+    ///
+    /// The store can't list them.
+    pub fn list(&self, folder: &str) -> Result<Vec<Listed>, LakeError> {
+        let below = Path::from(folder);
+        let all = self.objects.list(Some(&below)).map_ok(|about| Listed {
+            path: about.location.to_string(),
+            bytes: about.size,
+            arrived: jiff::Timestamp::from_microsecond(about.last_modified.timestamp_micros())
+                .unwrap_or_default(),
+        });
+        self.runtime.block_on(all.try_collect()).map_err(|error| failed(folder, "listed", error))
+    }
+
+    /// Deletes an object. One that is not there is deleted.
+    ///
+    /// # Errors
+    ///
+    /// The store can't delete it.
+    pub fn delete(&self, path: &str) -> Result<(), LakeError> {
+        match self.runtime.block_on(self.objects.delete(&Path::from(path))) {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(source) => Err(failed(path, "deleted", source)),
+        }
+    }
+}
+
+fn failed(object: &str, what: &'static str, source: object_store::Error) -> LakeError {
+    LakeError::Store { object: object.to_owned(), what, source }
+}
+
+fn without_credentials(url: &str) -> String {
+    let Ok(mut parsed) = Url::parse(url) else { return String::new() };
+    // These fail only for URLs without a host, which have no credentials.
+    let _ = parsed.set_password(None);
+    let _ = parsed.set_username("");
+    parsed.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_is_never_overwritten() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&format!("file://{}", directory.path().display())).unwrap();
+        assert_eq!(
+            store.put_new("held/day=2026-11-29/g1", Bytes::from_static(b"one")).unwrap(),
+            Put::Written
+        );
+        assert_eq!(
+            store.put_new("held/day=2026-11-29/g1", Bytes::from_static(b"two")).unwrap(),
+            Put::Existed
+        );
+        assert_eq!(store.get("held/day=2026-11-29/g1", 9).unwrap(), "one");
+        assert_eq!(store.range("held/day=2026-11-29/g1", 1..3).unwrap(), "ne");
+        assert!(matches!(store.get("held/day=2026-11-29/g1", 2), Err(LakeError::Damaged { .. })));
+        let listed = store.list("held").unwrap();
+        assert_eq!((listed.len(), listed[0].path.as_str()), (1, "held/day=2026-11-29/g1"));
+        store.delete("held/day=2026-11-29/g1").unwrap();
+        store.delete("held/day=2026-11-29/g1").unwrap();
+        assert!(store.list("held").unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_is_no_store_is_named() {
+        for url in ["/var/lake", "ftp://x/y", "s3://", "file://host/x"] {
+            let error = Store::open(url).unwrap_err().to_string();
+            assert!(error.contains(url), "{error}");
+        }
+        let error = Store::open("ftp://me:secret@x/y").unwrap_err().to_string();
+        assert!(!error.contains("secret"), "{error}");
+    }
+}
