@@ -26,7 +26,7 @@ mod tables;
 pub use error::LakeError;
 pub use layout::{BatchId, Day, GENERATIONS, Generation, INBOX, Table};
 pub use manifest::{BatchManifest, GenerationManifest, ObjectEntry, Previous, VERSION};
-pub use object::{Limits, ObjectReader, ObjectWriter};
+pub use object::{Limits, ObjectReader, ObjectWriter, Rows};
 pub use store::{Listed, Put, Store};
 pub use tables::Row;
 pub use tables::columns::{Micros, ProofRow};

@@ -3,10 +3,13 @@
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use arrow_schema::{Schema, SchemaRef};
+use arrow_array::RecordBatch;
+use arrow_schema::{ArrowError, Schema, SchemaRef};
 use bytes::Bytes;
 use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_reader::{
+    ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
+};
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::errors::ParquetError;
@@ -161,21 +164,48 @@ impl<R: Row> ObjectReader<R> {
         Ok(Self { name, builder, row: PhantomData })
     }
 
-    /// Passes on each row, in the order of the object.
+    /// Its rows, in the order of the object.
     ///
     /// # Errors
     ///
-    /// The object is damaged, or `take` fails.
-    pub fn for_each<E: From<LakeError>>(self, take: &mut impl FnMut(R) -> Result<(), E>) -> Result<(), E> {
-        let Self { name, builder, .. } = self;
-        let damaged = |reason: &dyn ToString| LakeError::damaged(&name, reason.to_string());
-        let batches = builder.with_batch_size(BATCH).build().map_err(|error| damaged(&error))?;
-        for batch in batches {
-            let batch = batch.map_err(|error| damaged(&error))?;
-            let rows: Vec<R> = serde_arrow::from_record_batch(&batch).map_err(|error| damaged(&error))?;
-            rows.into_iter().try_for_each(&mut *take)?;
+    /// The object is damaged.
+    pub fn rows(self) -> Result<Rows<R>, LakeError> {
+        let Self { name, builder, row } = self;
+        let batches = builder.with_batch_size(BATCH).build();
+        let batches = batches.map_err(|error| LakeError::damaged(&name, error))?;
+        Ok(Rows { name, batches, decoded: Vec::new().into_iter(), row })
+    }
+}
+
+/// The rows of an object. After an error there are no more.
+pub struct Rows<R: Row> {
+    name: Arc<str>,
+    batches: ParquetRecordBatchReader,
+    decoded: std::vec::IntoIter<R>,
+    row: PhantomData<R>,
+}
+
+impl<R: Row> Rows<R> {
+    fn decode(&self, batch: Result<RecordBatch, ArrowError>) -> Result<Vec<R>, LakeError> {
+        let batch = batch.map_err(|error| LakeError::damaged(&self.name, error))?;
+        serde_arrow::from_record_batch(&batch).map_err(|error| LakeError::damaged(&self.name, error))
+    }
+}
+
+impl<R: Row> Iterator for Rows<R> {
+    type Item = Result<R, LakeError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(row) = self.decoded.next() {
+                return Some(Ok(row));
+            }
+            let batch = self.batches.next()?;
+            match self.decode(batch) {
+                Ok(rows) => self.decoded = rows.into_iter(),
+                Err(error) => return Some(Err(error)),
+            }
         }
-        Ok(())
     }
 }
 
@@ -261,14 +291,9 @@ mod tests {
         let object = write();
         assert_eq!(object, write(), "the same rows give the same bytes");
         store.put_new("held/x.parquet", object.clone()).unwrap();
-        let mut read = Vec::new();
-        ObjectReader::<HeldRow>::open(&store, "held/x.parquet", object.len() as u64, Limits::default())
-            .unwrap()
-            .for_each(&mut |row| {
-                read.push(row);
-                Ok::<_, LakeError>(())
-            })
-            .unwrap();
+        let reader =
+            ObjectReader::<HeldRow>::open(&store, "held/x.parquet", object.len() as u64, Limits::default());
+        let read: Vec<HeldRow> = reader.unwrap().rows().unwrap().collect::<Result<_, _>>().unwrap();
         assert!(read.iter().eq((0..10_000).map(row).collect::<Vec<_>>().iter()));
     }
 }
