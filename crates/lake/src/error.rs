@@ -22,6 +22,9 @@ pub enum LakeError {
         #[source]
         source: object_store::Error,
     },
+    /// There is no lake.
+    #[error("there is no lake at {0}: it has neither a generation nor a batch")]
+    NoLake(String),
     /// An object is not what its name and manifest say.
     #[error("{object} is no object of a lake, or damaged: {reason}")]
     Damaged {
@@ -44,6 +47,11 @@ pub enum LakeError {
 }
 
 impl LakeError {
+    /// Whether an object that was to be read is not there.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Store { source: object_store::Error::NotFound { .. }, .. })
+    }
+
     /// A damaged object.
     pub(crate) fn damaged(object: &Arc<str>, reason: impl ToString) -> Self {
         Self::Damaged { object: Arc::clone(object), reason: reason.to_string() }

@@ -116,9 +116,14 @@ impl BatchId {
         (text.len() == Self::DIGITS && is_hex).then(|| Self(text.to_owned()))
     }
 
+    /// The batch of a manifest's path, if it is one.
+    pub fn of_manifest(path: &str) -> Option<Self> {
+        Self::parse(path.strip_prefix(BATCHES)?.strip_prefix('/')?.strip_suffix(".json")?)
+    }
+
     /// The path of its manifest.
     pub fn manifest(&self) -> String {
-        format!("{INBOX}/{}.json", self.0)
+        format!("{BATCHES}/{}.json", self.0)
     }
 
     /// The path of one of its objects: the `number`-th of a table and day.
@@ -150,14 +155,19 @@ impl Generation {
         format!("{GENERATIONS}/{:08}.json", self.0)
     }
 
-    /// The path of its object of a table and day.
-    pub fn object(self, table: Table, day: Day) -> String {
-        format!("{table}/day={day}/g{:08}.parquet", self.0)
+    /// The path of its object of a table and day, with this SHA-256 in hex: two that compact at the
+    /// same time do not write the same object.
+    pub fn object(self, table: Table, day: Day, sha256: &str) -> String {
+        let sum = sha256.get(..16).unwrap_or(sha256);
+        format!("{table}/day={day}/g{:08}-{sum}.parquet", self.0)
     }
 }
 
 /// The folder of what is not compacted.
 pub const INBOX: &str = "inbox";
+
+/// The folder of the batches' manifests.
+pub const BATCHES: &str = "inbox/batches";
 
 /// The folder of the snapshots' manifests.
 pub const GENERATIONS: &str = "generations";
@@ -184,7 +194,9 @@ mod tests {
         let batch = BatchId::of(["aa", "bb"].into_iter());
         assert_eq!(BatchId::parse(&batch.to_string()), Some(batch.clone()));
         assert!(batch.object(Table::Held, day, 0).starts_with("inbox/held/day=2026-11-29/"));
-        assert_eq!(Generation(7).object(Table::Runs, day), "runs/day=2026-11-29/g00000007.parquet");
+        let path = Generation(7).object(Table::Runs, day, "0123456789abcdef0123456789abcdef");
+        assert_eq!(path, "runs/day=2026-11-29/g00000007-0123456789abcdef.parquet");
+        assert_eq!(BatchId::of_manifest(&batch.manifest()), Some(batch.clone()));
         assert_eq!(Generation::of_manifest(&Generation(7).manifest()), Some(Generation(7)));
         for other in ["generations/7.json", "generations/00000007.json.minisig", "x/00000007.json"] {
             assert_eq!(Generation::of_manifest(other), None, "{other}");

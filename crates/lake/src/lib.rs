@@ -6,8 +6,8 @@
 //!
 //! ```text
 //!   inbox/<table>/day=D/<batch>-<n>.parquet   a batch: what one `taptrail archive` adds
-//!   inbox/<batch>.json                        its manifest, written last: the batch counts from here
-//!   <table>/day=D/g<generation>.parquet       compacted: one object for a day
+//!   inbox/batches/<batch>.json                its manifest, written last: the batch counts from here
+//!   <table>/day=D/g<generation>-<sum>.parquet compacted: one object for a day
 //!   generations/<generation>.json             names the current objects, with their SHA-256
 //! ```
 //!
@@ -20,13 +20,15 @@ mod error;
 mod layout;
 mod manifest;
 mod object;
+mod snapshot;
 mod store;
 mod tables;
 
 pub use error::LakeError;
-pub use layout::{BatchId, Day, GENERATIONS, Generation, INBOX, Table};
-pub use manifest::{BatchManifest, GenerationManifest, ObjectEntry, Previous, VERSION};
+pub use layout::{BATCHES, BatchId, Day, GENERATIONS, Generation, INBOX, Table};
+pub use manifest::{BatchManifest, GenerationManifest, ObjectEntry, Previous, VERSION, sha256};
 pub use object::{Limits, ObjectReader, ObjectWriter, Rows};
+pub use snapshot::Snapshot;
 pub use store::{Listed, Put, Store};
 pub use tables::Row;
 pub use tables::columns::{Micros, ProofRow};

@@ -1,8 +1,12 @@
 //! Manifests: which objects count.
 
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::layout::{BatchId, Day, Generation, Table};
+use crate::layout::{BatchId, Day, Generation, INBOX, Table, hex};
+use crate::{LakeError, Store};
 
 /// An object that a manifest names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,3 +66,78 @@ pub struct Previous {
 
 /// The version of the layout that this program writes.
 pub const VERSION: u32 = 1;
+
+/// Bytes of a manifest at most: enough for the days of a century.
+pub(crate) const MAX_MANIFEST: u64 = 256 << 20;
+
+impl BatchManifest {
+    /// Reads the manifest of a batch.
+    ///
+    /// # Errors
+    ///
+    /// It can't be read, or is of another batch or a later version.
+    pub fn read(store: &Store, batch: &BatchId) -> Result<Self, LakeError> {
+        let path: Arc<str> = batch.manifest().into();
+        let read: Self = parse(&path, &store.get(&path, MAX_MANIFEST)?)?;
+        if read.batch != *batch {
+            return Err(LakeError::damaged(&path, format!("it is of the batch {}", read.batch)));
+        }
+        read.objects.iter().try_for_each(|object| check_path(&path, object, INBOX))?;
+        Ok(read)
+    }
+}
+
+impl GenerationManifest {
+    /// Reads the manifest of a generation. Returns it with its SHA-256.
+    ///
+    /// # Errors
+    ///
+    /// It can't be read, or is of another generation or a later version.
+    pub fn read(store: &Store, generation: Generation) -> Result<(Self, String), LakeError> {
+        let path: Arc<str> = generation.manifest().into();
+        let bytes = store.get(&path, MAX_MANIFEST)?;
+        let read: Self = parse(&path, &bytes)?;
+        if read.generation != generation {
+            return Err(LakeError::damaged(&path, format!("it is of generation {}", read.generation.0)));
+        }
+        read.objects.iter().try_for_each(|object| check_path(&path, object, ""))?;
+        Ok((read, sha256(&bytes)))
+    }
+}
+
+/// The SHA-256 of an object, in lower-case hex.
+pub fn sha256(bytes: &[u8]) -> String {
+    hex(ring::digest::digest(&ring::digest::SHA256, bytes).as_ref())
+}
+
+fn parse<T: DeserializeOwned>(path: &Arc<str>, bytes: &[u8]) -> Result<T, LakeError> {
+    #[derive(Deserialize)]
+    struct Version {
+        version: u32,
+    }
+    let Version { version } =
+        serde_json::from_slice(bytes).map_err(|error| LakeError::damaged(path, error))?;
+    if version > VERSION {
+        let reason =
+            format!("its layout is of version {version}, and this program reads {VERSION}: use a later one");
+        return Err(LakeError::damaged(path, reason));
+    }
+    serde_json::from_slice(bytes).map_err(|error| LakeError::damaged(path, error))
+}
+
+/// An object of a manifest lies where objects of its table and day lie.
+fn check_path(manifest: &Arc<str>, object: &ObjectEntry, folder: &str) -> Result<(), LakeError> {
+    let ObjectEntry { table, day, path, .. } = object;
+    let folder = if folder.is_empty() {
+        format!("{table}/day={day}/")
+    } else {
+        format!("{folder}/{table}/day={day}/")
+    };
+    match path.strip_prefix(&folder) {
+        Some(name) if !name.contains('/') && name.ends_with(".parquet") => Ok(()),
+        _ => Err(LakeError::damaged(
+            manifest,
+            format!("'{path}' is no place for an object of {table} and {day}"),
+        )),
+    }
+}
