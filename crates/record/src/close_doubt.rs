@@ -1,10 +1,13 @@
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// Why a close does not show that nobody holds the device any more: `doubt=` of its record.
 ///
 /// A close without a doubt rests on the kernel's counts. A doubt says what the writer checked and
 /// could not exclude.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum CloseDoubt {
     /// Another process was seen to hold a copy of the descriptor.
     HeldElsewhere,
@@ -23,28 +26,23 @@ pub enum CloseDoubt {
     Unseen,
 }
 
-impl CloseDoubt {
+crate::word_table! {
+    CloseDoubt:
     /// All of them, the most certain that the device is held first.
-    pub const ALL: [Self; 6] =
-        [Self::HeldElsewhere, Self::Attached, Self::Hidden, Self::LinkUnknown, Self::Uncounted, Self::Unseen];
-
+    ALL,
     /// The word in records and JSON.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::HeldElsewhere => "held-elsewhere",
-            Self::Attached => "attached",
-            Self::Hidden => "hidden",
-            Self::LinkUnknown => "link-unknown",
-            Self::Uncounted => "uncounted",
-            Self::Unseen => "unseen",
-        }
+    as_str,
+    {
+        HeldElsewhere = "held-elsewhere",
+        Attached = "attached",
+        Hidden = "hidden",
+        LinkUnknown = "link-unknown",
+        Uncounted = "uncounted",
+        Unseen = "unseen",
     }
+}
 
-    /// The doubt with this word.
-    pub fn from_word(word: &[u8]) -> Option<Self> {
-        Self::ALL.into_iter().find(|doubt| doubt.as_str().as_bytes() == word)
-    }
-
+impl CloseDoubt {
     /// Whether the device is probably held: a holder was seen or counted, or the link can't be
     /// found. With the other doubts, it is only not shown that nobody holds it.
     pub fn needs_attention(self) -> bool {

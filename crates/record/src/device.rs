@@ -19,15 +19,17 @@ pub enum DeviceKind {
     Unknown,
 }
 
-impl DeviceKind {
+crate::word_table! {
+    DeviceKind:
+    /// All kinds.
+    ALL,
     /// The kind as it stands in JSON, tables and the ledger.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Tun => "tun",
-            Self::Macvtap => "macvtap",
-            Self::VhostNet => "vhost-net",
-            Self::Unknown => "unknown",
-        }
+    as_str,
+    {
+        Tun = "tun",
+        Macvtap = "macvtap",
+        VhostNet = "vhost-net",
+        Unknown = "unknown",
     }
 }
 

@@ -64,6 +64,7 @@ mod resource;
 mod scan;
 mod syscall;
 mod visible;
+mod words;
 mod write;
 
 pub use abend::Abend;

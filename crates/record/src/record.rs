@@ -1,3 +1,5 @@
+use serde::{Deserialize, Serialize};
+
 use crate::{CloseDoubt, Device, GuestId, MacAddr, Reason, RecordType};
 
 /// One audit record about a guest or one of its network devices.
@@ -210,7 +212,8 @@ impl Event {
 }
 
 /// How an operation ended: `res=` of its record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Outcome {
     /// `res=success`
     Success,
@@ -218,13 +221,15 @@ pub enum Outcome {
     Failed,
 }
 
-impl Outcome {
+crate::word_table! {
+    Outcome:
+    /// Both outcomes.
+    ALL,
     /// The word in the record.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Success => "success",
-            Self::Failed => "failed",
-        }
+    as_str,
+    {
+        Success = "success",
+        Failed = "failed",
     }
 }
 

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 use taptrail_record::{Device, GuestId, MacAddr};
 
 use crate::Proof;
@@ -52,7 +52,7 @@ pub struct Incident {
 }
 
 /// How much a kind of finding matters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Severity {
     /// Normal operation that is worth knowing.
@@ -64,19 +64,20 @@ pub enum Severity {
     Grave,
 }
 
-impl Severity {
+taptrail_record::word_table! {
+    Severity:
     /// All severities, the least first.
-    pub const ALL: [Self; 3] = [Self::Notice, Self::Warning, Self::Grave];
-
+    ALL,
     /// The word in JSON and tables.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Notice => "notice",
-            Self::Warning => "warning",
-            Self::Grave => "grave",
-        }
+    as_str,
+    {
+        Notice = "notice",
+        Warning = "warning",
+        Grave = "grave",
     }
+}
 
+impl Severity {
     /// One sentence that explains it.
     pub fn summary(self) -> &'static str {
         match self {

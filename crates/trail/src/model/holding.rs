@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use taptrail_record::{CloseDoubt, Device, GuestId, MacAddr};
 
 use crate::Proof;
@@ -63,7 +63,7 @@ pub struct Holding {
 }
 
 /// What became of an opened device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum State {
     /// The open(2) failed.
@@ -81,22 +81,24 @@ pub enum State {
     Released,
 }
 
-impl State {
+taptrail_record::word_table! {
+    State:
+    /// All states.
+    ALL,
     /// The word in JSON and tables.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::OpenFailed => "open-failed",
-            Self::Opening => "opening",
-            Self::NeverGranted => "never-granted",
-            Self::Unknown => "unknown",
-            Self::Held => "held",
-            Self::Released => "released",
-        }
+    as_str,
+    {
+        OpenFailed = "open-failed",
+        Opening = "opening",
+        NeverGranted = "never-granted",
+        Unknown = "unknown",
+        Held = "held",
+        Released = "released",
     }
 }
 
 /// What ended a holding.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EndedBy {
     /// The interface was unplugged.
@@ -115,23 +117,25 @@ pub enum EndedBy {
     PidReused,
 }
 
-impl EndedBy {
+taptrail_record::word_table! {
+    EndedBy:
+    /// All ends.
+    ALL,
     /// The word in JSON and tables.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Detach => "detach",
-            Self::Stop => "stop",
-            Self::Close => "close",
-            Self::Revoke => "revoke",
-            Self::Restart => "restart",
-            Self::Reboot => "reboot",
-            Self::PidReused => "pid-reused",
-        }
+    as_str,
+    {
+        Detach = "detach",
+        Stop = "stop",
+        Close = "close",
+        Revoke = "revoke",
+        Restart = "restart",
+        Reboot = "reboot",
+        PidReused = "pid-reused",
     }
 }
 
 /// How sure a holding is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Certainty {
     /// Records name the device at every step.
@@ -148,16 +152,18 @@ pub enum Certainty {
     Incomplete,
 }
 
-impl Certainty {
+taptrail_record::word_table! {
+    Certainty:
+    /// All degrees, the surest first.
+    ALL,
     /// The word in JSON and tables.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Definitive => "definitive",
-            Self::Inferred => "inferred",
-            Self::Ambiguous => "ambiguous",
-            Self::Doubtful => "doubtful",
-            Self::Incomplete => "incomplete",
-        }
+    as_str,
+    {
+        Definitive = "definitive",
+        Inferred = "inferred",
+        Ambiguous = "ambiguous",
+        Doubtful = "doubtful",
+        Incomplete = "incomplete",
     }
 }
 
@@ -175,7 +181,7 @@ pub struct PossiblyHeld {
 }
 
 /// Why QEMU may have held a device without a record that says so.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Doubt {
     /// A manager records a grant only after QEMU has the descriptors.
@@ -202,22 +208,24 @@ pub enum Doubt {
     CloseDoubted,
 }
 
-impl Doubt {
+taptrail_record::word_table! {
+    Doubt:
+    /// All reasons.
+    ALL,
     /// The word in JSON and tables.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::BeforeGrant => "before-grant",
-            Self::Failed => "failed",
-            Self::NothingFollowed => "nothing-followed",
-            Self::NoGrantsRecorded => "no-grants-recorded",
-            Self::TrailEnds => "trail-ends",
-            Self::RecordsLost => "records-lost",
-            Self::EndUnseen => "end-unseen",
-            Self::BeforeTrail => "before-trail",
-            Self::Ambiguous => "ambiguous",
-            Self::Contradicted => "contradicted",
-            Self::CloseDoubted => "close-doubted",
-        }
+    as_str,
+    {
+        BeforeGrant = "before-grant",
+        Failed = "failed",
+        NothingFollowed = "nothing-followed",
+        NoGrantsRecorded = "no-grants-recorded",
+        TrailEnds = "trail-ends",
+        RecordsLost = "records-lost",
+        EndUnseen = "end-unseen",
+        BeforeTrail = "before-trail",
+        Ambiguous = "ambiguous",
+        Contradicted = "contradicted",
+        CloseDoubted = "close-doubted",
     }
 }
 

@@ -7,3 +7,5 @@ pub(crate) mod host;
 pub(crate) mod proof;
 pub(crate) mod report;
 pub(crate) mod run;
+#[cfg(test)]
+mod words;

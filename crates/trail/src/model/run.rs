@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 use taptrail_record::{GuestId, Reason, Requester};
 
 use crate::model::entry::RecordEntry;
@@ -60,7 +60,7 @@ pub struct GuestRun {
 }
 
 /// Whether a guest's run has ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RunState {
     /// No record shows its end.
@@ -69,13 +69,15 @@ pub enum RunState {
     Ended,
 }
 
-impl RunState {
+taptrail_record::word_table! {
+    RunState:
+    /// Both states.
+    ALL,
     /// The word in JSON and tables.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Running => "running",
-            Self::Ended => "ended",
-        }
+    as_str,
+    {
+        Running = "running",
+        Ended = "ended",
     }
 }
 
@@ -145,7 +147,7 @@ pub struct RecordedActor {
 }
 
 /// Which process a [`RecordedActor`] is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ActorRole {
     /// The client that asked for it: the record names it.
@@ -155,13 +157,15 @@ pub enum ActorRole {
     Manager,
 }
 
-impl ActorRole {
+taptrail_record::word_table! {
+    ActorRole:
+    /// Both roles.
+    ALL,
     /// The word in JSON and tables.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Requester => "requester",
-            Self::Manager => "manager",
-        }
+    as_str,
+    {
+        Requester = "requester",
+        Manager = "manager",
     }
 }
 
