@@ -1,4 +1,5 @@
 use compact_str::CompactString;
+use serde::{Deserialize, Serialize};
 
 use crate::number::decimal;
 use crate::pairs::{Pairs, Value, lossy_text};
@@ -8,13 +9,14 @@ use crate::pairs::{Pairs, Value, lossy_text};
 /// The kernel writes it for a signal that dumps core, other than SIGQUIT, before the dump
 /// (`audit_core_dumps()`, kernel/auditsc.c): the process ends at that time or after it. SIGKILL has
 /// no such record.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Abend {
     /// The process (not the thread that got the signal).
     pub pid: u32,
     /// The name of the thread that got the signal.
     pub comm: CompactString,
     /// The program; empty if the record does not have it, as those of Linux before 3.14.
+    #[serde(default, skip_serializing_if = "CompactString::is_empty")]
     pub exe: CompactString,
     /// The signal's number.
     pub signal: u32,

@@ -1,5 +1,6 @@
 use bstr::ByteSlice as _;
 use compact_str::CompactString;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::abend::{is_hypervisor, string};
@@ -10,7 +11,7 @@ use crate::{Device, DeviceKind};
 
 /// A security module refused a process the access to a raw network device, from the kernel's `AVC`
 /// record of SELinux or AppArmor.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Denial {
     /// The process.
     pub pid: u32,
@@ -22,6 +23,7 @@ pub struct Denial {
     pub label: CompactString,
     /// The device, as the record names it: SELinux may give only the last part of its path, or
     /// none.
+    #[serde(serialize_with = "crate::stored::device")]
     pub device: Device,
 }
 

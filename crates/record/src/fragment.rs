@@ -1,4 +1,5 @@
 use compact_str::CompactString;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::field_reader::{mac, uuid};
@@ -7,15 +8,23 @@ use crate::{Device, MacAddr, Rdev};
 
 /// The readable part of an invalid record: one that lost its end, or that the manager could not
 /// send to the kernel's audit. It names a guest, interface or device, and claims nothing of them.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Fragment {
     /// The guest's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<CompactString>,
     /// The guest's uuid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uuid: Option<Uuid>,
     /// The interface.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<MacAddr>,
     /// The device.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "crate::stored::maybe_device"
+    )]
     pub device: Option<Device>,
 }
 

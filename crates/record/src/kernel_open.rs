@@ -1,4 +1,5 @@
 use compact_str::CompactString;
+use serde::{Deserialize, Serialize};
 
 use crate::pairs::{Value, lossy_text};
 use crate::{Device, DeviceKind, PathRecord, Syscall};
@@ -8,19 +9,24 @@ use crate::{Device, DeviceKind, PathRecord, Syscall};
 ///
 /// Unlike a guest manager's record, it has a macvtap's true node and number, and it exists for the
 /// opens of any program.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct KernelOpen {
     /// The process that opened it.
     pub pid: u32,
     /// Its parent process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ppid: Option<u32>,
     /// Its program; empty if the record does not name it.
+    #[serde(default, skip_serializing_if = "CompactString::is_empty")]
     pub exe: CompactString,
     /// The device: the path as given to the system call, and the true device number.
+    #[serde(serialize_with = "crate::stored::device")]
     pub device: Device,
     /// The descriptor; none if the open failed, or was submitted to `io_uring`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fd: Option<i32>,
     /// Why it failed (`errno(3)`); none if it succeeded, or the outcome is not logged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub errno: Option<i32>,
 }
 

@@ -62,6 +62,7 @@ mod record;
 mod record_type;
 mod resource;
 mod scan;
+mod stored;
 mod syscall;
 mod visible;
 mod words;

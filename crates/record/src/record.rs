@@ -3,6 +3,9 @@ use serde::{Deserialize, Serialize};
 use crate::{CloseDoubt, Device, GuestId, MacAddr, Reason, RecordType};
 
 /// One audit record about a guest or one of its network devices.
+///
+/// Serialised, and read again, as archives store it: flat, with the pairs of its [`Event`] among its
+/// own, and without those that it does not have.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Record {
     /// The guest.
@@ -234,7 +237,7 @@ crate::word_table! {
 }
 
 /// The client that requested an operation: the peer of the supervisor's API.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Requester {
     /// User id of the peer.
     pub uid: u32,

@@ -1,4 +1,5 @@
 use compact_str::CompactString;
+use serde::{Deserialize, Serialize};
 
 use crate::field_reader::{FieldReader, Key, required};
 use crate::pairs::{Pairs, Value, lossy_text};
@@ -7,7 +8,7 @@ use crate::{GuestId, Outcome, ParseError, RecordType};
 
 /// A guest got, gave up or was refused another resource than a network device: a disk, memory, a
 /// processor, a host device … Or it got a security label.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ResourceChange {
     /// The guest.
     pub guest: GuestId,
@@ -19,10 +20,13 @@ pub struct ResourceChange {
     /// Whether it succeeded.
     pub outcome: Outcome,
     /// What it was before, if the record says that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub old: Option<CompactString>,
     /// What it is now, if the record says that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub new: Option<CompactString>,
     /// The other pairs of the record, in its order: `bus=usb device=001.002`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub details: Vec<(CompactString, CompactString)>,
 }
 

@@ -32,7 +32,7 @@ fn rdev() -> impl Strategy<Value = Option<Rdev>> {
     ]
 }
 
-fn device() -> impl Strategy<Value = Device> {
+pub(crate) fn device() -> impl Strategy<Value = Device> {
     let path = prop_oneof![
         Just("/dev/net/tun".to_owned()),
         Just("/dev/vhost-net".to_owned()),

@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use compact_str::CompactString;
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use taptrail_record::{Abend, Denial, Fragment, KernelOpen, MacAddr, Record, ResourceChange};
 use uuid::Uuid;
 
@@ -34,7 +35,7 @@ pub struct Entry {
 }
 
 /// The credentials of a process that wrote a record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Credentials {
     /// User id.
     pub uid: u32,
@@ -45,7 +46,14 @@ pub struct Credentials {
 }
 
 /// What one line or row says.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+///
+/// Serialised, and read again, as archives store it: an object with one member, which has the name
+/// of the variant: `{"foreign":{"exe":"/usr/bin/crun"}}`. What is absent is left out. Archives
+/// outlast versions of this crate: variants and fields may be added to that form, and none is ever
+/// renamed or removed. Fields that are not known are skipped; a variant that is not known is an
+/// error.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Content {
     /// A record of a guest or of one of its network devices.
     Record(Record),
@@ -68,14 +76,18 @@ pub enum Content {
     /// A part of a log is lost: records of that time may be missing.
     Gap(Gap),
     /// No records are written from here on, until [`RecordingResumed`](Self::RecordingResumed).
+    #[serde(with = "super::stored::why")]
     RecordingStopped(GapReason),
     /// Records are written again.
+    #[serde(with = "super::stored::why")]
     RecordingResumed(GapReason),
     /// The host booted.
+    #[serde(with = "super::stored::no_fields")]
     Boot,
     /// A `VIRT_CONTROL` record of a program that knows no uuids: a container run-time.
     Foreign {
         /// The program's path, if the record has it.
+        #[serde(default, skip_serializing_if = "CompactString::is_empty")]
         exe: CompactString,
     },
 }
@@ -95,19 +107,22 @@ pub struct StepsInProgress {
 
 /// A part of a log that can't be read: what was between two events that were read, as far as the
 /// kernel's serial numbers show.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Gap {
     /// The time of the event before it, if one was read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Timestamp>,
     /// The serial numbers of the first and the last event that may be missing, where they are
     /// known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub serials: Option<(u32, u32)>,
     /// Why it is missing.
     pub why: GapReason,
 }
 
 /// Why a part of a log is missing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum GapReason {
     /// The log's own serial numbers show that it was never written.
     NeverWritten,
@@ -138,6 +153,30 @@ pub enum GapReason {
     /// Its serial numbers fall, and not to those of a boot: the host booted and the beginning is
     /// missing, or these lines are another host's.
     SerialsFell,
+}
+
+taptrail_record::word_table! {
+    GapReason:
+    /// All reasons.
+    ALL,
+    /// The word in archives.
+    as_str,
+    {
+        NeverWritten = "never-written",
+        PositionLost = "position-lost",
+        Damaged = "damaged",
+        NotListening = "not-listening",
+        Overrun = "overrun",
+        RateLimited = "rate-limited",
+        Backlog = "backlog",
+        QueueFull = "queue-full",
+        AuditingOff = "auditing-off",
+        AuditdStopped = "auditd-stopped",
+        Suspended = "suspended",
+        UnparsedLines = "unparsed-lines",
+        Disordered = "disordered",
+        SerialsFell = "serials-fell",
+    }
 }
 
 impl Entry {

@@ -7,5 +7,6 @@ pub(crate) mod host;
 pub(crate) mod proof;
 pub(crate) mod report;
 pub(crate) mod run;
+mod stored;
 #[cfg(test)]
 mod words;

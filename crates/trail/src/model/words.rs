@@ -2,7 +2,7 @@
 
 use taptrail_record::{CloseDoubt, DeviceKind, Outcome, Reason};
 
-use crate::{ActorRole, Certainty, Doubt, EndedBy, RunState, Severity, State};
+use crate::{ActorRole, Certainty, Doubt, EndedBy, GapReason, RunState, Severity, State};
 
 #[test]
 fn each_value_has_one_word_in_both_directions() {
@@ -22,7 +22,7 @@ fn each_value_has_one_word_in_both_directions() {
             }
         )+};
     }
-    check!(State, Certainty, EndedBy, Doubt, RunState, ActorRole, Severity);
+    check!(State, Certainty, EndedBy, Doubt, RunState, ActorRole, Severity, GapReason);
     check!(CloseDoubt, DeviceKind, Outcome);
     assert_eq!("booted".parse::<Reason>().unwrap().as_str(), "booted");
 }
