@@ -59,7 +59,9 @@ impl Day {
 
     /// Its first moment.
     pub fn start(self) -> Timestamp {
-        TimeZone::UTC.to_timestamp(self.0.into()).unwrap_or(Timestamp::MAX)
+        // The calendar has one day more at each end than times have.
+        let outside = if self.0.year() < 0 { Timestamp::MIN } else { Timestamp::MAX };
+        TimeZone::UTC.to_timestamp(self.0.into()).unwrap_or(outside)
     }
 
     /// The first moment of the next day.

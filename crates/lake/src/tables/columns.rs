@@ -11,11 +11,26 @@ use taptrail_trail::{LineRef, Proof};
 pub type Micros = i64;
 
 pub(crate) fn micros(time: Timestamp) -> Micros {
-    time.as_microsecond()
+    time.as_microsecond().min(LAST)
 }
+
+/// The last time that [`timestamp`] reads: the fraction of the calendar's last second is cut.
+const LAST: Micros = 253_402_207_200_000_000;
 
 pub(crate) fn timestamp(micros: Micros) -> Option<Timestamp> {
     Timestamp::from_microsecond(micros).ok()
+}
+
+/// The time, if there is one; the outer none if it is out of range.
+#[allow(clippy::option_option)] // One says that the value is bad, the other that there is none.
+pub(crate) fn maybe_timestamp(micros: Option<Micros>) -> Option<Option<Timestamp>> {
+    micros.map_or(Some(None), |micros| timestamp(micros).map(Some))
+}
+
+/// The value of a word, if there is one; the outer none if no value has this word.
+#[allow(clippy::option_option)] // As above.
+pub(crate) fn maybe_word<T>(word: Option<String>, of: impl Fn(&str) -> Option<T>) -> Option<Option<T>> {
+    word.map_or(Some(None), |word| of(&word).map(Some))
 }
 
 pub(crate) fn text(name: &str) -> FieldRef {
@@ -46,10 +61,6 @@ pub(crate) fn maybe_int(name: &str) -> FieldRef {
     Arc::new(Field::new(name, DataType::Int64, true))
 }
 
-pub(crate) fn maybe_small(name: &str) -> FieldRef {
-    Arc::new(Field::new(name, DataType::Int32, true))
-}
-
 pub(crate) fn list(name: &str, fields: Vec<FieldRef>) -> FieldRef {
     let element = Field::new("element", DataType::Struct(fields.into()), false);
     Arc::new(Field::new(name, DataType::List(Arc::new(element)), false))
@@ -70,17 +81,40 @@ pub struct ProofRow {
     copies: Vec<LineRow>,
 }
 
+/// Another line with the same event.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-struct LineRow {
-    source: String,
-    line: i64,
+#[allow(missing_docs)] // A `LineRef`'s fields.
+pub struct LineRow {
+    pub source: String,
+    pub line: i64,
+}
+
+impl LineRow {
+    pub(crate) fn of(line: &LineRef) -> Self {
+        Self { source: line.source.to_string(), line: line_number(line.line) }
+    }
+
+    /// The line; none if its number is out of range.
+    pub(crate) fn line_ref(self) -> Option<LineRef> {
+        Some(LineRef { source: self.source.into(), line: self.line.try_into().ok()? })
+    }
 }
 
 pub(crate) fn proofs(name: &str) -> FieldRef {
-    let copies = list("copies", vec![text("source"), int("line")]);
-    let fields =
-        vec![maybe_int("serial"), time("time"), text("source"), int("line"), flag("unauthenticated"), copies];
+    let fields = vec![
+        maybe_int("serial"),
+        time("time"),
+        text("source"),
+        int("line"),
+        flag("unauthenticated"),
+        copies(),
+    ];
     list(name, fields)
+}
+
+/// Where else an event was read.
+pub(crate) fn copies() -> FieldRef {
+    list("copies", vec![text("source"), int("line")])
 }
 
 impl ProofRow {
@@ -92,12 +126,13 @@ impl ProofRow {
             source: proof.source.to_string(),
             line: line_number(proof.line),
             unauthenticated: proof.unauthenticated,
-            copies: proof
-                .copies
-                .iter()
-                .map(|copy| LineRow { source: copy.source.to_string(), line: line_number(copy.line) })
-                .collect(),
+            copies: proof.copies.iter().map(LineRow::of).collect(),
         }
+    }
+
+    /// The event that it is about, in whatever file it is read.
+    pub fn event(&self) -> (Micros, Option<i64>) {
+        (self.time, self.serial)
     }
 
     /// The proof; none if a value is out of range.
@@ -107,17 +142,18 @@ impl ProofRow {
             time: timestamp(self.time)?,
             source: self.source.into(),
             line: self.line.try_into().ok()?,
-            copies: self
-                .copies
-                .into_iter()
-                .map(|copy| Some(LineRef { source: copy.source.into(), line: copy.line.try_into().ok()? }))
-                .collect::<Option<_>>()?,
+            copies: self.copies.into_iter().map(LineRow::line_ref).collect::<Option<_>>()?,
             unauthenticated: self.unauthenticated,
         })
     }
 }
 
+/// The proofs of a row; none if a value is out of range.
+pub(crate) fn all_proofs(rows: Vec<ProofRow>) -> Option<Vec<Proof>> {
+    rows.into_iter().map(ProofRow::proof).collect()
+}
+
 /// A line's number; no log has more lines than an `i64` counts.
-fn line_number(line: u64) -> i64 {
+pub(crate) fn line_number(line: u64) -> i64 {
     i64::try_from(line).unwrap_or(i64::MAX)
 }

@@ -4,12 +4,15 @@ use std::cmp::Ordering;
 
 use arrow_schema::FieldRef;
 use serde::{Deserialize, Serialize};
-use taptrail_trail::{Holding, PossiblyHeld};
+use taptrail_record::{CloseDoubt, Device, DeviceKind, GuestId};
+use taptrail_trail::{Certainty, Doubt, EndedBy, Holding, PossiblyHeld, State};
 
 use super::columns::{
-    Micros, ProofRow, flag, list, maybe_small, maybe_text, maybe_time, micros, proofs, text,
+    Micros, ProofRow, all_proofs, flag, list, maybe_int, maybe_text, maybe_time, maybe_timestamp, maybe_word,
+    micros, proofs, text,
 };
-use crate::{Row, Table};
+use super::latest_of_each;
+use crate::{Day, Row, Table};
 
 /// A holding on one day.
 ///
@@ -30,8 +33,8 @@ pub struct HeldRow {
     pub certainty: String,
     pub ended_by: Option<String>,
     pub end_doubt: Option<String>,
-    pub queues: Option<i32>,
-    pub pid: Option<i32>,
+    pub queues: Option<i64>,
+    pub pid: Option<i64>,
     pub opened: Option<Micros>,
     pub granted: Option<Micros>,
     pub released: Option<Micros>,
@@ -71,8 +74,8 @@ impl HeldRow {
             certainty: holding.certainty.as_str().to_owned(),
             ended_by: holding.ended_by.map(|cause| cause.as_str().to_owned()),
             end_doubt: holding.end_doubt.map(|doubt| doubt.as_str().to_owned()),
-            queues: holding.queues.and_then(|queues| queues.try_into().ok()),
-            pid: holding.pid.and_then(|pid| pid.try_into().ok()),
+            queues: holding.queues.map(i64::from),
+            pid: holding.pid.map(i64::from),
             opened: holding.opened.map(micros),
             granted: holding.granted.map(micros),
             released: holding.released.map(micros),
@@ -85,10 +88,53 @@ impl HeldRow {
         }
     }
 
-    /// What identifies the holding, the same on all its days.
+    /// The holding; none if a value is out of range.
+    pub fn holding(self) -> Option<Holding> {
+        Some(Holding {
+            host: self.host.into(),
+            guest: GuestId { name: self.guest.into(), uuid: self.uuid.parse().ok()? },
+            mac: self.mac.parse().ok()?,
+            device: Device {
+                kind: DeviceKind::from_word(self.kind)?,
+                path: self.path.into(),
+                rdev: self.rdev.map(|rdev| rdev.parse()).transpose().ok()?,
+                dev: self.dev.map(Into::into),
+            },
+            queues: self.queues.map(u32::try_from).transpose().ok()?,
+            opened: maybe_timestamp(self.opened)?,
+            granted: maybe_timestamp(self.granted)?,
+            released: maybe_timestamp(self.released)?,
+            last_seen: maybe_timestamp(self.last_seen)?,
+            end_doubt: maybe_word(self.end_doubt, |word| CloseDoubt::from_word(word))?,
+            uncertain_since: maybe_timestamp(self.uncertain_since)?,
+            possibly_held: self
+                .possibly_held
+                .into_iter()
+                .map(PossibleRow::possibly_held)
+                .collect::<Option<_>>()?,
+            state: State::from_word(self.state)?,
+            ended_by: maybe_word(self.ended_by, |word| EndedBy::from_word(word))?,
+            certainty: Certainty::from_word(self.certainty)?,
+            pid: self.pid.map(u32::try_from).transpose().ok()?,
+            proof: all_proofs(self.proof)?,
+        })
+    }
+
+    /// What identifies the holding, the same on all its days and in every reading of its records.
+    ///
+    /// The device is no part of it: its node or number may be learned days after the grant. Nor is
+    /// a file's name or a line's number: a log is rotated. Several holdings may have one key: those
+    /// of queues that were closed at different times, and devices that were opened in the same
+    /// moment by records without serial numbers. See [`whole`](Self::whole).
     pub fn key(&self) -> impl Ord + use<'_> {
-        let Self { host, uuid, mac, kind, path, opened, granted, proof, .. } = self;
-        (host, uuid, mac, kind, path, opened, granted, proof.first())
+        let Self { host, uuid, mac, opened, proof, .. } = self;
+        (host, uuid, mac, opened, proof.first().map(ProofRow::event))
+    }
+
+    /// The whole holdings that some rows are about, each once: the rows that are
+    /// [`last`](Self::last), and where no row of a key is, those of its latest day.
+    pub fn whole(rows: Vec<(Day, Self)>) -> Vec<Self> {
+        latest_of_each(rows, |a, b| a.key().cmp(&b.key()), |row| row.last)
     }
 }
 
@@ -99,6 +145,14 @@ impl PossibleRow {
             until: possibly.until.map(micros),
             why: possibly.why.as_str().to_owned(),
         }
+    }
+
+    fn possibly_held(self) -> Option<PossiblyHeld> {
+        Some(PossiblyHeld {
+            from: maybe_timestamp(self.from)?,
+            until: maybe_timestamp(self.until)?,
+            why: Doubt::from_word(self.why)?,
+        })
     }
 }
 
@@ -119,8 +173,8 @@ impl Row for HeldRow {
             text("certainty"),
             maybe_text("ended_by"),
             maybe_text("end_doubt"),
-            maybe_small("queues"),
-            maybe_small("pid"),
+            maybe_int("queues"),
+            maybe_int("pid"),
             maybe_time("opened"),
             maybe_time("granted"),
             maybe_time("released"),
@@ -134,10 +188,15 @@ impl Row for HeldRow {
     }
 
     fn order(&self, other: &Self) -> Ordering {
-        let key = |row: &Self| (row.granted, row.opened);
+        fn rest(row: &HeldRow) -> impl Ord + use<'_> {
+            let HeldRow { kind, path, rdev, dev, queues, released, first, last, proof, .. } = row;
+            (kind, path, rdev, dev, queues, released, first, last, proof)
+        }
+        let times = |row: &Self| (row.granted, row.opened);
         self.mac
             .cmp(&other.mac)
-            .then_with(|| key(self).cmp(&key(other)))
+            .then_with(|| times(self).cmp(&times(other)))
             .then_with(|| self.key().cmp(&other.key()))
+            .then_with(|| rest(self).cmp(&rest(other)))
     }
 }

@@ -1,0 +1,148 @@
+//! `coverage`: the times of which each host's records are there, cut at midnight.
+
+use std::cmp::Ordering;
+
+use arrow_schema::FieldRef;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use taptrail_trail::{Coverage, Span};
+
+use super::columns::{Micros, int, maybe_int, maybe_time, micros, text, time, timestamp};
+use crate::{Day, Row, Table};
+
+/// A span, a gap or a start of a [`Coverage`], or the part of it that lies on one day.
+///
+/// A part that goes on until midnight has the next day's first moment as its end, and the part of
+/// the next day begins there: `until` of one is `since` of the next.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CoverageRow {
+    /// The host.
+    pub host: String,
+    /// [`SPAN`](Self::SPAN), [`GAP`](Self::GAP) or [`START`](Self::START).
+    pub what: String,
+    /// Its first moment.
+    pub since: Micros,
+    /// Its last moment.
+    pub until: Micros,
+    /// Records of guests and their network devices within it; 0 for a gap and a start.
+    pub records: i64,
+    /// The serial number of the first line within it, where the input has serial numbers.
+    pub first_serial: Option<i64>,
+    /// The serial number of its last line.
+    pub last_serial: Option<i64>,
+    /// When the host wrote it, by the host's own clock, where it is the host that archives.
+    pub written: Option<Micros>,
+}
+
+impl CoverageRow {
+    /// The inputs cover this time.
+    pub const SPAN: &'static str = "span";
+    /// Records of this time may be missing.
+    pub const GAP: &'static str = "gap";
+    /// No device was held at this time without a record.
+    pub const START: &'static str = "start";
+
+    /// The rows of a host's coverage, with the day of each.
+    pub fn all_of(coverage: &Coverage) -> Vec<(Day, Self)> {
+        let mut rows = Vec::new();
+        let ranges = |what, ranges: &[Span], rows: &mut Vec<_>| {
+            for span in ranges {
+                for (day, part) in by_day(*span) {
+                    rows.push((day, Self::of(coverage, what, part)));
+                }
+            }
+        };
+        ranges(Self::SPAN, &coverage.spans, &mut rows);
+        ranges(Self::GAP, &coverage.gaps, &mut rows);
+        for start in &coverage.starts {
+            let moment = Span { from: *start, until: *start };
+            rows.push((Day::of(*start), Self::of(coverage, Self::START, moment)));
+        }
+        rows
+    }
+
+    fn of(coverage: &Coverage, what: &str, part: Span) -> Self {
+        Self {
+            host: coverage.host.to_string(),
+            what: what.to_owned(),
+            since: micros(part.from),
+            until: micros(part.until),
+            records: 0,
+            first_serial: None,
+            last_serial: None,
+            written: None,
+        }
+    }
+
+    /// The coverage of each host, by name, from rows of any days in any order; none if a value is
+    /// out of range. What continues over midnight is one range again.
+    pub fn coverage(mut rows: Vec<Self>) -> Option<Vec<Coverage>> {
+        rows.sort_by(Self::order);
+        let mut all: Vec<Coverage> = Vec::new();
+        for row in rows {
+            if all.last().is_none_or(|last| *last.host != *row.host) {
+                let host = row.host.as_str().into();
+                all.push(Coverage { host, spans: Vec::new(), gaps: Vec::new(), starts: Vec::new() });
+            }
+            let of_host = all.last_mut()?;
+            let part = Span { from: timestamp(row.since)?, until: timestamp(row.until)? };
+            match row.what.as_str() {
+                Self::SPAN => add(&mut of_host.spans, part),
+                Self::GAP => add(&mut of_host.gaps, part),
+                Self::START => of_host.starts.push(part.from),
+                // A later version's: what it means is not known here.
+                _ => {}
+            }
+        }
+        Some(all)
+    }
+}
+
+/// The parts of a range that lie on each day.
+fn by_day(range: Span) -> Vec<(Day, Span)> {
+    let mut parts = Vec::new();
+    let mut from = range.from;
+    while from < range.until && Day::of(from) < Day::of(range.until) {
+        let until = Day::of(from).end();
+        parts.push((Day::of(from), Span { from, until }));
+        from = until;
+    }
+    parts.push((Day::of(from), Span { from, until: range.until }));
+    parts
+}
+
+/// Adds a range, or continues the last one if it was cut at midnight.
+fn add(ranges: &mut Vec<Span>, part: Span) {
+    let is_midnight = |time: Timestamp| Day::of(time).start() == time;
+    match ranges.last_mut() {
+        Some(last) if last.until == part.from && is_midnight(part.from) => last.until = part.until,
+        _ => ranges.push(part),
+    }
+}
+
+impl Row for CoverageRow {
+    const TABLE: Table = Table::Coverage;
+
+    fn columns() -> Vec<FieldRef> {
+        vec![
+            text("host"),
+            text("what"),
+            time("since"),
+            time("until"),
+            int("records"),
+            maybe_int("first_serial"),
+            maybe_int("last_serial"),
+            maybe_time("written"),
+        ]
+    }
+
+    fn order(&self, other: &Self) -> Ordering {
+        let key =
+            |row: &Self| (row.since, row.until, row.records, row.first_serial, row.last_serial, row.written);
+        self.host
+            .cmp(&other.host)
+            .then_with(|| self.since.cmp(&other.since))
+            .then_with(|| self.what.cmp(&other.what))
+            .then_with(|| key(self).cmp(&key(other)))
+    }
+}

@@ -1,0 +1,354 @@
+//! Rows give back what they were made of, through Parquet.
+
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use proptest::collection::vec;
+use proptest::option::of as maybe;
+use proptest::prelude::*;
+use proptest::sample::select;
+use taptrail_record::{CloseDoubt, Device, DeviceKind, GuestId, MacAddr, Rdev, Reason};
+use taptrail_trail::{
+    ActorRole, Certainty, Coverage, Crash, Doubt, EndedBy, Finding, FindingKind, GuestRun, Holding, Incident,
+    LineRef, PossiblyHeld, Proof, RecordedActor, RunState, Span, State,
+};
+use uuid::Uuid;
+
+use super::columns::micros;
+use crate::{CoverageRow, Day, FindingRow, HeldRow, Limits, ObjectReader, ObjectWriter, Row, RunRow, Store};
+
+/// The rows after they were written as one object and read again.
+fn through_parquet<R: Row>(rows: Vec<R>) -> Vec<R> {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Arc::new(Store::open(&format!("file://{}", directory.path().display())).unwrap());
+    let mut writer = ObjectWriter::new().unwrap();
+    rows.into_iter().for_each(|row| writer.push(row).unwrap());
+    let object = writer.finish().unwrap();
+    store.put_new("x.parquet", object.clone()).unwrap();
+    let reader =
+        ObjectReader::<R>::open(&store, "x.parquet", object.len() as u64, Limits::default()).unwrap();
+    reader.rows().unwrap().collect::<Result<_, _>>().unwrap()
+}
+
+fn text() -> impl Strategy<Value = String> {
+    prop_oneof!["[a-z0-9./-]{0,12}", ".{0,6}", Just("\u{fffd}\n\0\"".to_owned())]
+}
+
+fn name() -> impl Strategy<Value = Arc<str>> {
+    text().prop_map(Arc::from)
+}
+
+fn time() -> impl Strategy<Value = Timestamp> {
+    let years = 10_000_000_000_000_000_i64;
+    prop_oneof![
+        Just(0),
+        -1_000_000..1_000_000_i64,
+        -years..years,
+        Just(micros(Timestamp::MAX)),
+        Just(Timestamp::MIN.as_microsecond())
+    ]
+    .prop_map(|micros| Timestamp::from_microsecond(micros).unwrap())
+}
+
+fn uuid() -> impl Strategy<Value = Uuid> {
+    any::<u128>().prop_map(Uuid::from_u128)
+}
+
+fn guest() -> impl Strategy<Value = GuestId> {
+    (text(), uuid()).prop_map(|(name, uuid)| GuestId { name: name.into(), uuid })
+}
+
+fn device() -> impl Strategy<Value = Device> {
+    let rdev = (any::<u32>(), any::<u32>()).prop_map(|(major, minor)| Rdev { major, minor });
+    (select(&DeviceKind::ALL[..]), text(), maybe(rdev), maybe(text())).prop_map(|(kind, path, rdev, dev)| {
+        Device { kind, path: path.into(), rdev, dev: dev.map(Into::into) }
+    })
+}
+
+fn proofs() -> impl Strategy<Value = Vec<Proof>> {
+    let line = || 0..u64::try_from(i64::MAX).unwrap();
+    let copies = vec((name(), line()).prop_map(|(source, line)| LineRef { source, line }), 0..3);
+    let proof = (maybe(any::<u32>()), time(), name(), line(), copies, any::<bool>()).prop_map(
+        |(serial, time, source, line, copies, unauthenticated)| Proof {
+            serial,
+            time,
+            source,
+            line,
+            copies,
+            unauthenticated,
+        },
+    );
+    vec(proof, 0..4)
+}
+
+fn holding() -> impl Strategy<Value = Holding> {
+    let possibly = (maybe(time()), maybe(time()), select(&Doubt::ALL[..]))
+        .prop_map(|(from, until, why)| PossiblyHeld { from, until, why });
+    let what = (name(), guest(), any::<[u8; 6]>().prop_map(MacAddr), device(), maybe(any::<u32>()));
+    let times = [maybe(time()), maybe(time()), maybe(time()), maybe(time()), maybe(time())];
+    let end = (
+        select(&State::ALL[..]),
+        select(&Certainty::ALL[..]),
+        maybe(select(&EndedBy::ALL[..])),
+        maybe(select(&CloseDoubt::ALL[..])),
+    );
+    (what, times, end, maybe(any::<u32>()), vec(possibly, 0..3), proofs()).prop_map(
+        |(what, times, end, pid, possibly_held, proof)| {
+            let (host, guest, mac, device, queues) = what;
+            let [opened, granted, released, last_seen, uncertain_since] = times;
+            let (state, certainty, ended_by, end_doubt) = end;
+            Holding {
+                host,
+                guest,
+                mac,
+                device,
+                queues,
+                opened,
+                granted,
+                released,
+                last_seen,
+                end_doubt,
+                uncertain_since,
+                possibly_held,
+                state,
+                ended_by,
+                certainty,
+                pid,
+                proof,
+            }
+        },
+    )
+}
+
+fn run() -> impl Strategy<Value = GuestRun> {
+    let reason = || maybe("[a-zA-Z0-9_-]{1,20}".prop_map(|word| word.parse::<Reason>().unwrap()));
+    let actor = || {
+        let role = select(&ActorRole::ALL[..]);
+        let id = || prop_oneof![any::<u32>(), Just(RecordedActor::UNSET)];
+        maybe(
+            (role, any::<u32>(), id(), id(), maybe(any::<u32>()))
+                .prop_map(|(role, uid, auid, ses, pid)| RecordedActor { role, uid, auid, ses, pid }),
+        )
+    };
+    let crash = maybe((time(), any::<u32>()).prop_map(|(time, signal)| Crash { time, signal }));
+    let what = (name(), guest(), any::<u32>(), maybe(any::<u32>()));
+    let times = [maybe(time()), maybe(time()), maybe(time()), maybe(time())];
+    let end =
+        (select(&RunState::ALL[..]), select(&Certainty::ALL[..]), maybe(select(&EndedBy::ALL[..])), crash);
+    (what, times, end, (reason(), reason()), (actor(), actor()), proofs()).prop_map(
+        |(what, times, end, reasons, actors, proof)| {
+            let (host, guest, interfaces, pid) = what;
+            let [started, ended, last_seen, uncertain_since] = times;
+            let (state, certainty, ended_by, crash) = end;
+            GuestRun {
+                host,
+                guest,
+                started,
+                start_reason: reasons.0,
+                started_by: actors.0,
+                ended,
+                last_seen,
+                uncertain_since,
+                state,
+                ended_by,
+                end_reason: reasons.1,
+                stopped_by: actors.1,
+                crash,
+                interfaces,
+                pid,
+                certainty,
+                proof,
+            }
+        },
+    )
+}
+
+fn finding() -> impl Strategy<Value = Finding> {
+    let about = (name(), maybe(guest()), maybe(any::<[u8; 6]>().prop_map(MacAddr)), maybe(device()), time());
+    let incident = (0..u64::try_from(i64::MAX).unwrap(), any::<bool>())
+        .prop_map(|(number, follows)| Incident { number, follows });
+    (select(FindingKind::ALL), about, text(), incident, proofs()).prop_map(
+        |(kind, (host, guest, mac, device, time), text, incident, proof)| Finding {
+            kind,
+            host,
+            guest,
+            mac,
+            device,
+            time,
+            text,
+            proof,
+            incident,
+        },
+    )
+}
+
+/// Ranges that do not touch, the earliest first.
+fn ranges() -> impl Strategy<Value = Vec<Span>> {
+    let hours = 60 * 60 * 1_000_000_i64;
+    let midnight = "2026-02-27T00:00:00Z".parse::<Timestamp>().unwrap();
+    let length = || prop_oneof![Just(0), Just(24 * hours), Just(1), 0..60 * hours];
+    vec((length(), length()), 0..5).prop_map(move |steps| {
+        let mut at = midnight;
+        steps
+            .into_iter()
+            .map(|(apart, long)| {
+                let from = at + SignedDuration::from_micros(apart);
+                let until = from + SignedDuration::from_micros(long);
+                at = until + SignedDuration::from_micros(1);
+                Span { from, until }
+            })
+            .collect()
+    })
+}
+
+fn coverage() -> impl Strategy<Value = Vec<Coverage>> {
+    let starts = vec(time(), 0..4).prop_map(|mut starts| {
+        starts.sort();
+        starts
+    });
+    let of_host = (ranges(), ranges(), starts).prop_map(|(spans, gaps, starts)| Coverage {
+        host: "".into(),
+        spans,
+        gaps,
+        starts,
+    });
+    vec(of_host, 0..4).prop_map(|mut all| {
+        for (number, one) in all.iter_mut().enumerate() {
+            one.host = format!("host{number}").into();
+        }
+        all.retain(|one| !(one.spans.is_empty() && one.gaps.is_empty() && one.starts.is_empty()));
+        all
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    #[test]
+    fn holdings_come_back(holdings in vec(holding(), 1..8)) {
+        let rows: Vec<_> = holdings.iter().map(|holding| HeldRow::of(holding, true, false)).collect();
+        let read = through_parquet(rows.clone());
+        prop_assert_eq!(&read, &rows);
+        let back: Option<Vec<_>> = read.into_iter().map(HeldRow::holding).collect();
+        prop_assert_eq!(back, Some(holdings));
+    }
+
+    #[test]
+    fn runs_come_back(runs in vec(run(), 1..8)) {
+        let rows: Vec<_> = runs.iter().map(|run| RunRow::of(run, false, true)).collect();
+        let read = through_parquet(rows.clone());
+        prop_assert_eq!(&read, &rows);
+        let back: Option<Vec<_>> = read.into_iter().map(RunRow::run).collect();
+        prop_assert_eq!(back, Some(runs));
+    }
+
+    #[test]
+    fn findings_come_back(findings in vec(finding(), 1..8)) {
+        let read = through_parquet(findings.iter().map(FindingRow::of).collect());
+        let back: Option<Vec<_>> = read.into_iter().map(FindingRow::finding).collect();
+        prop_assert_eq!(back, Some(findings));
+    }
+
+    #[test]
+    fn coverage_comes_back_from_the_days(all in coverage()) {
+        let rows: Vec<_> = all.iter().flat_map(CoverageRow::all_of).collect();
+        for (day, row) in &rows {
+            let (since, until) = (day.start().as_microsecond(), day.end().as_microsecond());
+            prop_assert!(since <= row.since && row.since <= row.until && row.until <= until, "{day} {row:?}");
+        }
+        let mut read = through_parquet(rows.into_iter().map(|(_, row)| row).collect());
+        read.reverse();
+        prop_assert_eq!(CoverageRow::coverage(read), Some(all));
+    }
+}
+
+#[test]
+fn a_range_is_cut_at_each_midnight() {
+    let at = |text: &str| text.parse::<Timestamp>().unwrap();
+    let span = Span { from: at("2026-02-27T23:00:00Z"), until: at("2026-03-01T00:00:00Z") };
+    let coverage = Coverage { host: "h".into(), spans: vec![span], gaps: Vec::new(), starts: Vec::new() };
+    let rows = CoverageRow::all_of(&coverage);
+    let days: Vec<_> = rows.iter().map(|(day, row)| (day.to_string(), row.until - row.since)).collect();
+    let hour = 60 * 60 * 1_000_000;
+    // Its last moment is the next day's.
+    let expected = [("2026-02-27", hour), ("2026-02-28", 24 * hour), ("2026-03-01", 0)];
+    assert_eq!(days, expected.map(|(day, length)| (day.to_owned(), length)));
+    assert_eq!(rows[1].0, Day::of(at("2026-02-28T12:00:00Z")));
+}
+
+#[test]
+fn a_value_that_is_none_is_no_answer() {
+    let row = || {
+        let coverage = Coverage {
+            host: "h".into(),
+            spans: Vec::new(),
+            gaps: Vec::new(),
+            starts: vec![Timestamp::UNIX_EPOCH],
+        };
+        CoverageRow::all_of(&coverage).remove(0).1
+    };
+    assert!(CoverageRow::coverage(vec![CoverageRow { since: i64::MAX, ..row() }]).is_none());
+    let later = CoverageRow { what: "made up".into(), ..row() };
+    assert_eq!(CoverageRow::coverage(vec![later]).unwrap()[0].starts, []);
+}
+
+#[test]
+fn whole_holdings_are_the_last_rows_or_those_of_the_latest_day() {
+    let at = |second: i64| Timestamp::from_second(second).unwrap();
+    let days: Vec<Day> = (0..4).map(|day| Day::of(at(day * 86_400))).collect();
+    let proof = |time, source: &str| Proof {
+        serial: Some(7),
+        time,
+        source: source.into(),
+        line: 1,
+        copies: Vec::new(),
+        unauthenticated: false,
+    };
+    let holding = |host: &str, path: &str, source: &str| Holding {
+        host: host.into(),
+        guest: GuestId { name: "web1".into(), uuid: Uuid::from_u128(1) },
+        mac: MacAddr([2, 0, 0, 0, 0, 1]),
+        device: Device::new(path, None, None),
+        queues: None,
+        opened: None,
+        granted: Some(at(5)),
+        released: None,
+        last_seen: None,
+        end_doubt: None,
+        uncertain_since: None,
+        possibly_held: Vec::new(),
+        state: State::Held,
+        ended_by: None,
+        certainty: Certainty::Inferred,
+        pid: None,
+        proof: vec![proof(at(5), source)],
+    };
+    let row = |host, path, source, last| HeldRow::of(&holding(host, path, source), false, last);
+    let whole = HeldRow::whole(vec![
+        // Its node was learned on the third day, and its log was rotated.
+        (days[0], row("a", "?", "audit.log", false)),
+        (days[1], row("a", "?", "audit.log", false)),
+        (days[2], row("a", "/dev/tap7", "audit.log.1", true)),
+        // Its queues were closed on different days.
+        (days[0], row("b", "/dev/net/tun", "x", false)),
+        (days[1], row("b", "/dev/net/tun", "x", true)),
+        (days[3], row("b", "/dev/net/tun", "x", true)),
+        // Its last day is not there; two devices were opened at once.
+        (days[2], row("c", "/dev/net/tun", "x", false)),
+        (days[2], row("c", "/dev/vhost-net", "x", false)),
+        (days[1], row("c", "/dev/net/tun", "x", false)),
+    ]);
+    let mut named: Vec<_> =
+        whole.iter().map(|row| (row.host.as_str(), row.path.as_str(), row.last)).collect();
+    named.sort_unstable();
+    assert_eq!(
+        named,
+        [
+            ("a", "/dev/tap7", true),
+            ("b", "/dev/net/tun", true),
+            ("b", "/dev/net/tun", true),
+            ("c", "/dev/net/tun", false),
+            ("c", "/dev/vhost-net", false),
+        ]
+    );
+}
