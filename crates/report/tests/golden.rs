@@ -70,6 +70,7 @@ fn trail(hosts: [&str; 2]) -> Report {
             writer: None,
             credentials: None,
             content: Content::Record(record),
+            text: None,
             copies: Vec::new(),
             unauthenticated: false,
         });

@@ -37,6 +37,7 @@ fn entries(folder: &str, host: &str) -> Vec<Entry> {
             source: "audit.log".into(),
             line: number,
             content,
+            text: None,
             copies: Vec::new(),
             unauthenticated: false,
         })

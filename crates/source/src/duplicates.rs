@@ -250,6 +250,7 @@ mod tests {
             source,
             line: 1,
             content,
+            text: None,
             copies: Vec::new(),
             unauthenticated: false,
         };

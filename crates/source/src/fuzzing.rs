@@ -100,6 +100,7 @@ fn entry(line: u64, found: ParsedLine, clock: &mut Clock) -> Entry {
         source: "fuzz".into(),
         line,
         content,
+        text: None,
         copies: Vec::new(),
         unauthenticated: is_unauthenticated,
     }

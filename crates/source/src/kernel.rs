@@ -14,8 +14,8 @@ const SEARCH_BYTES: usize = 128 * 1024;
 
 /// The open of the `PATH` record in the line `bytes[start..end]`. The kernel writes the `SYSCALL`
 /// record before it, with records of other events between; programs that relay them may change the
-/// order.
-pub(crate) fn open(bytes: &[u8], start: usize, end: usize) -> Option<ParsedLine> {
+/// order. With `keep_text`, both lines are kept, in their order.
+pub(crate) fn open(bytes: &[u8], start: usize, end: usize, keep_text: bool) -> Option<ParsedLine> {
     let this = shape::embedded_record(&bytes[start..end])?;
     let line = Line::parse(this.line).ok()?;
     let path = PathRecord::of(&line)?;
@@ -33,29 +33,34 @@ pub(crate) fn open(bytes: &[u8], start: usize, end: usize) -> Option<ParsedLine>
     let before = &bytes[start.saturating_sub(SEARCH_BYTES)..start];
     let mut until = before.len();
     let mut open = None;
+    let (mut first, mut second) = (&b""[..], &bytes[start..end]);
     while open.is_none()
         && let Some(at) = memmem::rfind(&before[..until], stamp)
     {
         let (begin, end) = around(before, at);
-        open = find(&before[begin..end]);
+        first = &before[begin..end];
+        open = find(first);
         until = begin;
     }
+    let end_of_path = end;
     let behind = &bytes[end..bytes.len().min(end.saturating_add(SEARCH_BYTES))];
     let mut from = 0;
     while open.is_none()
         && let Some(at) = memmem::find(&behind[from..], stamp)
     {
         let (begin, end) = around(behind, from + at);
-        open = find(&behind[begin..end]);
+        (first, second) = (&bytes[start..end_of_path], &behind[begin..end]);
+        open = find(second);
         from = end;
     }
     let host = line.node.map(|node| node.to_str_lossy().into());
-    Some(ParsedLine {
+    let found = ParsedLine {
         serial: Some(line.stamp.serial),
         host: host.or_else(|| shape::host(this.host)),
         is_unauthenticated: this.is_unauthenticated,
         ..ParsedLine::new(shape::first_time(this.line)?, this.program, Content::KernelOpen(open?))
-    })
+    };
+    Some(if keep_text { found.with_text(&[first, b"\n", second].concat()) } else { found })
 }
 
 /// Start and end of the line around an offset.
@@ -84,11 +89,11 @@ mod tests {
     fn a_path_is_put_together_with_its_system_call() {
         let start = memmem::find(LOG, b"type=PATH").unwrap();
         let end = start + memchr(b'\n', &LOG[start..]).unwrap();
-        let found = open(LOG, start, end).unwrap();
+        let found = open(LOG, start, end, false).unwrap();
         assert_eq!(found.serial, Some(1918));
         let Content::KernelOpen(open) = found.content else { panic!("{found:?}") };
         assert_eq!((open.pid, open.fd, open.device.path.as_str()), (23941, Some(30), "/dev/tap198"));
-        assert_eq!(super::open(&LOG[start..=end], 0, end - start), None, "no system call beside it");
+        assert_eq!(super::open(&LOG[start..=end], 0, end - start, false), None, "no system call beside it");
     }
 
     const SYSCALL: &str = "audit(1.000:1): arch=c000003e syscall=257 success=yes exit=3 a2=2 ppid=1 pid=7 \
@@ -100,7 +105,7 @@ mod tests {
         let start = log.find("PATH").or_else(|| log.find("1302")).unwrap();
         let start = log[..start].rfind('\n').map_or(0, |newline| newline + 1);
         let end = start + log[start..].find('\n').unwrap();
-        open(log.as_bytes(), start, end)
+        open(log.as_bytes(), start, end, false)
     }
 
     /// As Linux 6.18 logged them with the packaged rules.

@@ -338,7 +338,7 @@ impl Merge {
         collector: &mut Collector<'_>,
     ) -> Option<Entry> {
         let family = collector.coverage.rotation_family(origin.id)?;
-        let Entry { host, source, line, .. } = &placed.entry;
+        let Entry { host, source, line, text, .. } = &placed.entry;
         let key = (Arc::clone(&family), Arc::clone(host));
         let begun = self.rotations.entry(key).or_default();
         let own = *begun.entry(origin.rotation).or_insert(placed.order);
@@ -370,6 +370,7 @@ impl Merge {
             credentials: None,
             source: Arc::clone(source),
             line: *line,
+            text: text.clone(),
             copies: Vec::new(),
             unauthenticated: false,
             content: Content::Gap(gap),
@@ -392,8 +393,12 @@ impl Merge {
             .filter(|_| !origin.is_rows)
             .and_then(|serial| collector.missing_before(&placed.entry.host, serial))
             .map(|missing| {
-                let Entry { host, source, line, .. } = &placed.entry;
-                Entry { line: *line, ..gap_entry(Arc::clone(host), Arc::clone(source), missing) }
+                let Entry { host, source, line, text, .. } = &placed.entry;
+                Entry {
+                    line: *line,
+                    text: text.clone(),
+                    ..gap_entry(Arc::clone(host), Arc::clone(source), missing)
+                }
             });
         for entry in rotation_overlap.into_iter().chain(missing) {
             // Emitted at once, or after the entries that wait for duplicates.
@@ -502,6 +507,7 @@ fn gap_entry(host: Arc<str>, source: Arc<str>, missing: MissingSerials) -> Entry
         credentials: None,
         source,
         line: 1,
+        text: None,
         copies: Vec::new(),
         unauthenticated: false,
         content,

@@ -163,7 +163,12 @@ impl Opened {
             Bytes::Pipe(bytes) => Box::new(counted(bytes)),
         };
         let stream = match entries {
-            Some(entries) => Stream::of_entries(bytes, *entries),
+            Some(mut entries) => {
+                if scanning.keep_text {
+                    entries.keep_text();
+                }
+                Stream::of_entries(bytes, *entries)
+            }
             None => Stream::of_lines(Feed::stream(bytes), scanning),
         };
         Ok((stream?, stored))
@@ -327,8 +332,9 @@ mod tests {
         let day = first.resolve(&mut clock).strftime("%F").to_string();
         assert_eq!(clock.date_guessed, date_guessed);
         // The search has not consumed the file.
-        let (mut stream, _) =
-            opened.start(Scanning { threads: std::num::NonZero::<usize>::MIN, resources: false }).unwrap();
+        let (mut stream, _) = opened
+            .start(Scanning { threads: std::num::NonZero::<usize>::MIN, resources: false, keep_text: false })
+            .unwrap();
         let lines: u64 = std::iter::from_fn(|| stream.next()).map(|batch| batch.unwrap().lines).sum();
         assert_eq!(lines, 2001);
         day

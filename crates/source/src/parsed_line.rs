@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use compact_str::CompactString;
 use jiff::civil::{Date, DateTime, Time};
 use jiff::tz::{AmbiguousOffset, TimeZone};
@@ -24,10 +26,23 @@ pub(crate) struct ParsedLine {
     pub(crate) boot: Option<u128>,
     /// The host's machine id, if a journal names it.
     pub(crate) machine: Option<u128>,
+    /// The line or lines that it was parsed from, if they are kept: see
+    /// [`Entry::text`](taptrail_trail::Entry::text).
+    pub(crate) text: Option<Arc<[u8]>>,
     pub(crate) content: Content,
 }
 
+/// Maximum size of a text that is kept, in bytes. A journal entry with all fields of a record has
+/// about 20 kB.
+pub(crate) const MAX_TEXT_BYTES: usize = 64 * 1024;
+
 impl ParsedLine {
+    /// Keeps the line that it was parsed from, unless it is too long.
+    pub(crate) fn with_text(mut self, text: &[u8]) -> Self {
+        self.text = (text.len() <= MAX_TEXT_BYTES).then(|| text.into());
+        self
+    }
+
     /// A line that names neither serial number, host, writer, boot nor machine.
     pub(crate) fn new(when: LineTime, program: LogProgram, content: Content) -> Self {
         Self {
@@ -40,6 +55,7 @@ impl ParsedLine {
             is_unauthenticated: false,
             boot: None,
             machine: None,
+            text: None,
             content,
         }
     }

@@ -29,6 +29,9 @@ pub struct ReadOptions<'a> {
     /// Whether records of guests' other resources than network devices are read, too
     /// ([`Content::Resource`](taptrail_trail::Content::Resource)): there are many.
     pub resources: bool,
+    /// Whether each entry keeps the line or row that it was read from
+    /// ([`Entry::text`](taptrail_trail::Entry::text)). Rows of [`Input::Rows`] bring theirs.
+    pub keep_text: bool,
     /// Called from time to time, often in large inputs.
     pub progress: Box<dyn FnMut(Progress<'_>) + 'a>,
 }
@@ -56,6 +59,7 @@ impl Default for ReadOptions<'_> {
             threads: std::thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN),
             extract: false,
             resources: false,
+            keep_text: false,
             progress: Box::new(|_| {}),
         }
     }
@@ -71,7 +75,8 @@ pub fn read(inputs: Vec<Input>, options: ReadOptions<'_>, sink: &mut EntrySink<'
     let has_directory_hosts = options.hosts.has_directory_hosts();
     let mut collector = Collector::new(&options.hosts, options.extract, options.progress);
     let clock = Clock::new(options.zone, options.now);
-    let scanning = Scanning { threads: options.threads, resources: options.resources };
+    let ReadOptions { threads, resources, keep_text, .. } = options;
+    let scanning = Scanning { threads, resources, keep_text };
     let mut merge = Merge::new(inputs, &options.hosts, scanning, &clock, &mut collector);
     // If `sink` broke off, it knows why.
     let _ = merge.run(&mut collector, sink);

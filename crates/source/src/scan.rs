@@ -68,6 +68,8 @@ pub(crate) struct Scanning {
     pub(crate) threads: NonZero<usize>,
     /// Whether records of other resources than network devices are relevant.
     pub(crate) resources: bool,
+    /// Whether the text of each relevant line is kept.
+    pub(crate) keep_text: bool,
 }
 
 /// Finds the relevant lines in one pass.
@@ -82,6 +84,7 @@ pub(crate) struct Scanner {
     /// An `AVC` record of a raw network device contains one of these strings.
     devices: Option<Searcher>,
     resources: bool,
+    keep_text: bool,
 }
 
 impl Scanner {
@@ -164,12 +167,18 @@ impl Scanner {
             rdev: memmem::Finder::new(b" rdev="),
             devices: Searcher::new(devices),
             resources: false,
+            keep_text: false,
         }
     }
 
     /// Also finds the records of other resources than network devices.
     pub(crate) fn with_resources(self, resources: bool) -> Self {
         Self { resources, ..self }
+    }
+
+    /// Also keeps the text of each relevant line.
+    pub(crate) fn with_text(self, keep_text: bool) -> Self {
+        Self { keep_text, ..self }
     }
 
     /// Parses all lines of a piece.
@@ -208,9 +217,12 @@ impl Scanner {
                 result => result,
             },
             // A guest's name may make its record look like a `PATH` record.
-            Interest::Path => {
-                kernel::open(bytes, start, end).map_or_else(|| shape::line(line), |open| Ok(Some(open)))
-            }
+            Interest::Path => kernel::open(bytes, start, end, self.keep_text)
+                .map_or_else(|| shape::line(line), |open| Ok(Some(open))),
+        };
+        let result = match result {
+            Ok(Some(found)) if self.keep_text && found.text.is_none() => Ok(Some(found.with_text(line))),
+            result => result,
         };
         // The serial number of an unreadable record counts as missing.
         let is_numbered = line.starts_with(b"type=") || line.starts_with(b"node=");

@@ -24,7 +24,8 @@ pub(crate) struct Stream {
 impl Stream {
     /// Begins to read lines.
     pub(crate) fn of_lines(feed: Feed, scanning: Scanning) -> io::Result<Self> {
-        let work = Arc::new((feed, Scanner::new().with_resources(scanning.resources)));
+        let work =
+            Arc::new((feed, Scanner::new().with_resources(scanning.resources).with_text(scanning.keep_text)));
         Self::start(scanning.threads.get(), move || {
             let work = Arc::clone(&work);
             move |shared: &Shared| {

@@ -203,6 +203,7 @@ fn row(millis: i64, serial: u32, mac: u8) -> Entry {
         source: "rows".into(),
         line: 1,
         content: Content::Record(record.unwrap().unwrap()),
+        text: None,
         copies: Vec::new(),
         unauthenticated: false,
     }

@@ -71,6 +71,7 @@ fn entries(alive: usize, records: fn(u32) -> Vec<Event>) -> Vec<Entry> {
                 source: source.clone(),
                 line,
                 content: Content::Record(Record::success(guest, event.clone())),
+                text: None,
                 copies: Vec::new(),
                 unauthenticated: false,
             });

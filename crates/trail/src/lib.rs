@@ -79,7 +79,7 @@
 //!     let time = "2026-11-23T20:31:05.017Z".parse()?;
 //!     let content = Content::Record(record);
 //!     let (host, source) = ("h1".into(), "ledger".into());
-//!     trail.feed(&Entry { host, time, serial: None, writer: None, credentials: None, source, line, content, copies: Vec::new(), unauthenticated: false });
+//!     trail.feed(&Entry { host, time, serial: None, writer: None, credentials: None, source, line, content, text: None, copies: Vec::new(), unauthenticated: false });
 //! }
 //! let report = trail.finish();
 //! assert_eq!(report.holdings[0].state, State::Held);

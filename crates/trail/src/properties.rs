@@ -122,6 +122,7 @@ fn log(others: bool) -> impl Strategy<Value = Vec<Entry>> {
                 writer,
                 credentials: None,
                 content,
+                text: None,
                 copies: Vec::new(),
                 unauthenticated: false,
             }
@@ -318,7 +319,7 @@ proptest! {
             let event = Event::GuestStop { reason: Reason::SHUTDOWN, vm_pid: None };
             let content = Content::Record(Record::success(guest, event));
             let (host, source) = ("h".into(), "log".into());
-            entries.push(Entry { host, time: last, serial: None, source, line: 1000, writer: None, credentials: None, content, copies: Vec::new(), unauthenticated: false });
+            entries.push(Entry { host, time: last, serial: None, source, line: 1000, writer: None, credentials: None, content, text: None, copies: Vec::new(), unauthenticated: false });
         }
         let mut trail = Trail::new();
         entries.iter().for_each(|entry| trail.feed(entry));

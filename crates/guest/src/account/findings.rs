@@ -31,6 +31,7 @@ impl Findings {
             source: Arc::clone(&self.here),
             line: self.line,
             content: Content::Record(record.clone()),
+            text: None,
             copies: Vec::new(),
             unauthenticated: false,
         });

@@ -55,6 +55,7 @@ pub(crate) fn feed_logs(logs: &[(&str, &str)], to: &mut impl TrailConsumer) -> I
             source: "audit.log".into(),
             line: number,
             content: Content::Record(record),
+            text: None,
             copies: Vec::new(),
             unauthenticated: false,
         });

@@ -365,6 +365,7 @@ impl LineReader {
             source: Arc::clone(&self.source),
             line,
             content: Content::Gap(gap),
+            text: None,
             copies: Vec::new(),
             unauthenticated: false,
         }
@@ -390,6 +391,7 @@ impl LineReader {
             source: Arc::clone(&self.source),
             line,
             content: found.content,
+            text: found.text,
             copies: Vec::new(),
             unauthenticated: found.is_unauthenticated,
         }

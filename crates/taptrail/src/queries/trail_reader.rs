@@ -16,7 +16,7 @@ use taptrail_trail::{Content, Coverage, Entry, Input, Trail, Unreadable};
 
 use crate::cli::Sources;
 use crate::output::Failure;
-use crate::reading::{self, Read};
+use crate::reading::{self, Read, Wanted};
 
 /// Reads a trail and passes on its holdings and findings at once, so that memory does not grow with
 /// the input.
@@ -76,8 +76,9 @@ impl<'a, T: TrailConsumer> TrailReader<'a, T> {
     pub(crate) fn read(mut self, sources: &Sources, dirs: &Dirs) -> Result<Answer, Failure> {
         let begun = Instant::now();
         let mut unwritten = None;
+        let wanted = Wanted { resources: self.resources, ..Wanted::default() };
         let Read { outcome: read, in_hand } =
-            reading::entries(sources, dirs, self.resources, &mut |entry| match self.feed(entry) {
+            reading::entries(sources, dirs, wanted, &mut |entry| match self.feed(entry) {
                 Ok(()) => ControlFlow::Continue(()),
                 Err(error) => {
                     unwritten = Some(error);

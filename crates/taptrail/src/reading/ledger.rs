@@ -11,8 +11,14 @@ use taptrail_trail::{Content, Entry, StepsInProgress};
 /// The unfinished steps of running supervisors, by ledger, once the ledgers have been read.
 pub(super) type AllInHand = Arc<Mutex<Vec<StepsInProgress>>>;
 
-/// A ledger as an input.
-pub(super) fn input(ledger: Ledger, path: &Path, host: &Arc<str>, in_hand: &AllInHand) -> Input {
+/// A ledger as an input; with `keep_text`, each entry has its row's text.
+pub(super) fn input(
+    ledger: Ledger,
+    path: &Path,
+    host: &Arc<str>,
+    keep_text: bool,
+    in_hand: &AllInHand,
+) -> Input {
     let name: Arc<str> = path.display().to_string().into();
     let bytes = ledger.bytes();
     let records = ledger.into_records();
@@ -20,6 +26,7 @@ pub(super) fn input(ledger: Ledger, path: &Path, host: &Arc<str>, in_hand: &AllI
         records,
         host: Arc::clone(host),
         source: Arc::clone(&name),
+        keep_text,
         boot: None,
         past: HashSet::new(),
         next: None,
@@ -33,6 +40,7 @@ struct Rows {
     records: Records,
     host: Arc<str>,
     source: Arc<str>,
+    keep_text: bool,
     /// The boot of the latest row that began one.
     boot: Option<String>,
     /// The boots before it.
@@ -73,6 +81,7 @@ impl Rows {
             credentials: None,
             source: Arc::clone(&self.source),
             line: u64::try_from(stored.id).unwrap_or_default(),
+            text: self.keep_text.then(|| stored.text.as_bytes().into()),
             content: Content::Record(record),
             copies: Vec::new(),
             unauthenticated: false,

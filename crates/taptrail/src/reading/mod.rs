@@ -46,8 +46,16 @@ pub(crate) struct NoTrail {
     ledger: PathBuf,
 }
 
-/// Passes each entry of the sources to `take`, in the order of their times; with `resources`, also
-/// the records of other resources than network devices.
+/// What is read beside the records of network devices.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Wanted {
+    /// The records of other resources.
+    pub(crate) resources: bool,
+    /// The text of each entry: see [`Entry::text`](taptrail_trail::Entry::text).
+    pub(crate) text: bool,
+}
+
+/// Passes each entry of the sources to `take`, in the order of their times.
 ///
 /// # Errors
 ///
@@ -55,7 +63,7 @@ pub(crate) struct NoTrail {
 pub(crate) fn entries(
     sources: &Sources,
     dirs: &Dirs,
-    resources: bool,
+    wanted: Wanted,
     take: &mut EntrySink<'_>,
 ) -> Result<Read, Failure> {
     let in_hand = AllInHand::default();
@@ -64,7 +72,7 @@ pub(crate) fn entries(
     let mut failed = Vec::new();
     let (inputs, hosts) = if own {
         let hosts = Hosts::one(this_host(sources)?);
-        (own_inputs(sources, dirs, &hosts, &in_hand, &mut failed)?, hosts)
+        (own_inputs(sources, dirs, &hosts, wanted, &in_hand, &mut failed)?, hosts)
     } else {
         let (paths, mut unread) = taptrail_source::expand(&sources.files);
         failed.append(&mut unread);
@@ -78,7 +86,7 @@ pub(crate) fn entries(
         }
         let mut inputs = Vec::new();
         for given in paths {
-            match given.open(&hosts, &in_hand) {
+            match given.open(&hosts, wanted, &in_hand) {
                 Ok(input) => inputs.push(input),
                 Err(error) => failed.push(error),
             }
@@ -87,8 +95,14 @@ pub(crate) fn entries(
     };
     let mut progress = progress::Progress::default();
     let progress = Box::new(|of: taptrail_source::Progress<'_>| progress.show(of));
-    let options =
-        ReadOptions { hosts, progress, extract: sources.extract, resources, ..ReadOptions::default() };
+    let options = ReadOptions {
+        hosts,
+        progress,
+        extract: sources.extract,
+        resources: wanted.resources,
+        keep_text: wanted.text,
+        ..ReadOptions::default()
+    };
     let mut outcome = taptrail_source::read(inputs, options, take);
     failed.append(&mut outcome.failed);
     outcome.failed = failed;
@@ -142,6 +156,7 @@ fn own_inputs(
     sources: &Sources,
     dirs: &Dirs,
     hosts: &Hosts,
+    wanted: Wanted,
     in_hand: &AllInHand,
     failed: &mut Vec<SourceError>,
 ) -> Result<Vec<Input>, Failure> {
@@ -158,7 +173,7 @@ fn own_inputs(
         _ => {
             let host = hosts.of_path(&ledger);
             let opened = Ledger::open_to_read(&dirs.state).map_err(Failure::input)?;
-            inputs.push(ledger::input(opened, &ledger, &host, in_hand));
+            inputs.push(ledger::input(opened, &ledger, &host, wanted.text, in_hand));
         }
     }
     if inputs.is_empty() && failed.is_empty() {
@@ -193,10 +208,10 @@ impl NamedInput {
         }
     }
 
-    fn open(self, hosts: &Hosts, in_hand: &AllInHand) -> Result<Input, SourceError> {
+    fn open(self, hosts: &Hosts, wanted: Wanted, in_hand: &AllInHand) -> Result<Input, SourceError> {
         match self {
             Self::Ledger(path) => match Ledger::open_file_to_read(path.clone()) {
-                Ok(ledger) => Ok(ledger::input(ledger, &path, &hosts.of_path(&path), in_hand)),
+                Ok(ledger) => Ok(ledger::input(ledger, &path, &hosts.of_path(&path), wanted.text, in_hand)),
                 Err(error) => Err(SourceError::Open { path, source: std::io::Error::other(error) }),
             },
             Self::Log(input) => Ok(input),

@@ -11,7 +11,7 @@ use taptrail_witness::verify::{ExpectedState, ExpectedStateReader, Interest, Rec
 use crate::cli::Verify;
 use crate::output::Failure;
 use crate::queries::ReadSummary;
-use crate::reading::{self, InputFingerprint, Read};
+use crate::reading::{self, InputFingerprint, Read, Wanted};
 
 /// The trail as it was last read.
 pub(super) struct Trail<'a> {
@@ -53,11 +53,12 @@ impl<'a> Trail<'a> {
         let begun = Instant::now();
         let mut reader = ExpectedStateReader::new(self.hosts.clone(), interest.clone());
         let mut entries = 0;
-        let Read { outcome, in_hand } = reading::entries(sources, self.dirs, false, &mut |entry| {
-            entries += 1;
-            reader.feed(entry);
-            ControlFlow::Continue(())
-        })?;
+        let Read { outcome, in_hand } =
+            reading::entries(sources, self.dirs, Wanted::default(), &mut |entry| {
+                entries += 1;
+                reader.feed(entry);
+                ControlFlow::Continue(())
+            })?;
         in_hand.iter().for_each(|steps| reader.in_hand(steps));
         self.expected = reader.finish(jiff::Timestamp::now());
         let stats = Stats { input: outcome.input.clone(), entries, foreign: 0, elapsed: begun.elapsed() };

@@ -26,6 +26,12 @@ pub struct Entry {
     pub source: Arc<str>,
     /// Which line or row of the source it is, from 1.
     pub line: u64,
+    /// The line or row itself, without its newline, if the reader was asked to keep it. An event
+    /// that was read from several lines has all of them: an entry of a journal's export, of its
+    /// pretty or verbose text, the two records of a kernel's open. None if it is longer than any
+    /// record, or if the entry was read from no line: a gap at the end of a log. The bytes need not
+    /// be UTF-8.
+    pub text: Option<Arc<[u8]>>,
     /// Where else the same event was read.
     pub copies: Vec<LineRef>,
     /// Whether no input that has it shows which process wrote it.

@@ -35,6 +35,7 @@ pub(crate) fn entries(log: &Path) -> Vec<Entry> {
             source: "audit.log".into(),
             line: number,
             content,
+            text: None,
             copies: Vec::new(),
             unauthenticated: false,
         });

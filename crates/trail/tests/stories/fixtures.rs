@@ -120,6 +120,7 @@ pub(crate) fn entries(records: &[Record]) -> Vec<Entry> {
             writer: None,
             credentials: None,
             content: Content::Record(read),
+            text: None,
             copies: Vec::new(),
             unauthenticated: false,
         }

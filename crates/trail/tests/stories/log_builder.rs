@@ -62,6 +62,7 @@ impl LogBuilder {
                 source,
                 line: 1,
                 content,
+                text: None,
                 copies: Vec::new(),
                 unauthenticated: false,
             },

@@ -211,6 +211,7 @@ fn entry(host: &Arc<str>, source: &Arc<str>, stored: &StoredRecord, record: Reco
         source: Arc::clone(source),
         line: u64::try_from(stored.id).unwrap_or_default(),
         content: Content::Record(record),
+        text: None,
         copies: Vec::new(),
         unauthenticated: false,
     }

@@ -242,6 +242,7 @@ impl LedgerWriter {
                     source,
                     line,
                     content,
+                    text: None,
                     copies: Vec::new(),
                     unauthenticated: false,
                 });

@@ -188,6 +188,7 @@ impl Lab {
                 source: "ledger".into(),
                 line: u64::try_from(stored.id).unwrap(),
                 content: Content::Record(record),
+                text: None,
                 copies: Vec::new(),
                 unauthenticated: false,
             });
@@ -212,6 +213,7 @@ impl Lab {
                 source,
                 line,
                 content,
+                text: None,
                 copies: Vec::new(),
                 unauthenticated: false,
             });
@@ -263,6 +265,7 @@ impl Lab {
             source,
             line,
             content,
+            text: None,
             copies: Vec::new(),
             unauthenticated: false,
         });

@@ -36,6 +36,15 @@ impl Entries {
         verbose::is_head(first).then(|| Self::Verbose(Verbose::default()))
     }
 
+    /// Keeps the text of each relevant entry.
+    pub(crate) fn keep_text(&mut self) {
+        match self {
+            Self::Export(export) => export.keep_text(),
+            Self::Pretty(pretty) => pretty.keep_text(),
+            Self::Verbose(verbose) => verbose.keep_text(),
+        }
+    }
+
     /// Number of lines so far.
     pub(crate) fn lines(&self) -> u64 {
         match self {

@@ -9,6 +9,7 @@ use memchr::{memchr, memchr_iter};
 
 use super::JournalEntry;
 use super::field::{Field, Value};
+use super::text::EntryText;
 use crate::parsed_line::ParsedLine;
 use crate::shape::Unreadable;
 
@@ -32,6 +33,8 @@ pub(crate) struct Export {
     lines: u64,
     /// The line of the entry's first field, from 1; 0 before the entry begins.
     begin: u64,
+    /// All bytes since the end of the entry before.
+    text: EntryText,
 }
 
 #[derive(Debug, Default)]
@@ -68,6 +71,11 @@ impl Export {
             .any(|name| head.starts_with(name))
     }
 
+    /// Keeps the text of each relevant entry.
+    pub(super) fn keep_text(&mut self) {
+        self.text.keep();
+    }
+
     /// Number of newlines so far.
     pub(crate) fn lines(&self) -> u64 {
         self.lines
@@ -81,7 +89,7 @@ impl Export {
         emit: &mut dyn FnMut(u64, Result<ParsedLine, Unreadable>),
     ) {
         while !bytes.is_empty() {
-            bytes = match self.state {
+            let rest = match self.state {
                 State::Line => self.line(bytes, emit),
                 State::LongLine => self.long_line(bytes),
                 State::Length(field) => self.length(bytes, field),
@@ -89,6 +97,9 @@ impl Export {
                 State::End => self.end(bytes, emit),
                 State::Skip => self.skip(bytes),
             };
+            // An entry ends with an empty line, which is not of its text.
+            self.text.add(&bytes[..bytes.len() - rest.len()]);
+            bytes = rest;
         }
     }
 
@@ -243,6 +254,7 @@ impl Export {
                 self.lines += 1;
                 self.partial.clear();
                 if empty {
+                    self.text.clear();
                     self.state = State::Line;
                 }
                 &bytes[end + 1..]
@@ -260,7 +272,8 @@ impl Export {
         if self.begin != 0 {
             let found = self.journal().parse();
             if let Some(found) = found.transpose() {
-                emit(self.begin, found);
+                let text = self.text.of(entry_lines(self.text.bytes()));
+                emit(self.begin, found.map(|found| ParsedLine { text, ..found }));
             }
         }
         self.clear();
@@ -280,7 +293,18 @@ impl Export {
         self.kept.clear();
         self.fields = Default::default();
         self.begin = 0;
+        self.text.clear();
     }
+}
+
+/// An entry's text: without the end of the entry before, journalctl's own messages, and the last
+/// newline.
+fn entry_lines(mut bytes: &[u8]) -> &[u8] {
+    while bytes.starts_with(b"\n") || bytes.starts_with(b"-- ") {
+        let end = memchr(b'\n', bytes).map_or(bytes.len(), |newline| newline + 1);
+        bytes = &bytes[end..];
+    }
+    bytes.strip_suffix(b"\n").unwrap_or(bytes)
 }
 
 /// Whether a line without `=` may be a field's name.

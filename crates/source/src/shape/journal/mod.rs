@@ -11,6 +11,7 @@ mod field;
 pub(super) mod json;
 mod lines;
 mod pretty;
+mod text;
 mod verbose;
 
 pub(crate) use entries::Entries;

@@ -22,9 +22,14 @@ struct Object {
     /// Its first line, from 1; 0 outside of an object.
     begin: u64,
     is_long: bool,
+    keep_text: bool,
 }
 
 impl Pretty {
+    pub(super) fn keep_text(&mut self) {
+        self.object.keep_text = true;
+    }
+
     pub(super) fn lines(&self) -> u64 {
         self.lines.passed
     }
@@ -60,7 +65,7 @@ impl Object {
                 self.begin = number;
                 self.bytes.extend_from_slice(line);
             } else {
-                emit_parsed(number, shape::line(line), line, emit);
+                emit_parsed(number, shape::line(line), line, self.keep_text, emit);
             }
             return;
         }
@@ -82,7 +87,7 @@ impl Object {
         if self.is_long {
             emit(self.begin, Err(Unreadable::TooLong { max: MAX_OBJECT_BYTES }));
         } else {
-            emit_parsed(self.begin, shape::object(&self.bytes), &self.bytes, emit);
+            emit_parsed(self.begin, shape::object(&self.bytes), &self.bytes, self.keep_text, emit);
         }
         self.bytes.clear();
         self.begin = 0;
@@ -96,11 +101,12 @@ fn emit_parsed(
     number: u64,
     found: Result<Option<ParsedLine>, Unreadable>,
     bytes: &[u8],
+    keep_text: bool,
     emit: &mut dyn FnMut(u64, Result<ParsedLine, Unreadable>),
 ) {
     match found {
         Ok(None) => {}
-        Ok(Some(found)) => emit(number, Ok(found)),
+        Ok(Some(found)) => emit(number, Ok(if keep_text { found.with_text(bytes) } else { found })),
         Err(Unreadable::Unknown | Unreadable::Json { .. }) if !resembles_record(bytes) => {}
         Err(error) => emit(number, Err(error)),
     }

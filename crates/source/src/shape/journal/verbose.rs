@@ -8,6 +8,7 @@ use bstr::ByteSlice as _;
 use super::JournalEntry;
 use super::field::{Field, Value};
 use super::lines::LineSplitter;
+use super::text::EntryText;
 use crate::parsed_line::ParsedLine;
 use crate::shape::{Unreadable, stamp};
 
@@ -25,6 +26,8 @@ struct Entry {
     begin: u64,
     /// The field of the line before.
     last: Option<Field>,
+    /// Its lines.
+    text: EntryText,
 }
 
 /// Whether an entry begins with this line:
@@ -41,6 +44,10 @@ fn cursor(line: &[u8]) -> Option<&[u8]> {
 }
 
 impl Verbose {
+    pub(super) fn keep_text(&mut self) {
+        self.entry.text.keep();
+    }
+
     pub(super) fn lines(&self) -> u64 {
         self.lines.passed
     }
@@ -65,11 +72,12 @@ impl Entry {
         emit: &mut dyn FnMut(u64, Result<ParsedLine, Unreadable>),
     ) {
         // The field of an over-long line is not known.
-        let Some(line) = line else { return };
+        let Some(line) = line else { return self.text.set_long() };
         let Some(field) = line.strip_prefix(b"    ") else {
             self.end(emit);
             if is_head(line) {
                 self.begin = number;
+                self.text.add_line(line);
                 let time = cursor(line).and_then(|cursor| {
                     let time = cursor.split_str(b";").find_map(|pair| pair.strip_prefix(b"t="))?;
                     u64::from_str_radix(time.to_str().ok()?, 16).ok()
@@ -80,6 +88,9 @@ impl Entry {
             }
             return;
         };
+        if self.begin > 0 {
+            self.text.add_line(line);
+        }
         let named = field.split_once_str(b"=").and_then(|(name, value)| Some((Field::named(name)?, value)));
         match (named, self.last) {
             (Some((field, value)), _) => {
@@ -97,11 +108,14 @@ impl Entry {
     }
 
     fn end(&mut self, emit: &mut dyn FnMut(u64, Result<ParsedLine, Unreadable>)) {
-        let entry = std::mem::take(self);
-        if entry.begin > 0
-            && let Some(found) = entry.journal.parse().transpose()
+        let (begin, journal) = (self.begin, std::mem::take(&mut self.journal));
+        (self.begin, self.last) = (0, None);
+        if begin > 0
+            && let Some(found) = journal.parse().transpose()
         {
-            emit(entry.begin, found);
+            let text = self.text.of(self.text.bytes());
+            emit(begin, found.map(|found| ParsedLine { text, ..found }));
         }
+        self.text.clear();
     }
 }

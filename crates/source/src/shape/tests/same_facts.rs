@@ -421,15 +421,29 @@ fn the_real_libvirtds_own_log_has_the_records_of_the_audit_log() {
     assert!(compared > 300, "{compared}");
 }
 
-/// Parses multi-line entries in pieces of this size.
+/// Parses multi-line entries in pieces of this size, and checks the text of each.
 fn entries(bytes: &[u8], piece: usize) -> Vec<(u64, ParsedLine)> {
     let mut entries = Entries::begun_by(bytes).unwrap();
+    entries.keep_text();
     let mut parsed = Vec::new();
     for piece in bytes.chunks(piece) {
         entries.push(piece, &mut |line, found| parsed.push((line, found.unwrap())));
     }
     assert_eq!(entries.lines(), bytes.iter().filter(|byte| **byte == b'\n').count() as u64);
     entries.finish(&mut |line, found| parsed.push((line, found.unwrap())));
+    let mut begins = vec![0];
+    begins.extend(memchr::memchr_iter(b'\n', bytes).map(|newline| newline + 1));
+    for (line, found) in &mut parsed {
+        let text = found.text.take().unwrap();
+        let begin = begins[usize::try_from(*line).unwrap() - 1];
+        assert!(bytes[begin..].starts_with(&text), "{line}: {}", String::from_utf8_lossy(&text));
+        // It is the whole entry, and nothing else.
+        let mut alone = Entries::begun_by(&text).unwrap();
+        let mut again = Vec::new();
+        alone.push(&text, &mut |line, found| again.push((line, found.unwrap())));
+        alone.finish(&mut |line, found| again.push((line, found.unwrap())));
+        assert_eq!(again, [(1, found.clone())]);
+    }
     parsed
 }
 
