@@ -41,6 +41,20 @@ pub enum LakeError {
         /// The library's reason.
         reason: String,
     },
+    /// A manifest can't be signed.
+    #[error("{object} can't be signed: {reason}")]
+    Unsigned {
+        /// The manifest's name in the lake.
+        object: String,
+        /// The library's reason.
+        reason: String,
+    },
+    /// Others change the lake all the time.
+    #[error("other programs are compacting the lake {0}: try again later")]
+    Busy(String),
+    /// There is no place for temporary files.
+    #[error("rows can't be sorted: there is no place for temporary files")]
+    Scratch(#[source] std::io::Error),
     /// Objects are fetched by threads of their own, and these can't be started.
     #[error("the object store's client can't be started")]
     Start(#[source] std::io::Error),

@@ -16,23 +16,39 @@
 
 #![forbid(unsafe_code)]
 
+mod check;
+mod commit;
+mod compact;
 mod error;
+mod fleet;
 mod layout;
 mod manifest;
 mod object;
+mod retention;
+mod sign;
+mod slice;
 mod snapshot;
+mod spool;
 mod store;
 mod tables;
 
+pub use check::{Checked, Checks, Problem, ProblemKind, check};
+pub use compact::{Compacted, compact};
 pub use error::LakeError;
+pub use fleet::{FleetFinding, FleetKind, FleetLimits, fleet_findings};
 pub use layout::{BATCHES, BatchId, Day, GENERATIONS, Generation, INBOX, Table};
-pub use manifest::{BatchManifest, GenerationManifest, ObjectEntry, Previous, VERSION, sha256};
+pub use manifest::{BatchManifest, GenerationManifest, ObjectEntry, Root, RootError, VERSION, sha256};
 pub use object::{Limits, ObjectReader, ObjectWriter, Rows};
+pub use retention::{Pruned, Retention, prune};
+pub use sign::{KeyError, SigningKey, VerifyingKey};
+pub use slice::{held_rows, run_rows};
 pub use snapshot::Snapshot;
+pub use spool::{SortedRows, Spool};
 pub use store::{Listed, Put, Store};
 pub use tables::Row;
 pub use tables::columns::{LineRow, Micros, ProofRow};
 pub use tables::coverage::CoverageRow;
 pub use tables::finding::FindingRow;
 pub use tables::held::{HeldRow, PossibleRow};
+pub use tables::record::{RawText, RecordRow, UnknownRecord};
 pub use tables::run::RunRow;

@@ -1,11 +1,13 @@
 //! Manifests: which objects count.
 
+use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::layout::{BatchId, Day, Generation, INBOX, Table, hex};
+use crate::layout::{BatchId, Day, GENERATIONS, Generation, INBOX, Table, hex};
 use crate::{LakeError, Store};
 
 /// An object that a manifest names.
@@ -48,20 +50,68 @@ pub struct GenerationManifest {
     /// Its number.
     pub generation: Generation,
     /// The snapshot before it; none of the first.
-    pub previous: Option<Previous>,
+    pub previous: Option<Root>,
     /// The objects, one for each table and day that has rows, in the order of their paths.
     pub objects: Vec<ObjectEntry>,
     /// The batches that are in it and may still lie in the inbox.
     pub batches: Vec<BatchId>,
 }
 
-/// The snapshot before another.
+/// What identifies a lake's content as of one generation: `12:3fd6…`. Whoever keeps it can tell
+/// later whether that generation, or one before it, was altered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Previous {
-    /// Its number.
+#[serde(try_from = "String", into = "String")]
+pub struct Root {
+    /// The generation.
     pub generation: Generation,
     /// The SHA-256 of its manifest, in lower-case hex.
     pub sha256: String,
+}
+
+impl Root {
+    /// The path of the manifest's signature.
+    pub(crate) fn signature(&self) -> String {
+        format!("{GENERATIONS}/{:08}-{}.minisig", self.generation.0, &self.sha256[..16])
+    }
+}
+
+impl fmt::Display for Root {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.generation.0, self.sha256)
+    }
+}
+
+/// The text is no root.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is no root of a lake: GENERATION:SHA256 is needed, as `taptrail lake check` prints it")]
+pub struct RootError(String);
+
+impl FromStr for Root {
+    type Err = RootError;
+
+    fn from_str(text: &str) -> Result<Self, RootError> {
+        let read = || {
+            let (generation, sum) = text.trim().split_once(':')?;
+            let sum = sum.to_ascii_lowercase();
+            let is_sum = sum.len() == 64 && sum.bytes().all(|byte| byte.is_ascii_hexdigit());
+            Some(Self { generation: Generation(generation.parse().ok()?), sha256: is_sum.then_some(sum)? })
+        };
+        read().ok_or_else(|| RootError(text.to_owned()))
+    }
+}
+
+impl TryFrom<String> for Root {
+    type Error = RootError;
+
+    fn try_from(text: String) -> Result<Self, RootError> {
+        text.parse()
+    }
+}
+
+impl From<Root> for String {
+    fn from(root: Root) -> Self {
+        root.to_string()
+    }
 }
 
 /// The version of the layout that this program writes.
@@ -88,12 +138,12 @@ impl BatchManifest {
 }
 
 impl GenerationManifest {
-    /// Reads the manifest of a generation. Returns it with its SHA-256.
+    /// Reads the manifest of a generation. Returns it with its root.
     ///
     /// # Errors
     ///
     /// It can't be read, or is of another generation or a later version.
-    pub fn read(store: &Store, generation: Generation) -> Result<(Self, String), LakeError> {
+    pub fn read(store: &Store, generation: Generation) -> Result<(Self, Root), LakeError> {
         let path: Arc<str> = generation.manifest().into();
         let bytes = store.get(&path, MAX_MANIFEST)?;
         let read: Self = parse(&path, &bytes)?;
@@ -101,7 +151,7 @@ impl GenerationManifest {
             return Err(LakeError::damaged(&path, format!("it is of generation {}", read.generation.0)));
         }
         read.objects.iter().try_for_each(|object| check_path(&path, object, ""))?;
-        Ok((read, sha256(&bytes)))
+        Ok((read, Root { generation, sha256: sha256(&bytes) }))
     }
 }
 

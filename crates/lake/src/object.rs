@@ -6,11 +6,11 @@ use std::sync::Arc;
 use arrow_array::RecordBatch;
 use arrow_schema::{ArrowError, Schema, SchemaRef};
 use bytes::Bytes;
-use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::{
     ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
 };
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
+use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
@@ -20,7 +20,7 @@ use parquet::schema::types::ColumnPath;
 use crate::{LakeError, Row, Store};
 
 /// The rows of a row group: what a writer and a reader hold in memory.
-const ROW_GROUP: usize = 64 * 1024;
+pub(crate) const ROW_GROUP: usize = 64 * 1024;
 
 /// The rows of a page: what a reader skips by.
 const PAGE: usize = 8 * 1024;
@@ -162,6 +162,28 @@ impl<R: Row> ObjectReader<R> {
             }
         }
         Ok(Self { name, builder, row: PhantomData })
+    }
+
+    /// Some of its columns, by their names, in the order of the object: for passes over many rows.
+    ///
+    /// # Errors
+    ///
+    /// The object is damaged, or lacks a column.
+    pub(crate) fn columns(
+        self,
+        names: &[&str],
+    ) -> Result<impl Iterator<Item = Result<RecordBatch, LakeError>> + use<R>, LakeError> {
+        let Self { name, builder, .. } = self;
+        let root = builder.parquet_schema().root_schema().get_fields();
+        if let Some(lacking) =
+            names.iter().find(|wanted| !root.iter().any(|column| column.name() == **wanted))
+        {
+            return Err(LakeError::damaged(&name, format!("it has no column {lacking}")));
+        }
+        let mask = ProjectionMask::columns(builder.parquet_schema(), names.iter().copied());
+        let batches = builder.with_projection(mask).with_batch_size(PAGE).build();
+        let batches = batches.map_err(|error| LakeError::damaged(&name, error))?;
+        Ok(batches.map(move |batch| batch.map_err(|error| LakeError::damaged(&name, error))))
     }
 
     /// Its rows, in the order of the object.

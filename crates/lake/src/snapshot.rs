@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use crate::layout::{BATCHES, BatchId, Day, GENERATIONS, Generation, Table};
-use crate::manifest::{BatchManifest, GenerationManifest, ObjectEntry, Previous};
+use crate::manifest::{BatchManifest, GenerationManifest, ObjectEntry, Root};
 use crate::{LakeError, Store};
 
 /// How often a lake is looked at again that changed meanwhile.
@@ -14,8 +14,8 @@ const ATTEMPTS: usize = 5;
 pub struct Snapshot {
     /// The last generation; none if nothing has been compacted.
     pub generation: Option<GenerationManifest>,
-    /// The SHA-256 of its manifest, in lower-case hex.
-    pub generation_sha256: Option<String>,
+    /// Its root.
+    pub root: Option<Root>,
     /// The batches that are not in it, in the order of their names.
     pub batches: Vec<BatchManifest>,
 }
@@ -55,13 +55,12 @@ impl Snapshot {
         ids.sort_unstable();
         let generations = store.list(GENERATIONS)?;
         let last = generations.iter().filter_map(|object| Generation::of_manifest(&object.path)).max();
-        let (generation, generation_sha256) =
-            last.map(|last| GenerationManifest::read(store, last)).transpose()?.unzip();
+        let (generation, root) = last.map(|last| GenerationManifest::read(store, last)).transpose()?.unzip();
         let included: HashSet<&BatchId> =
             generation.iter().flat_map(|generation: &GenerationManifest| &generation.batches).collect();
         ids.retain(|id| !included.contains(id));
         let batches = ids.iter().map(|id| BatchManifest::read(store, id)).collect::<Result<_, _>>()?;
-        Ok(Self { generation, generation_sha256, batches })
+        Ok(Self { generation, root, batches })
     }
 
     /// The generation's object of a table and day.
@@ -76,12 +75,6 @@ impl Snapshot {
         let pending =
             self.batches.iter().flat_map(|of| of.objects.iter().map(|object| (Some(&of.batch), object)));
         compacted.chain(pending).filter(move |(_, object)| object.table == table)
-    }
-
-    /// What the next generation names as its predecessor.
-    pub fn as_previous(&self) -> Option<Previous> {
-        let generation = self.generation.as_ref()?.generation;
-        Some(Previous { generation, sha256: self.generation_sha256.clone()? })
     }
 }
 
@@ -133,7 +126,7 @@ mod tests {
         assert_eq!(snapshot.batches, [two]);
         assert_eq!(snapshot.compacted(Table::Held, compacted.day), Some(&compacted));
         assert_eq!(snapshot.objects(Table::Held).count(), 2);
-        assert_eq!(snapshot.as_previous().unwrap().generation, Generation(1));
+        assert_eq!(snapshot.root.unwrap().generation, Generation(1));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use tokio::runtime::{Builder, Runtime};
 use url::Url;
 
 use crate::LakeError;
+use crate::layout::hex;
 
 /// A place with objects. Its calls block.
 #[derive(Debug)]
@@ -70,6 +71,18 @@ impl Store {
         Self::of(objects, url.to_owned())
     }
 
+    /// The store in a directory.
+    ///
+    /// # Errors
+    ///
+    /// The directory can't be used.
+    pub(crate) fn directory(path: &std::path::Path) -> Result<Self, LakeError> {
+        let url = path.display().to_string();
+        let objects = object_store::local::LocalFileSystem::new_with_prefix(path)
+            .map_err(|error| LakeError::Url { url: url.clone(), reason: error.to_string() })?;
+        Self::of(Arc::new(objects), url)
+    }
+
     /// A store with these objects.
     ///
     /// # Errors
@@ -127,6 +140,23 @@ impl Store {
         let path_in_store = Path::from(path);
         let part = self.objects.get_range(&path_in_store, range);
         self.runtime.block_on(part).map_err(|error| failed(path, "read", error))
+    }
+
+    /// The SHA-256 of an object of this size, in lower-case hex.
+    ///
+    /// # Errors
+    ///
+    /// The store can't read it.
+    pub fn sha256(&self, path: &str, bytes: u64) -> Result<String, LakeError> {
+        const PART: u64 = 8 << 20;
+        let mut sum = ring::digest::Context::new(&ring::digest::SHA256);
+        let mut from = 0;
+        while from < bytes {
+            let until = bytes.min(from + PART);
+            sum.update(&self.range(path, from..until)?);
+            from = until;
+        }
+        Ok(hex(sum.finish().as_ref()))
     }
 
     /// The objects below a folder, in no order.

@@ -4,6 +4,7 @@ mod color;
 mod format;
 mod groups;
 mod guests;
+mod lake;
 mod queries;
 mod report;
 mod schema;
@@ -27,6 +28,7 @@ pub(crate) use self::color::{ColorChoice, help_color};
 use self::format::{OutputFormat, StreamFormat};
 pub(crate) use self::groups::command;
 pub(crate) use self::guests::Guests;
+pub(crate) use self::lake::{CheckLake, Compact, FleetFindings, LakeCommand, PruneLake, Signing};
 pub(crate) use self::queries::{AssumedHost, Findings, Output, Scope, Selection, Sources, Times, Trail};
 pub(crate) use self::report::{PictureFormat, Report};
 pub(crate) use self::schema::Schema;
@@ -149,6 +151,9 @@ pub(crate) enum Command {
     /// Check, export or prune the ledger
     #[command(subcommand)]
     Ledger(LedgerCommand),
+    /// Compact, check and prune a lake, and list what all hosts show together
+    #[command(subcommand)]
+    Lake(LakeCommand),
     /// Print the JSON Schema of an output
     Schema(Schema),
 }

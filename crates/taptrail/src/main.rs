@@ -12,6 +12,7 @@ mod cli;
 mod events;
 mod guest;
 mod held_nics;
+mod lake;
 mod ledger;
 mod list;
 mod live;
@@ -81,6 +82,7 @@ fn main() -> ExitCode {
         Command::Guests(arguments) => queries::guests(&arguments, &dirs),
         Command::Explain(arguments) => queries::explain(&arguments, &dirs),
         Command::Ledger(command) => ledger::ledger(&command, &dirs),
+        Command::Lake(command) => lake::lake(&command),
         Command::Schema(ref arguments) => schema::schema(arguments),
         Command::Findings(arguments) => queries::findings(&arguments, &dirs),
         Command::Report(arguments) => queries::report(&arguments, &dirs),

@@ -41,6 +41,10 @@ pub(crate) fn maybe_text(name: &str) -> FieldRef {
     Arc::new(Field::new(name, DataType::Utf8, true))
 }
 
+pub(crate) fn maybe_binary(name: &str) -> FieldRef {
+    Arc::new(Field::new(name, DataType::Binary, true))
+}
+
 pub(crate) fn time(name: &str) -> FieldRef {
     Arc::new(Field::new(name, time_type(), false))
 }

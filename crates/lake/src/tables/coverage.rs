@@ -136,6 +136,10 @@ impl Row for CoverageRow {
         ]
     }
 
+    fn host(&self) -> &str {
+        &self.host
+    }
+
     fn order(&self, other: &Self) -> Ordering {
         let key =
             |row: &Self| (row.since, row.until, row.records, row.first_serial, row.last_serial, row.written);

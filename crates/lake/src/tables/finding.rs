@@ -111,6 +111,10 @@ impl Row for FindingRow {
         ]
     }
 
+    fn host(&self) -> &str {
+        &self.host
+    }
+
     fn order(&self, other: &Self) -> Ordering {
         let key = |row: &Self| (row.incident, row.follows);
         self.host

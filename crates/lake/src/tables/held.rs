@@ -187,6 +187,10 @@ impl Row for HeldRow {
         ]
     }
 
+    fn host(&self) -> &str {
+        &self.host
+    }
+
     fn order(&self, other: &Self) -> Ordering {
         fn rest(row: &HeldRow) -> impl Ord + use<'_> {
             let HeldRow { kind, path, rdev, dev, queues, released, first, last, proof, .. } = row;

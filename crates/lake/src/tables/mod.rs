@@ -4,6 +4,7 @@ pub(crate) mod columns;
 pub(crate) mod coverage;
 pub(crate) mod finding;
 pub(crate) mod held;
+pub(crate) mod record;
 pub(crate) mod run;
 #[cfg(test)]
 mod tests;
@@ -26,6 +27,9 @@ pub trait Row: Serialize + DeserializeOwned + Send {
 
     /// The table's columns.
     fn columns() -> Vec<FieldRef>;
+
+    /// The host that the row is about.
+    fn host(&self) -> &str;
 
     /// The order of rows in an object.
     fn order(&self, other: &Self) -> Ordering;

@@ -217,6 +217,10 @@ impl Row for RunRow {
         ]
     }
 
+    fn host(&self) -> &str {
+        &self.host
+    }
+
     fn order(&self, other: &Self) -> Ordering {
         (&self.uuid, self.started)
             .cmp(&(&other.uuid, other.started))

@@ -7,10 +7,11 @@ use clap::CommandFactory as _;
 use super::Cli;
 
 /// Each group's heading, and its commands in the order shown.
-const GROUPS: [(&str, &[&str]); 4] = [
+const GROUPS: [(&str, &[&str]); 5] = [
     ("Read logs", &["summary", "trail", "who", "guests", "findings", "explain", "report", "serve", "top"]),
     ("Check this host", &["verify", "watch"]),
     ("Run guests", &["run", "check", "attach", "detach", "nics", "list", "events", "stop"]),
+    ("Many hosts", &["lake"]),
     ("Look after it", &["adopt", "recover", "ledger", "schema", "help"]),
 ];
 

@@ -1,0 +1,295 @@
+//! Whether a lake is as it was written.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::layout::{GENERATIONS, Generation, INBOX, Table};
+use crate::manifest::{GenerationManifest, MAX_MANIFEST, ObjectEntry, Root};
+use crate::object::{Limits, ObjectReader};
+use crate::sign::VerifyingKey;
+use crate::{CoverageRow, FindingRow, HeldRow, LakeError, RecordRow, Row, RunRow, Snapshot, Store};
+
+/// What is compared.
+#[derive(Debug, Default)]
+pub struct Checks<'a> {
+    /// The key that signed the manifests.
+    pub key: Option<&'a VerifyingKey>,
+    /// A root that was kept elsewhere.
+    pub root: Option<&'a Root>,
+    /// Only whether the objects are there and have their sizes: their content is not read.
+    pub quick: bool,
+}
+
+/// The result of a check.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Checked {
+    /// The root of the last generation: keep it elsewhere.
+    pub root: Option<Root>,
+    /// The generations whose manifests are there.
+    pub generations: u64,
+    /// The objects that the last generation and the batches name.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Their rows.
+    pub rows: u64,
+    /// The batches that are not in the last generation.
+    pub batches: u64,
+    /// Objects that no manifest names any more, or not yet.
+    pub leftovers: u64,
+    /// Whether the content of the objects was read.
+    pub content_read: bool,
+    /// Whether signatures were verified.
+    pub signatures_verified: bool,
+    /// What is wrong, in the order of the objects' names.
+    pub problems: Vec<Problem>,
+}
+
+/// Something that is not as it was written.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Problem {
+    /// The object's name in the lake.
+    pub object: String,
+    /// What kind of problem it is.
+    pub kind: ProblemKind,
+    /// A sentence for people.
+    pub text: String,
+}
+
+/// The kind of a [`Problem`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProblemKind {
+    /// The object is not there.
+    Missing,
+    /// Its size or sum is another than its manifest says.
+    Altered,
+    /// It is no Parquet, or not of its table.
+    Unreadable,
+    /// Its rows are not in their order, or not as many as its manifest says.
+    OutOfOrder,
+    /// The manifest has no signature.
+    Unsigned,
+    /// The signature is not of this manifest and key.
+    BadSignature,
+    /// A generation is not the one that the next one names as its predecessor, or is missing.
+    BrokenChain,
+    /// The lake is not the one of which the root was kept, or an earlier state of it.
+    OtherRoot,
+}
+
+impl ProblemKind {
+    /// The word in JSON and text.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Altered => "altered",
+            Self::Unreadable => "unreadable",
+            Self::OutOfOrder => "out-of-order",
+            Self::Unsigned => "unsigned",
+            Self::BadSignature => "bad-signature",
+            Self::BrokenChain => "broken-chain",
+            Self::OtherRoot => "other-root",
+        }
+    }
+}
+
+/// Compares all objects of a lake with its manifests, and these with each other.
+///
+/// `progress` is called after each object, with how many there are.
+///
+/// # Errors
+///
+/// There is no lake, the last manifest is damaged, or the store fails. What is wrong with other
+/// objects is in the result.
+pub fn check(
+    store: &Arc<Store>,
+    checks: &Checks<'_>,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Checked, LakeError> {
+    let snapshot = Snapshot::existing(store)?;
+    let mut checking = Checking { store, checks, problems: Vec::new() };
+    let generations = checking.chain()?;
+    let named: Vec<&ObjectEntry> =
+        Table::ALL.iter().flat_map(|table| snapshot.objects(*table)).map(|(_, object)| object).collect();
+    let there = checking.there()?;
+    let (all, mut bytes, mut rows) = (named.len() as u64, 0, 0);
+    for (number, object) in (1..).zip(&named) {
+        checking.object(object, there.get(&object.path).copied())?;
+        bytes += object.bytes;
+        rows += object.rows;
+        progress(number, all);
+    }
+    let named: HashSet<&str> = named.iter().map(|object| object.path.as_str()).collect();
+    let leftovers = there.keys().filter(|path| !named.contains(path.as_str())).count() as u64;
+    let mut problems = checking.problems;
+    problems.sort();
+    Ok(Checked {
+        root: snapshot.root,
+        generations,
+        objects: all,
+        bytes,
+        rows,
+        batches: snapshot.batches.len() as u64,
+        leftovers,
+        content_read: !checks.quick,
+        signatures_verified: checks.key.is_some(),
+        problems,
+    })
+}
+
+struct Checking<'a> {
+    store: &'a Arc<Store>,
+    checks: &'a Checks<'a>,
+    problems: Vec<Problem>,
+}
+
+impl Checking<'_> {
+    fn problem(&mut self, object: impl Into<String>, kind: ProblemKind, text: impl Into<String>) {
+        self.problems.push(Problem { object: object.into(), kind, text: text.into() });
+    }
+
+    /// The Parquet objects that are there, with their sizes.
+    fn there(&self) -> Result<BTreeMap<String, u64>, LakeError> {
+        let mut all = BTreeMap::new();
+        for folder in Table::ALL.iter().map(|table| table.as_str()).chain([INBOX]) {
+            let listed = self.store.list(folder)?.into_iter();
+            let objects = listed.filter(|object| object.path.ends_with(".parquet"));
+            all.extend(objects.map(|object| (object.path, object.bytes)));
+        }
+        Ok(all)
+    }
+
+    /// Compares the generations' manifests with each other. Returns how many there are.
+    fn chain(&mut self) -> Result<u64, LakeError> {
+        let listed = self.store.list(GENERATIONS)?;
+        let mut there: Vec<Generation> =
+            listed.iter().filter_map(|object| Generation::of_manifest(&object.path)).collect();
+        there.sort_unstable();
+        let mut read = BTreeMap::new();
+        for generation in there.iter().copied() {
+            match GenerationManifest::read(self.store, generation) {
+                Ok((manifest, root)) => {
+                    self.signature(&root)?;
+                    read.insert(generation, (manifest, root));
+                }
+                Err(LakeError::Damaged { reason, .. }) => {
+                    self.problem(generation.manifest(), ProblemKind::Altered, reason);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        for (generation, (manifest, _)) in &read {
+            let before = generation.0.checked_sub(1).map(Generation).filter(|before| before.0 > 0);
+            match (before, &manifest.previous) {
+                (None, None) => {}
+                (Some(before), Some(previous)) if previous.generation == before => match read.get(&before) {
+                    Some((_, root)) if root == previous => {}
+                    Some(_) => self.problem(
+                        before.manifest(),
+                        ProblemKind::BrokenChain,
+                        format!("generation {} was made after another one", generation.0),
+                    ),
+                    None if there.contains(&before) => {}
+                    None => self.problem(
+                        before.manifest(),
+                        ProblemKind::BrokenChain,
+                        format!("it is missing: generation {} was made after it", generation.0),
+                    ),
+                },
+                _ => self.problem(
+                    generation.manifest(),
+                    ProblemKind::BrokenChain,
+                    "it does not name the generation before it".to_owned(),
+                ),
+            }
+        }
+        if let Some(kept) = self.checks.root {
+            match read.get(&kept.generation) {
+                Some((_, root)) if root == kept => {}
+                Some((_, root)) => {
+                    let text =
+                        format!("its sum is {}; the root that was kept has {}", root.sha256, kept.sha256);
+                    self.problem(kept.generation.manifest(), ProblemKind::OtherRoot, text);
+                }
+                None => {
+                    let text = "it is not there: this is another lake, or an earlier state of it";
+                    self.problem(kept.generation.manifest(), ProblemKind::OtherRoot, text);
+                }
+            }
+        }
+        Ok(there.len() as u64)
+    }
+
+    fn signature(&mut self, root: &Root) -> Result<(), LakeError> {
+        let Some(key) = self.checks.key else { return Ok(()) };
+        let manifest = root.generation.manifest();
+        let signature = match self.store.get(&root.signature(), 64 << 10) {
+            Err(error) if error.is_not_found() => {
+                self.problem(manifest, ProblemKind::Unsigned, "it has no signature");
+                return Ok(());
+            }
+            signature => signature?,
+        };
+        let content = self.store.get(&manifest, MAX_MANIFEST)?;
+        if let Err(reason) = key.verify(&content, &String::from_utf8_lossy(&signature)) {
+            self.problem(manifest, ProblemKind::BadSignature, reason);
+        }
+        Ok(())
+    }
+
+    fn object(&mut self, object: &ObjectEntry, there: Option<u64>) -> Result<(), LakeError> {
+        let ObjectEntry { path, bytes, .. } = object;
+        match there {
+            None => {
+                self.problem(path, ProblemKind::Missing, "it is not there");
+                return Ok(());
+            }
+            Some(size) if size != *bytes => {
+                self.problem(path, ProblemKind::Altered, format!("it has {size} bytes, and had {bytes}"));
+                return Ok(());
+            }
+            Some(_) if self.checks.quick => return Ok(()),
+            Some(_) => {}
+        }
+        if self.store.sha256(path, *bytes)? != object.sha256 {
+            self.problem(path, ProblemKind::Altered, "its content is not what was written");
+            return Ok(());
+        }
+        let found = match object.table {
+            Table::Held => self.rows::<HeldRow>(object),
+            Table::Runs => self.rows::<RunRow>(object),
+            Table::Findings => self.rows::<FindingRow>(object),
+            Table::Coverage => self.rows::<CoverageRow>(object),
+            Table::Records => self.rows::<RecordRow>(object),
+        };
+        match found {
+            Err(LakeError::Damaged { reason, .. }) => self.problem(path, ProblemKind::Unreadable, reason),
+            Err(error) => return Err(error),
+            Ok(None) => self.problem(path, ProblemKind::OutOfOrder, "its rows are not in their order"),
+            Ok(Some(rows)) if rows != object.rows => {
+                let text = format!("it has {rows} rows, and its manifest says {}", object.rows);
+                self.problem(path, ProblemKind::OutOfOrder, text);
+            }
+            Ok(Some(_)) => {}
+        }
+        Ok(())
+    }
+
+    /// How many rows an object has; none if they are not in their order.
+    fn rows<R: Row>(&self, object: &ObjectEntry) -> Result<Option<u64>, LakeError> {
+        let reader = ObjectReader::<R>::open(self.store, &object.path, object.bytes, Limits::default())?;
+        let (mut rows, mut last): (u64, Option<R>) = (0, None);
+        for row in reader.rows()? {
+            let row = row?;
+            if last.as_ref().is_some_and(|last| last.order(&row).is_gt()) {
+                return Ok(None);
+            }
+            rows += 1;
+            last = Some(row);
+        }
+        Ok(Some(rows))
+    }
+}

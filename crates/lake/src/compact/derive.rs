@@ -1,0 +1,204 @@
+//! Derives a host's rows from the entries of several readings.
+
+use std::collections::{HashMap, VecDeque};
+use std::iter::Peekable;
+use std::path::Path;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use taptrail_trail::{Content, Entry, Finding, Gap, GapReason, GuestRun, Holding, Span, Trail};
+
+use super::coverage::Covered;
+use super::merge::HostMerge;
+use super::plan::{Derive, Plan};
+use crate::slice::{held_rows, run_rows};
+use crate::spool::{SortedRows, Spool};
+use crate::tables::columns::micros;
+use crate::{CoverageRow, Day, FindingRow, HeldRow, LakeError, RecordRow, RunRow, Store, Table};
+
+/// The derived rows of each table.
+pub(super) struct Derivation {
+    pub(super) held: Spool<HeldRow>,
+    pub(super) runs: Spool<RunRow>,
+    pub(super) findings: Spool<FindingRow>,
+    pub(super) coverage: Spool<CoverageRow>,
+    pub(super) records: Spool<RecordRow>,
+}
+
+impl Derivation {
+    /// Derives the rows of the hosts for which the plan says so.
+    pub(super) fn run(store: &Arc<Store>, plan: &Plan, scratch: &Path) -> Result<Self, LakeError> {
+        let mut derived = Self {
+            held: Spool::new(scratch)?,
+            runs: Spool::new(scratch)?,
+            findings: Spool::new(scratch)?,
+            coverage: Spool::new(scratch)?,
+            records: Spool::new(scratch)?,
+        };
+        let mut hosts: HashMap<Arc<str>, HostDerivation<'_>> =
+            plan.derived().map(|(host, how)| (Arc::clone(host), HostDerivation::new(host, how))).collect();
+        let begin = hosts.values().map(|host| host.how.since.unwrap_or(Timestamp::MIN)).min();
+        let Some(begin) = begin.map(Day::of) else { return Ok(derived) };
+        for day in plan.days(Table::Records).range(begin..).copied() {
+            let mut heads = Heads::of(store, plan, day)?;
+            while let Some((reading, row)) = heads.next()? {
+                if let Some(host) = hosts.get_mut(row.host.as_str()) {
+                    host.add(reading, row, &mut derived)?;
+                }
+            }
+        }
+        hosts.into_values().try_for_each(|host| host.finish(&mut derived))?;
+        Ok(derived)
+    }
+}
+
+/// The records of one day, of each reading in its order, merged by host and time.
+struct Heads(Vec<Peekable<SortedRows<RecordRow>>>);
+
+impl Heads {
+    fn of(store: &Arc<Store>, plan: &Plan, day: Day) -> Result<Self, LakeError> {
+        let rows = |reading| Ok(plan.rows(store, reading, day)?.peekable());
+        Ok(Self((0..plan.readings()).map(rows).collect::<Result<_, LakeError>>()?))
+    }
+
+    /// The next row, and its reading.
+    fn next(&mut self) -> Result<Option<(usize, RecordRow)>, LakeError> {
+        let mut least = None;
+        for (reading, head) in self.0.iter_mut().enumerate() {
+            match head.peek() {
+                None => {}
+                Some(Err(_)) => {
+                    least = Some((reading, None));
+                    break;
+                }
+                Some(Ok(row)) => {
+                    let key = (row.host.clone(), row.time, row.serial.is_none(), row.serial);
+                    if least
+                        .as_ref()
+                        .is_none_or(|(_, least)| least.as_ref().is_some_and(|least| key < *least))
+                    {
+                        least = Some((reading, Some(key)));
+                    }
+                }
+            }
+        }
+        let Some((reading, _)) = least else { return Ok(None) };
+        self.0[reading].next().transpose().map(|row| row.map(|row| (reading, row)))
+    }
+}
+
+/// The derivation of one host.
+struct HostDerivation<'a> {
+    host: Arc<str>,
+    how: &'a Derive,
+    merge: HostMerge,
+    trail: Trail,
+    /// The times that no reading covers, the earliest first.
+    holes: VecDeque<Span>,
+    /// The day of the last record, and its position there.
+    last: Option<(Day, i64)>,
+}
+
+impl<'a> HostDerivation<'a> {
+    fn new(host: &Arc<str>, how: &'a Derive) -> Self {
+        Self {
+            host: Arc::clone(host),
+            how,
+            merge: HostMerge::default(),
+            trail: Trail::with_runs(),
+            holes: how.joined.holes.iter().copied().collect(),
+            last: None,
+        }
+    }
+
+    /// Adds a row of a reading.
+    fn add(&mut self, reading: usize, row: RecordRow, to: &mut Derivation) -> Result<(), LakeError> {
+        let time = row.time;
+        if self.how.since.is_some_and(|since| time < micros(since)) || self.is_filled_gap(reading, &row) {
+            return Ok(());
+        }
+        let mut merge = std::mem::take(&mut self.merge);
+        merge.add(reading, row);
+        let released = merge.release(time, &mut |row| self.feed(row, to));
+        self.merge = merge;
+        released
+    }
+
+    /// Whether it is a gap of one reading, and another reading has the records of that time.
+    fn is_filled_gap(&self, reading: usize, row: &RecordRow) -> bool {
+        if row.what != "gap" {
+            return false;
+        }
+        let Ok(Entry { time, content: Content::Gap(gap), .. }) = row.clone().entry() else { return false };
+        let range = Span { from: gap.since.unwrap_or(time), until: time };
+        Covered::fills(&self.how.readings, reading, range)
+    }
+
+    /// Feeds the trail with a merged row, and keeps it.
+    fn feed(&mut self, mut row: RecordRow, to: &mut Derivation) -> Result<(), LakeError> {
+        let entry = row.clone().entry().map_err(|error| LakeError::Rows {
+            table: Table::Records.as_str(),
+            reason: format!("host {}: {error}", self.host),
+        })?;
+        let day = Day::of(entry.time);
+        while let Some(hole) = self.holes.pop_front_if(|hole| hole.until <= entry.time) {
+            let gap = Gap { since: Some(hole.from), serials: None, why: GapReason::PositionLost };
+            let content = Content::Gap(gap);
+            self.feed_entry(&Entry { time: hole.until, serial: None, content, ..entry.clone() }, to)?;
+        }
+        self.feed_entry(&entry, to)?;
+        if self.how.has(day) {
+            row.position = self.last.filter(|(last, _)| *last == day).map_or(0, |(_, position)| position + 1);
+            self.last = Some((day, row.position));
+            to.records.push(day, row)?;
+        }
+        Ok(())
+    }
+
+    fn feed_entry(&mut self, entry: &Entry, to: &mut Derivation) -> Result<(), LakeError> {
+        self.trail.feed(entry);
+        for holding in self.trail.drain_ended() {
+            to.add_holding(self.how, &holding)?;
+        }
+        for run in self.trail.drain_runs() {
+            to.add_run(self.how, &run)?;
+        }
+        for finding in self.trail.drain_findings() {
+            to.add_finding(self.how, &finding)?;
+        }
+        Ok(())
+    }
+
+    fn finish(mut self, to: &mut Derivation) -> Result<(), LakeError> {
+        let mut merge = std::mem::take(&mut self.merge);
+        merge.release(i64::MAX, &mut |row| self.feed(row, to))?;
+        self.trail.cover(&self.host, self.how.end());
+        let (rest, runs) = std::mem::take(&mut self.trail).finish_with_runs();
+        rest.holdings.iter().try_for_each(|holding| to.add_holding(self.how, holding))?;
+        rest.findings.iter().try_for_each(|finding| to.add_finding(self.how, finding))?;
+        runs.iter().try_for_each(|run| to.add_run(self.how, run))?;
+        for (day, row) in self.how.joined.covered.rows(&self.host) {
+            if self.how.has(day) {
+                to.coverage.push(day, row)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Derivation {
+    fn add_holding(&mut self, how: &Derive, holding: &Holding) -> Result<(), LakeError> {
+        let rows = held_rows(holding, how.end()).into_iter().filter(|(day, _)| how.has(*day));
+        rows.into_iter().try_for_each(|(day, row)| self.held.push(day, row))
+    }
+
+    fn add_run(&mut self, how: &Derive, run: &GuestRun) -> Result<(), LakeError> {
+        let rows = run_rows(run, how.end()).into_iter().filter(|(day, _)| how.has(*day));
+        rows.into_iter().try_for_each(|(day, row)| self.runs.push(day, row))
+    }
+
+    fn add_finding(&mut self, how: &Derive, finding: &Finding) -> Result<(), LakeError> {
+        let day = Day::of(finding.time);
+        if how.has(day) { self.findings.push(day, FindingRow::of(finding)) } else { Ok(()) }
+    }
+}
