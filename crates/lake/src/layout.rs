@@ -128,9 +128,9 @@ impl BatchId {
         format!("{BATCHES}/{}.json", self.0)
     }
 
-    /// The path of one of its objects: the `number`-th of a table and day.
-    pub fn object(&self, table: Table, day: Day, number: usize) -> String {
-        format!("{INBOX}/{table}/day={day}/{}-{number}.parquet", self.0)
+    /// The path of an object of a batch, with this SHA-256 in hex. Two batches may have it.
+    pub fn object(table: Table, day: Day, sha256: &str) -> String {
+        format!("{INBOX}/{table}/day={day}/{}.parquet", sha256.get(..Self::DIGITS).unwrap_or(sha256))
     }
 }
 
@@ -195,7 +195,8 @@ mod tests {
         assert_eq!((Day::of(day.start()), day.next().and_then(Day::previous)), (day, Some(day)));
         let batch = BatchId::of(["aa", "bb"].into_iter());
         assert_eq!(BatchId::parse(&batch.to_string()), Some(batch.clone()));
-        assert!(batch.object(Table::Held, day, 0).starts_with("inbox/held/day=2026-11-29/"));
+        let path = BatchId::object(Table::Held, day, "0123456789abcdef0123456789abcdef0");
+        assert_eq!(path, "inbox/held/day=2026-11-29/0123456789abcdef0123456789abcdef.parquet");
         let path = Generation(7).object(Table::Runs, day, "0123456789abcdef0123456789abcdef");
         assert_eq!(path, "runs/day=2026-11-29/g00000007-0123456789abcdef.parquet");
         assert_eq!(BatchId::of_manifest(&batch.manifest()), Some(batch.clone()));

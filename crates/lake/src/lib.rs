@@ -5,7 +5,7 @@
 //! from it, for fast answers and for SQL engines, which read the same objects.
 //!
 //! ```text
-//!   inbox/<table>/day=D/<batch>-<n>.parquet   a batch: what one `taptrail archive` adds
+//!   inbox/<table>/day=D/<sum>.parquet         a batch: what one `taptrail archive` adds
 //!   inbox/batches/<batch>.json                its manifest, written last: the batch counts from here
 //!   <table>/day=D/g<generation>-<sum>.parquet compacted: one object for a day
 //!   generations/<generation>.json             names the current objects, with their SHA-256
@@ -16,6 +16,7 @@
 
 #![forbid(unsafe_code)]
 
+mod batch;
 mod check;
 mod commit;
 mod compact;
@@ -32,6 +33,7 @@ mod spool;
 mod store;
 mod tables;
 
+pub use batch::{Archived, BatchFile, BatchHost, BatchInput, BatchWriter};
 pub use check::{Checked, Checks, Problem, ProblemKind, check};
 pub use compact::{Compacted, compact};
 pub use error::LakeError;

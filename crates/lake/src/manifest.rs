@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::batch::BatchInput;
 use crate::layout::{BatchId, Day, GENERATIONS, Generation, INBOX, Table, hex};
 use crate::{LakeError, Store};
 
@@ -38,6 +39,9 @@ pub struct BatchManifest {
     pub batch: BatchId,
     /// Its hosts, in the order of their names.
     pub hosts: Vec<String>,
+    /// What was read, and what was not.
+    #[serde(default)]
+    pub input: BatchInput,
     /// Its objects, in the order of their paths.
     pub objects: Vec<ObjectEntry>,
 }

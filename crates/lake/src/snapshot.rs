@@ -85,6 +85,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::batch::BatchInput;
     use crate::manifest::VERSION;
 
     fn put(store: &Store, path: &str, value: &impl serde::Serialize) {
@@ -98,7 +99,13 @@ mod tests {
 
     fn batch(name: &str, path: &str) -> BatchManifest {
         let batch = BatchId::of([name].into_iter());
-        BatchManifest { version: VERSION, batch, hosts: Vec::new(), objects: vec![entry(path)] }
+        BatchManifest {
+            version: VERSION,
+            batch,
+            hosts: Vec::new(),
+            input: BatchInput::default(),
+            objects: vec![entry(path)],
+        }
     }
 
     #[test]

@@ -114,6 +114,20 @@ impl Store {
         }
     }
 
+    /// Writes an object that is named by its content. One that is there already must be the same.
+    ///
+    /// # Errors
+    ///
+    /// The store can't write it, or has another one of that name.
+    pub fn put_verified(&self, path: &str, content: Bytes, sha256: &str) -> Result<Put, LakeError> {
+        let bytes = content.len() as u64;
+        let put = self.put_new(path, content)?;
+        if put == Put::Existed && self.sha256(path, bytes)? != sha256 {
+            return Err(LakeError::damaged(&Arc::from(path), "an object of this name has another content"));
+        }
+        Ok(put)
+    }
+
     /// All of an object.
     ///
     /// # Errors

@@ -9,7 +9,6 @@ use crate::layout::Generation;
 use crate::manifest::{ObjectEntry, sha256};
 use crate::object::ObjectWriter;
 use crate::spool::{SortedRows, Spool, merged};
-use crate::store::Put;
 use crate::{Day, LakeError, Row, Store};
 
 /// The objects of a new generation.
@@ -98,9 +97,7 @@ impl NewObjects {
         }
         let path = generation.object(R::TABLE, day, &sum);
         let bytes = object.len() as u64;
-        if store.put_new(&path, object)? == Put::Existed && store.sha256(&path, bytes)? != sum {
-            return Err(LakeError::damaged(&Arc::from(path), "an object of this name has another content"));
-        }
+        store.put_verified(&path, object, &sum)?;
         self.objects.push(ObjectEntry { table: R::TABLE, day, path, sha256: sum, bytes, rows });
         self.written += 1;
         Ok(())

@@ -1,0 +1,321 @@
+//! What one reading adds to a lake.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use taptrail_trail::{Coverage, Entry, Finding, GuestRun, Holding, Input, RunState, State};
+use tempfile::TempDir;
+
+use crate::layout::{BatchId, Day};
+use crate::manifest::{BatchManifest, ObjectEntry, VERSION, sha256};
+use crate::object::ObjectWriter;
+use crate::slice::{held_rows, run_rows};
+use crate::spool::Spool;
+use crate::store::Put;
+use crate::tables::columns::{Micros, micros};
+use crate::{CoverageRow, FindingRow, HeldRow, LakeError, RecordRow, Row, RunRow, Store};
+
+/// Collects what one reading gives, on disk, and adds it to a lake in one piece.
+///
+/// Objects are named by their content, and the manifest is written last. A batch that is sent again
+/// changes nothing; one that was interrupted does not count, and sending it again completes it.
+pub struct BatchWriter {
+    /// Where rows are sorted. It is removed on drop.
+    _scratch: TempDir,
+    held: Spool<HeldRow>,
+    runs: Spool<RunRow>,
+    findings: Spool<FindingRow>,
+    coverage: Spool<CoverageRow>,
+    records: Spool<RecordRow>,
+    /// The day of each host's last entry, and its position there.
+    positions: HashMap<Arc<str>, (Day, i64)>,
+    /// What lives until its host's records end: when that is, is known at the end.
+    live: Vec<Holding>,
+    running: Vec<GuestRun>,
+}
+
+/// What a batch added.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Archived {
+    /// The batch.
+    pub batch: BatchId,
+    /// Whether the lake had it already: then nothing has changed.
+    pub existed: bool,
+    /// Its hosts.
+    pub hosts: u64,
+    /// Its objects.
+    pub objects: u64,
+    /// Those of them that the lake did not have.
+    pub objects_written: u64,
+    /// The bytes of all its objects.
+    pub bytes: u64,
+    /// The rows of all its objects.
+    pub rows: u64,
+}
+
+/// What a reading read, and what it did not.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BatchInput {
+    /// Bytes, as stored.
+    pub bytes: u64,
+    /// Lines or rows.
+    pub lines: u64,
+    /// Records of guests and their network devices.
+    pub records: u64,
+    /// Lines that should have been records and could not be parsed or trusted.
+    pub unreadable: u64,
+    /// Lines that look like records and are in no shape that is read.
+    pub unread: u64,
+    /// Records that were read before, from a copy of their log.
+    pub duplicates: u64,
+    /// Each input.
+    pub files: Vec<BatchFile>,
+    /// The assumptions that were made, and what is not known.
+    pub notes: Vec<String>,
+}
+
+/// One input of a reading.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BatchFile {
+    /// Its path.
+    pub path: String,
+    /// Its lines or rows.
+    pub lines: u64,
+    /// Lines that should have been records and could not be parsed or trusted.
+    pub unreadable: u64,
+    /// Lines that look like records and are in no shape that is read.
+    pub unread: u64,
+    /// Lines that were accepted though only their own text names their writer.
+    pub unauthenticated: u64,
+    /// The hosts that it has lines of.
+    pub hosts: Vec<BatchHost>,
+}
+
+/// The lines of one host in one input.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BatchHost {
+    /// The host.
+    pub host: String,
+    /// The time of its first line, in microseconds since 1970.
+    pub from: Micros,
+    /// The time of its last line.
+    pub until: Micros,
+    /// Records of guests and their network devices.
+    pub records: u64,
+}
+
+impl BatchInput {
+    /// The summary of an input.
+    pub fn of(input: &Input) -> Self {
+        let files = input.files.iter().map(|file| BatchFile {
+            path: file.path.to_string(),
+            lines: file.lines,
+            unreadable: file.unreadable,
+            unread: file.unread,
+            unauthenticated: file.unauthenticated,
+            hosts: file
+                .hosts
+                .iter()
+                .map(|span| BatchHost {
+                    host: span.host.to_string(),
+                    from: micros(span.from),
+                    until: micros(span.until),
+                    records: span.records,
+                })
+                .collect(),
+        });
+        Self {
+            bytes: input.bytes,
+            lines: input.lines,
+            records: input.records,
+            unreadable: input.unreadable,
+            unread: input.unread,
+            duplicates: input.duplicates,
+            files: files.collect(),
+            notes: input.notes.clone(),
+        }
+    }
+}
+
+impl BatchWriter {
+    /// A batch without rows.
+    ///
+    /// # Errors
+    ///
+    /// There is no place for temporary files.
+    pub fn new() -> Result<Self, LakeError> {
+        let scratch = tempfile::tempdir().map_err(LakeError::Scratch)?;
+        let path = scratch.path();
+        Ok(Self {
+            held: Spool::new(path)?,
+            runs: Spool::new(path)?,
+            findings: Spool::new(path)?,
+            coverage: Spool::new(path)?,
+            records: Spool::new(path)?,
+            positions: HashMap::new(),
+            live: Vec::new(),
+            running: Vec::new(),
+            _scratch: scratch,
+        })
+    }
+
+    /// Adds an entry, in the order in which the trail is fed.
+    ///
+    /// # Errors
+    ///
+    /// It can't be kept on disk.
+    pub fn entry(&mut self, entry: &Entry) -> Result<(), LakeError> {
+        let day = Day::of(entry.time);
+        let position = match self.positions.get_mut(&entry.host) {
+            Some((last, position)) if *last == day => {
+                *position += 1;
+                *position
+            }
+            Some(last) => {
+                // A time may be of the day before: its position goes on from the next one's.
+                *last = (day, if day < last.0 { last.1 + 1 } else { 0 });
+                last.1
+            }
+            None => {
+                self.positions.insert(Arc::clone(&entry.host), (day, 0));
+                0
+            }
+        };
+        self.records.push(day, RecordRow::of(entry, position))
+    }
+
+    /// Adds a holding.
+    ///
+    /// # Errors
+    ///
+    /// It can't be kept on disk.
+    pub fn holding(&mut self, holding: Holding) -> Result<(), LakeError> {
+        if matches!(holding.state, State::Held | State::Opening | State::Unknown) {
+            self.live.push(holding);
+            return Ok(());
+        }
+        self.add_holding(&holding, Timestamp::MIN)
+    }
+
+    fn add_holding(&mut self, holding: &Holding, end: Timestamp) -> Result<(), LakeError> {
+        held_rows(holding, end).into_iter().try_for_each(|(day, row)| self.held.push(day, row))
+    }
+
+    /// Adds a run of a guest.
+    ///
+    /// # Errors
+    ///
+    /// It can't be kept on disk.
+    pub fn run(&mut self, run: GuestRun) -> Result<(), LakeError> {
+        if run.state == RunState::Running {
+            self.running.push(run);
+            return Ok(());
+        }
+        self.add_run(&run, Timestamp::MIN)
+    }
+
+    fn add_run(&mut self, run: &GuestRun, end: Timestamp) -> Result<(), LakeError> {
+        run_rows(run, end).into_iter().try_for_each(|(day, row)| self.runs.push(day, row))
+    }
+
+    /// Adds a finding.
+    ///
+    /// # Errors
+    ///
+    /// It can't be kept on disk.
+    pub fn finding(&mut self, finding: &Finding) -> Result<(), LakeError> {
+        self.findings.push(Day::of(finding.time), FindingRow::of(finding))
+    }
+
+    /// Writes the batch to a lake. None if it has nothing: no host's time is covered.
+    ///
+    /// `coverage`: the rows of what the reading covers, with their days.
+    ///
+    /// # Errors
+    ///
+    /// The store fails, or has another object of the same name.
+    pub fn finish(
+        mut self,
+        store: &Store,
+        input: &Input,
+        coverage: Vec<(Day, CoverageRow)>,
+    ) -> Result<Option<Archived>, LakeError> {
+        if coverage.is_empty() {
+            return Ok(None);
+        }
+        let end = |coverage: &Coverage| coverage.spans.iter().map(|span| span.until).max();
+        let ends: HashMap<Arc<str>, Timestamp> =
+            input.coverage.iter().filter_map(|of| Some((Arc::clone(&of.host), end(of)?))).collect();
+        let end = |host: &Arc<str>| ends.get(host).copied().unwrap_or(Timestamp::MIN);
+        for holding in std::mem::take(&mut self.live) {
+            self.add_holding(&holding, end(&holding.host))?;
+        }
+        for run in std::mem::take(&mut self.running) {
+            self.add_run(&run, end(&run.host))?;
+        }
+        coverage.into_iter().try_for_each(|(day, row)| self.coverage.push(day, row))?;
+        let mut objects = Objects { store, all: Vec::new(), written: 0 };
+        objects.write(self.held)?;
+        objects.write(self.runs)?;
+        objects.write(self.findings)?;
+        objects.write(self.coverage)?;
+        objects.write(self.records)?;
+        let Objects { mut all, written, .. } = objects;
+        all.sort_by(|a, b| a.path.cmp(&b.path));
+        let batch = BatchId::of(all.iter().map(|object| object.sha256.as_str()));
+        let hosts: BTreeSet<String> = input.coverage.iter().map(|of| of.host.to_string()).collect();
+        let archived = Archived {
+            batch: batch.clone(),
+            existed: false,
+            hosts: hosts.len() as u64,
+            objects: all.len() as u64,
+            objects_written: written,
+            bytes: all.iter().map(|object| object.bytes).sum(),
+            rows: all.iter().map(|object| object.rows).sum(),
+        };
+        let path = batch.manifest();
+        let input = BatchInput::of(input);
+        let manifest = BatchManifest {
+            version: VERSION,
+            batch,
+            hosts: hosts.into_iter().collect(),
+            input,
+            objects: all,
+        };
+        let text = serde_json::to_vec(&manifest)
+            .map_err(|error| LakeError::Rows { table: "batches", reason: error.to_string() })?;
+        let put = store.put_new(&path, Bytes::from(text))?;
+        Ok(Some(Archived { existed: put == Put::Existed, ..archived }))
+    }
+}
+
+/// The objects of a batch.
+struct Objects<'a> {
+    store: &'a Store,
+    all: Vec<ObjectEntry>,
+    written: u64,
+}
+
+impl Objects<'_> {
+    fn write<R: Row + 'static>(&mut self, mut spool: Spool<R>) -> Result<(), LakeError> {
+        let days: BTreeSet<Day> = spool.days().collect();
+        for day in days {
+            let mut writer = ObjectWriter::<R>::new()?;
+            for row in spool.take(day)? {
+                writer.push(row?)?;
+            }
+            let rows = writer.rows();
+            let object = writer.finish()?;
+            let (sum, bytes) = (sha256(&object), object.len() as u64);
+            let path = BatchId::object(R::TABLE, day, &sum);
+            if self.store.put_verified(&path, object, &sum)? == Put::Written {
+                self.written += 1;
+            }
+            self.all.push(ObjectEntry { table: R::TABLE, day, path, sha256: sum, bytes, rows });
+        }
+        Ok(())
+    }
+}
