@@ -41,6 +41,13 @@ impl Run {
     fn is_near(&self, millis: i64) -> bool {
         self.entered || (millis - self.until >= -CLOCK_JUMP_MS && millis - self.since <= MAX_RUN_MS)
     }
+
+    /// Whether its lines name this host.
+    #[inline]
+    fn is_of(&self, node: &[u8]) -> bool {
+        // Most logs name none, and a call for each line to compare nothing with nothing shows.
+        self.node.len() == node.len() && (node.is_empty() || *self.node == *node)
+    }
 }
 
 /// Collects the runs in a piece, line by line.
@@ -49,8 +56,6 @@ pub(crate) struct RunCollector {
     runs: Vec<Run>,
     /// Whether there are lines of other types than `VIRT_…`.
     others: bool,
-    /// Time and serial number of the last line, as text.
-    stamp: Vec<u8>,
 }
 
 /// Bytes in which a line's stamp is searched, after a host's name and a type.
@@ -73,19 +78,12 @@ impl RunCollector {
             return;
         }
         self.others |= !record.starts_with(b"type=VIRT_");
-        let Some(stamp) = stamp(record) else { return };
-        // Most lines belong to the same event as the line before.
-        let is_same = !self.stamp.is_empty() && stamp.starts_with(&self.stamp);
-        if is_same && self.runs.last().is_some_and(|run| *run.node == *node) {
-            return;
-        }
-        let Some((millis, serial, length)) = moment(stamp) else { return };
-        self.stamp.clear();
-        self.stamp.extend_from_slice(&stamp[..length]);
+        let Some((millis, serial)) = stamp(record).and_then(moment) else { return };
         let entered = record.starts_with(b"type=SYSCALL ");
         if let Some(run) = self.runs.last_mut()
-            && *run.node == *node
+            && run.is_of(node)
         {
+            // Most lines belong to the same event as the line before, or to the next one.
             if serial == run.last {
                 return;
             }
@@ -118,22 +116,56 @@ fn stamp(record: &[u8]) -> Option<&[u8]> {
     record[..open].ends_with(b"audit").then(|| &record[open + 1..])
 }
 
-/// The time in milliseconds since 1970, the serial number, and the length of the text in
-/// `1795460022.944:2592)`.
+/// The time in milliseconds since 1970 and the serial number in `1795460022.944:2592)`.
 #[inline]
-fn moment(stamp: &[u8]) -> Option<(i64, u32, usize)> {
+fn moment(stamp: &[u8]) -> Option<(i64, u32)> {
+    usual_moment(stamp).or_else(|| any_moment(stamp))
+}
+
+/// As [`moment`], if the seconds have ten digits, as from 2001 to 2286, and the milliseconds three.
+///
+/// Each line of an audit log passes here. The places of these digits are fixed, so that the compiler
+/// needs no loop for them.
+#[inline]
+fn usual_moment(stamp: &[u8]) -> Option<(i64, u32)> {
+    let (head, rest) = stamp.split_first_chunk::<15>()?;
+    let mut places = head.iter();
+    let mut number = |digits: usize| {
+        places.by_ref().take(digits).fold((0_i64, true), |(number, are_digits), byte| {
+            (number * 10 + i64::from(byte.wrapping_sub(b'0')), are_digits & byte.is_ascii_digit())
+        })
+    };
+    let ((seconds, true), (_, _), (millis, true)) = (number(10), number(1), number(3)) else { return None };
+    if head[10] != b'.' || head[14] != b':' {
+        return None;
+    }
+    let mut serial = 0_u64;
+    for (digits, byte) in rest.iter().take(MAX_SERIAL_DIGITS + 1).enumerate() {
+        if !byte.is_ascii_digit() {
+            let is_end = *byte == b')' && digits > 0;
+            return if is_end { Some((seconds * 1000 + millis, u32::try_from(serial).ok()?)) } else { None };
+        }
+        serial = serial * 10 + u64::from(byte - b'0');
+    }
+    None
+}
+
+/// Digits of the highest serial number.
+const MAX_SERIAL_DIGITS: usize = 10;
+
+#[cold]
+fn any_moment(stamp: &[u8]) -> Option<(i64, u32)> {
     let (seconds, rest) = digits(stamp)?;
     let (millis, rest) = digits(rest.strip_prefix(b".")?)?;
     let (serial, rest) = digits(rest.strip_prefix(b":")?)?;
-    let rest = rest.strip_prefix(b")")?;
+    rest.strip_prefix(b")")?;
     if millis > 999 {
         return None;
     }
     let time = i64::try_from(seconds).ok()?.checked_mul(1000)?.checked_add(i64::try_from(millis).ok()?)?;
-    Some((time, u32::try_from(serial).ok()?, stamp.len() - rest.len()))
+    Some((time, u32::try_from(serial).ok()?))
 }
 
-#[inline]
 fn digits(text: &[u8]) -> Option<(u64, &[u8])> {
     let end = text.iter().take(MAX_DIGITS + 1).position(|byte| !byte.is_ascii_digit())?;
     let number = text[..end].iter().fold(0_u64, |number, digit| number * 10 + u64::from(digit - b'0'));
@@ -195,9 +227,36 @@ mod tests {
             "type=X msg=audit(1.000:4294967296): a",
             "type=X msg=audit(99999999999999999999.000:5): a",
             "type=X msg=audit(08/05/2014 17:01:05.891:6471) : a",
+            "type=X msg=audit(1795460022.944:)",
+            "type=X msg=audit(1795460022.944:5",
+            "type=X msg=audit(1795460022.944:12345678901)",
+            "type=X msg=audit(1795460022.944:4294967296)",
+            "type=X msg=audit(17954600x2.944:5)",
+            "type=X msg=audit(1795460022.9x4:5)",
             "node=a",
         ] {
             assert_eq!(runs(&[line]), [], "{line}");
+        }
+    }
+
+    #[test]
+    fn the_usual_form_of_a_time_is_read_as_any_form() {
+        for stamp in [
+            "1795460022.944:2592): a",
+            "1000000000.000:1)",
+            "9999999999.999:4294967295)",
+            "0000000001.001:0000000001)",
+        ] {
+            let moment = usual_moment(stamp.as_bytes());
+            assert!(moment.is_some() && moment == any_moment(stamp.as_bytes()), "{stamp}: {moment:?}");
+        }
+        for (stamp, moment) in [
+            ("1.5:7)", Some((1005, 7))),
+            ("17954600220.944:7)", Some((17_954_600_220_944, 7))),
+            ("1795460022.044:00000000007)", Some((1_795_460_022_044, 7))),
+        ] {
+            assert_eq!(usual_moment(stamp.as_bytes()), None, "{stamp}");
+            assert_eq!(super::moment(stamp.as_bytes()), moment, "{stamp}");
         }
     }
 }

@@ -209,7 +209,16 @@ impl Scanner {
         let number = batch.lines;
         batch.lines += 1;
         let line = &bytes[start..end];
-        let result = match self.interest(line) {
+        let is_numbered = line.starts_with(b"type=") || line.starts_with(b"node=");
+        let interest = self.interest(line);
+        if interest == Interest::None && line.len() < MAX_LINE_BYTES {
+            // Nearly all lines end here.
+            if is_numbered {
+                runs.take(line, number);
+            }
+            return;
+        }
+        let result = match interest {
             _ if line.len() >= MAX_LINE_BYTES => Err(Unreadable::TooLong { max: MAX_LINE_BYTES }),
             Interest::None => Ok(None),
             Interest::Record => match shape::line(line) {
@@ -225,7 +234,6 @@ impl Scanner {
             result => result,
         };
         // The serial number of an unreadable record counts as missing.
-        let is_numbered = line.starts_with(b"type=") || line.starts_with(b"node=");
         let is_none = matches!(result, Err(Unreadable::Unknown)) && !shape::resembles_record(line);
         if is_numbered && (is_none || result.is_ok()) {
             runs.take(line, number);
@@ -317,7 +325,7 @@ fn time_after(bytes: &[u8]) -> LineTime {
 }
 
 /// The relevance of a line.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Interest {
     /// Not relevant.
     None,
