@@ -7,6 +7,8 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
+use crate::world::contract;
+
 /// Real logs of a libvirtd, with the truth beside them.
 fn data(folder: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -433,4 +435,118 @@ fn guests_whose_names_look_alike_are_distinguished() {
     let found: Vec<_> =
         trail["holdings"].as_array().unwrap().iter().map(|one| &one["guest"]["name"]).collect();
     assert_eq!(found, names.iter().collect::<Vec<_>>(), "JSON has the names as they are");
+}
+
+fn sha256sum(file: &Path) -> String {
+    let sum = Command::new("sha256sum").arg(file).output().unwrap();
+    String::from_utf8(sum.stdout).unwrap().split(' ').next().unwrap().to_owned()
+}
+
+#[test]
+fn inputs_have_the_hashes_that_sha256sum_prints_where_they_are_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let (plain, packed) = (dir.path().join("audit.log"), dir.path().join("audit.log.1"));
+    let whole = log("libvirt-9.0/06-hotplug");
+    fs::write(&plain, &whole).unwrap();
+    fs::write(&packed, pipe_through("/bin/gzip", &["-c"], &whole)).unwrap();
+    let commands: [(&[&str], &str); 6] = [
+        (&["trail"], "trail"),
+        (&["findings"], "findings"),
+        (&["who", "tun"], "trail"),
+        (&["explain", "tun"], "explain"),
+        (&["guests"], "guests"),
+        (&["guests", "--all-events"], "guest-events"),
+    ];
+    for (command, schema) in commands {
+        let json = |more: &[&str]| {
+            let files = [dir.path().to_str().unwrap()];
+            let all = command.iter().chain(more).chain(&files);
+            let answer: Value = serde_json::from_slice(&run(all.chain(&["--format=json"])).stdout).unwrap();
+            contract::assert_valid(schema, &answer);
+            answer
+        };
+        let mut seen = 0;
+        for file in json(&["--hash"])["input"]["files"].as_array().unwrap() {
+            let path = Path::new(file["path"].as_str().unwrap());
+            assert_eq!(file["sha256"], sha256sum(path), "{command:?} {file}");
+            assert_eq!(file["size"], fs::metadata(path).unwrap().len(), "{command:?} {file}");
+            assert!(file.get("no_sha256").is_none(), "{command:?} {file}");
+            seen += 1;
+        }
+        assert_eq!(seen, 2, "{command:?}");
+        for file in json(&[])["input"]["files"].as_array().unwrap() {
+            assert!(file.get("sha256").is_none() && file.get("size").is_none(), "{command:?} {file}");
+        }
+    }
+    let lines = run(["trail", "--format=jsonl", "--hash", plain.to_str().unwrap()]).stdout;
+    let last = String::from_utf8(lines).unwrap();
+    contract::assert_valid("trail-lines", &serde_json::from_str(last.lines().last().unwrap()).unwrap());
+    assert!(last.lines().last().unwrap().contains(&sha256sum(&plain)), "{last}");
+    for format in ["--format=csv", "--format=ecs", "--format=table"] {
+        let refused = run(["trail", format, "--hash", plain.to_str().unwrap()]);
+        let stderr = String::from_utf8(refused.stderr).unwrap();
+        assert!(refused.status.code() == Some(2) && refused.stdout.is_empty(), "{format}");
+        assert!(stderr.contains("add --format json"), "{stderr}");
+    }
+}
+
+#[test]
+fn what_has_no_hash_says_why() {
+    let whole = log("libvirt-9.0/06-hotplug");
+    let stdin = output(command(["trail", "--format=json", "--hash", "-"]), &whole);
+    let file = &serde_json::from_slice::<Value>(&stdin).unwrap()["input"]["files"][0];
+    assert_eq!(file["sha256"], Value::Null);
+    assert_eq!(file["no_sha256"], "standard input can be read once only");
+
+    let dir = tempfile::tempdir().unwrap();
+    taptrail_ledger::Ledger::open(dir.path()).unwrap();
+    let ledger = taptrail_ledger::Ledger::file(dir.path());
+    let done = run(["trail".as_ref(), "--format=json".as_ref(), "--hash".as_ref(), ledger.as_os_str()]);
+    let answer: Value = serde_json::from_slice(&done.stdout).unwrap();
+    let file = &answer["input"]["files"][0];
+    assert_eq!(file["sha256"], Value::Null);
+    assert!(file["no_sha256"].as_str().unwrap().contains("database"), "{file}");
+}
+
+#[test]
+fn a_file_that_changes_while_it_is_read_has_no_hash_and_one_that_is_renamed_has() {
+    let whole = log("libvirt-9.0/06-hotplug");
+    type Change = fn(&Path);
+    let changes: [(Change, bool); 4] = [
+        (|path| fs::OpenOptions::new().append(true).open(path).unwrap().write_all(b"\n").unwrap(), false),
+        // The same size: other bytes.
+        (|path| fs::write(path, vec![b'x'; fs::read(path).unwrap().len()]).unwrap(), false),
+        (
+            |path| {
+                fs::rename(path, path.with_extension("old")).unwrap();
+                fs::write(path, "type=CWD msg=audit(1795460022.944:1): cwd=/\n").unwrap();
+            },
+            true,
+        ),
+        (|_| {}, true),
+    ];
+    for (number, (change, is_hashed)) in changes.into_iter().enumerate() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, pipe) = (dir.path().join("audit.log"), dir.path().join("pipe"));
+        fs::write(&path, &whole).unwrap();
+        let expect = sha256sum(&path);
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let mut command = command(["trail", "--format=json", "--hash", "--assume-host", "h1"]);
+        let child = command.args([&path, &pipe]).stdout(Stdio::piped()).spawn().unwrap();
+        // The open ends when taptrail opens the pipe, before which it has looked at both inputs.
+        let pipe = fs::OpenOptions::new().write(true).open(&pipe).unwrap();
+        change(&path);
+        (&pipe).write_all(b"type=CWD msg=audit(1795460022.944:1): cwd=/\n").unwrap();
+        drop(pipe);
+        let done = child.wait_with_output().unwrap();
+        let answer: Value = serde_json::from_slice(&done.stdout).unwrap();
+        let files = answer["input"]["files"].as_array().unwrap();
+        let of =
+            |name: &str| files.iter().find(|file| file["path"].as_str().unwrap().ends_with(name)).unwrap();
+        let hash = of("audit.log")["sha256"].as_str();
+        assert_eq!(hash, is_hashed.then_some(expect.as_str()), "{number}: {answer}");
+        let why = of("audit.log").get("no_sha256").and_then(Value::as_str);
+        assert_eq!(why, (!is_hashed).then_some("it changed while it was read"), "{number}");
+        assert!(of("pipe")["no_sha256"].as_str().unwrap().contains("no regular file"), "{answer}");
+    }
 }

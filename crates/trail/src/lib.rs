@@ -102,7 +102,9 @@ pub use model::finding::{Finding, FindingKind, Incident, Severity};
 pub use model::holding::{Certainty, Doubt, EndedBy, Holding, PossiblyHeld, State};
 pub use model::host::is_same_host;
 pub use model::proof::{LineRef, Proof};
-pub use model::report::{Coverage, HostSpan, Input, InputFile, QueriedTime, Report, Span, Unreadable};
+pub use model::report::{
+    Coverage, HostSpan, Input, InputFile, QueriedTime, Report, Span, StoredHash, Unreadable,
+};
 pub use model::run::{ActorRole, Crash, GuestRun, RecordedActor, RunState};
 pub use state::serials::{MAX_FIRST_SERIAL, shows_boot};
 pub use trail::Trail;

@@ -229,6 +229,13 @@ pub(crate) struct Output {
     #[arg(long, conflicts_with = "format")]
     json: bool,
 
+    /// Add the SHA-256 of each input to JSON (`input.files[].sha256`): of the file's bytes as they
+    /// are stored, compressed or not, as sha256sum prints it. Each file is read a second time for
+    /// that. It is null, with the reason in `no_sha256`, for standard input, pipes and ledgers, and
+    /// for a file that changed while it was read
+    #[arg(long)]
+    pub(crate) hash: bool,
+
     /// Use UTC for the times in the output, and for TIME without a zone
     #[arg(long)]
     pub(crate) utc: bool,
@@ -256,6 +263,11 @@ impl Output {
     /// Whether it is text for people.
     pub(crate) fn is_table(self) -> bool {
         !self.json && self.format == Format::Table
+    }
+
+    /// Whether it describes the input, as JSON and JSON lines do.
+    pub(crate) fn has_input(self) -> bool {
+        self.json || matches!(self.format, Format::Json | Format::Jsonl)
     }
 
     /// Whether it is documents of the Elastic Common Schema.

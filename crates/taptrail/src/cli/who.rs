@@ -83,6 +83,13 @@ pub(crate) struct Explain {
     #[command(flatten, next_help_heading = OUTPUT_HEADING)]
     pub(crate) output: OutputFormat,
 
+    /// Add the SHA-256 of each input to JSON (`input.files[].sha256`): of the file's bytes as they
+    /// are stored, compressed or not, as sha256sum prints it. Each file is read a second time for
+    /// that. It is null, with the reason in `no_sha256`, for standard input, pipes and ledgers, and
+    /// for a file that changed while it was read
+    #[arg(long, help_heading = OUTPUT_HEADING)]
+    pub(crate) hash: bool,
+
     /// Use UTC for the times in the output, and for TIME without a zone
     #[arg(long, help_heading = OUTPUT_HEADING)]
     pub(crate) utc: bool,

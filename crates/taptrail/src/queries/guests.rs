@@ -7,7 +7,7 @@ use taptrail_report::{EventSink, Filter, RunSink};
 
 use super::query::Query;
 use super::trail_reader::{self, TrailReader, is_broken_pipe};
-use super::{NOT_COVERED, coverage};
+use super::{NOT_COVERED, coverage, hashes};
 use crate::CommandResult;
 use crate::cli::Guests;
 use crate::output::{Failure, stdout, style};
@@ -18,6 +18,7 @@ pub(crate) fn guests(arguments: &Guests, dirs: &Dirs) -> CommandResult {
             "`guests` has no --format ecs: jsonl has a line for each run or event; `trail` and `findings` have ecs"
         )));
     }
+    let hashes = hashes(arguments.output.hash, arguments.output.has_input())?;
     let mut query = Query::new(arguments.output.utc);
     query.filter.guests.clone_from(&arguments.guest);
     query.filter.host.clone_from(&arguments.host);
@@ -33,6 +34,7 @@ pub(crate) fn guests(arguments: &Guests, dirs: &Dirs) -> CommandResult {
         sink => sink.map_err(trail_reader::unwritten)?,
     };
     let mut answer = match TrailReader::with_runs(&mut sink)
+        .with_hashes(hashes)
         .read(&arguments.sources, dirs)?
         .complete(arguments.sources.stats)
     {
@@ -57,6 +59,7 @@ fn all_events(arguments: &Guests, filter: Filter, dirs: &Dirs) -> CommandResult 
         sink => sink.map_err(trail_reader::unwritten)?,
     };
     let mut answer = match TrailReader::with_resources(&mut sink)
+        .with_hashes(arguments.output.hash)
         .read(&arguments.sources, dirs)?
         .complete(arguments.sources.stats)
     {

@@ -57,6 +57,16 @@ pub(crate) fn findings(arguments: &Findings, dirs: &Dirs) -> CommandResult {
     result.map_err(|failure| failure.with_code(Failure::INPUT))
 }
 
+/// Whether to hash the inputs: only JSON has their hashes.
+fn hashes(hash: bool, has_input: bool) -> Result<bool, Failure> {
+    if hash && !has_input {
+        return Err(Failure::input(anyhow::anyhow!(
+            "--hash adds hashes to the inputs in JSON, and this format has no inputs: add --format json"
+        )));
+    }
+    Ok(hash)
+}
+
 /// Reads the input, and writes matching holdings and findings as they come.
 fn sink(
     view: View,
@@ -66,13 +76,14 @@ fn sink(
     sources: &Sources,
     dirs: &Dirs,
 ) -> CommandResult {
+    let hashes = hashes(output.hash, output.has_input())?;
     let filter_used = filter.clone();
     let out = paged_stdout(output.is_table());
     let mut sink = match Sink::new(view, filter, output.format(style(output.utc)), out) {
         Err(error) if is_broken_pipe(&error) => return Ok(ExitCode::SUCCESS),
         sink => sink.map_err(trail_reader::unwritten)?.with_presentation(presentation),
     };
-    let read = TrailReader::new(&mut sink).read(sources, dirs)?;
+    let read = TrailReader::new(&mut sink).with_hashes(hashes).read(sources, dirs)?;
     let mut answer = match read {
         Answer::Interrupted => return Ok(code(view, sink.count(), ExitCode::SUCCESS)),
         Answer::Complete(answer) if answer.is_none() => return Ok(answer.print_warnings(sources.stats)),

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io::{self, Write as _};
 use std::mem::{Discriminant, discriminant};
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,7 +17,7 @@ use taptrail_trail::{Content, Coverage, Entry, Input, Trail, Unreadable};
 
 use crate::cli::Sources;
 use crate::output::Failure;
-use crate::reading::{self, Read, Wanted};
+use crate::reading::{self, InputStamps, Read, Wanted};
 
 /// Reads a trail and passes on its holdings and findings at once, so that memory does not grow with
 /// the input.
@@ -24,6 +25,7 @@ pub(crate) struct TrailReader<'a, T: TrailConsumer> {
     trail: Trail,
     to: &'a mut T,
     resources: bool,
+    hashes: bool,
     entries: u64,
     foreign: u64,
 }
@@ -60,7 +62,7 @@ pub(crate) struct ReadSummary {
 
 impl<'a, T: TrailConsumer> TrailReader<'a, T> {
     pub(crate) fn new(to: &'a mut T) -> Self {
-        Self { trail: Trail::new(), to, resources: false, entries: 0, foreign: 0 }
+        Self { trail: Trail::new(), to, resources: false, hashes: false, entries: 0, foreign: 0 }
     }
 
     /// Also passes on the runs of guests.
@@ -73,8 +75,14 @@ impl<'a, T: TrailConsumer> TrailReader<'a, T> {
         Self { resources: true, ..Self::new(to) }
     }
 
+    /// Also hashes the files of the input, if `hashes`.
+    pub(super) fn with_hashes(self, hashes: bool) -> Self {
+        Self { hashes, ..self }
+    }
+
     pub(crate) fn read(mut self, sources: &Sources, dirs: &Dirs) -> Result<Answer, Failure> {
         let begun = Instant::now();
+        let stamps = self.hashes.then(|| InputStamps::of(sources, dirs));
         let mut unwritten = None;
         let wanted = Wanted { resources: self.resources, ..Wanted::default() };
         let Read { outcome: read, in_hand } =
@@ -105,7 +113,13 @@ impl<'a, T: TrailConsumer> TrailReader<'a, T> {
             written => written.map_err(self::unwritten)?,
         }
         let (entries, foreign) = (self.entries, self.foreign);
-        let stats = Stats { input: read.input.clone(), entries, foreign, elapsed: begun.elapsed() };
+        let mut stats = Stats { input: read.input.clone(), entries, foreign, elapsed: begun.elapsed() };
+        if let Some(stamps) = stamps {
+            for file in &mut stats.input.files {
+                let identity = read.identities.get(&file.path).copied();
+                file.hash = Some(stamps.stored_hash(Path::new(&*file.path), identity));
+            }
+        }
         Ok(Answer::Complete(Box::new(ReadSummary::of(read, stats))))
     }
 

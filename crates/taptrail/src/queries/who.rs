@@ -10,7 +10,7 @@ use taptrail_trail::Proof;
 
 use super::query::Query;
 use super::trail_reader::{self, TrailReader, is_broken_pipe};
-use super::{NOT_COVERED, ReadSummary, coverage};
+use super::{NOT_COVERED, ReadSummary, coverage, hashes};
 use crate::CommandResult;
 use crate::cli::{Explain, Output, Scope, Sources, Who};
 use crate::output::{Failure, page, print, stdout, style};
@@ -21,6 +21,7 @@ const NOTHING_FOUND: u8 = 1;
 
 pub(crate) fn who(arguments: &Who, dirs: &Dirs) -> CommandResult {
     let Who { what, sources, scope, explain, columns, output } = arguments;
+    hashes(output.hash, output.has_input())?;
     let mut filter = filter(what, scope, output.utc)?;
     filter.granted = true;
     as_grep(if output.is_table() {
@@ -31,10 +32,11 @@ pub(crate) fn who(arguments: &Who, dirs: &Dirs) -> CommandResult {
 }
 
 pub(crate) fn explain(arguments: &Explain, dirs: &Dirs) -> CommandResult {
-    let Explain { what, sources, scope, raw, output, utc } = arguments;
+    let Explain { what, sources, scope, raw, output, hash, utc } = arguments;
     let filter = filter(what, scope, *utc)?;
+    let hashes = hashes(*hash, output.is_json())?;
     let form = match (output.is_json(), raw) {
-        (true, _) => Form::Json,
+        (true, _) => Form::Json { hashes },
         (false, true) => Form::Explain(Records::Raw),
         (false, false) => Form::Explain(Records::Decoded),
     };
@@ -49,8 +51,8 @@ enum Form<'a> {
     Who { all: bool, columns: Option<&'a Columns> },
     /// A statement about each session, and its records.
     Explain(Records),
-    /// All of it, for programs.
-    Json,
+    /// All of it, for programs; with the hashes of the inputs.
+    Json { hashes: bool },
 }
 
 impl Form<'_> {
@@ -58,7 +60,7 @@ impl Form<'_> {
     fn cites_lines(self, of: &Explanation) -> bool {
         match self {
             Self::Who { all, columns } => all || (columns.is_none() && of.sessions() == 1),
-            Self::Explain(_) | Self::Json => true,
+            Self::Explain(_) | Self::Json { .. } => true,
         }
     }
 
@@ -66,7 +68,7 @@ impl Form<'_> {
         match self {
             Self::Who { all, columns } => page(&of.who(style, evidence, all, columns)),
             Self::Explain(records) => page(&of.text(style, evidence, records)),
-            Self::Json => print(&of.json(style, evidence.line)?),
+            Self::Json { .. } => print(&of.json(style, evidence.line)?),
         }
     }
 }
@@ -89,7 +91,8 @@ fn filter(what: &Subject, scope: &Scope, utc: bool) -> Result<Filter, Failure> {
 fn explained(filter: Filter, sources: &Sources, dirs: &Dirs, utc: bool, form: Form<'_>) -> CommandResult {
     let asked = filter.clone();
     let mut explainer = Explainer::new(filter);
-    let mut read = match TrailReader::new(&mut explainer).read(sources, dirs)?.complete(sources.stats) {
+    let reader = TrailReader::new(&mut explainer).with_hashes(matches!(form, Form::Json { hashes: true }));
+    let mut read = match reader.read(sources, dirs)?.complete(sources.stats) {
         Ok(read) => read,
         Err(code) => return Ok(code),
     };
@@ -112,7 +115,8 @@ fn written(filter: Filter, output: Output, sources: &Sources, dirs: &Dirs) -> Co
         Err(error) if is_broken_pipe(&error) => return Ok(ExitCode::SUCCESS),
         sink => sink.map_err(trail_reader::unwritten)?,
     };
-    let mut read = match TrailReader::new(&mut sink).read(sources, dirs)?.complete(sources.stats) {
+    let reader = TrailReader::new(&mut sink).with_hashes(output.hash);
+    let mut read = match reader.read(sources, dirs)?.complete(sources.stats) {
         Ok(read) => read,
         Err(code) => return Ok(code),
     };

@@ -10,7 +10,7 @@ use taptrail_guest::Dirs;
 use taptrail_ledger::Ledger;
 use taptrail_report::{FileEvidence, Hash};
 use taptrail_source::FileIdentity;
-use taptrail_trail::InputFile;
+use taptrail_trail::{InputFile, StoredHash};
 
 use super::is_ledger;
 use crate::cli::Sources;
@@ -76,6 +76,16 @@ impl InputStamps {
         files.iter().map(one).collect()
     }
 
+    /// As [`hash`](Self::hash), of files that have not changed since before they were read: of
+    /// others, what was read is not known any more.
+    pub(crate) fn stored_hash(&self, path: &Path, identity: Option<FileIdentity>) -> StoredHash {
+        match self.hash_one(path, identity) {
+            Hash::Sha256 { changed: true, .. } => StoredHash::None("it changed while it was read".to_owned()),
+            Hash::Sha256 { sha256, bytes, .. } => StoredHash::Sha256 { sha256, size: bytes },
+            Hash::None(why) => StoredHash::None(why.trim_start_matches("no hash: ").to_owned()),
+        }
+    }
+
     fn hash_one(&self, path: &Path, identity: Option<FileIdentity>) -> Hash {
         let none = |why: &str| Hash::None(format!("no hash: {why}"));
         if path == Path::new("-") {
@@ -100,7 +110,9 @@ impl InputStamps {
             let after = file.metadata()?;
             let changed = stamp.is_none_or(|stamp| !is_as(stamp, &after));
             Ok(match hash {
-                Hash::Sha256 { sha256, bytes, .. } => Hash::Sha256 { sha256, bytes, changed },
+                Hash::Sha256 { sha256, bytes, .. } => {
+                    Hash::Sha256 { sha256, bytes, changed: changed || bytes != after.len() }
+                }
                 none => none,
             })
         });

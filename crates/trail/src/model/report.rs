@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::{Finding, Holding};
 
@@ -80,6 +80,44 @@ pub struct InputFile {
     /// can write.
     #[serde(skip_serializing_if = "is_none")]
     pub unauthenticated: u64,
+    /// The hash of its bytes as they are stored, if hashes were asked for. In JSON its fields are
+    /// beside the others.
+    #[serde(flatten)]
+    pub hash: Option<StoredHash>,
+}
+
+/// The hash of an input's bytes as they are stored, compressed or not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoredHash {
+    /// SHA-256 of all its bytes, which did not change while they were read.
+    Sha256 {
+        /// The hash in hexadecimal, lower case.
+        sha256: String,
+        /// The number of bytes.
+        size: u64,
+    },
+    /// Why there is no hash, in a few words.
+    None(String),
+}
+
+impl Serialize for StoredHash {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Fields<'a> {
+            sha256: Option<&'a str>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            size: Option<u64>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            no_sha256: Option<&'a str>,
+        }
+        let fields = match self {
+            Self::Sha256 { sha256, size } => {
+                Fields { sha256: Some(sha256), size: Some(*size), no_sha256: None }
+            }
+            Self::None(why) => Fields { sha256: None, size: None, no_sha256: Some(why) },
+        };
+        fields.serialize(to)
+    }
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref)] // As serde calls it.
