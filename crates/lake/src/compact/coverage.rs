@@ -120,10 +120,11 @@ pub(crate) fn join(readings: &[Covered]) -> Joined {
     Joined { covered: Covered { spans: joined, gaps, starts }, holes }
 }
 
-/// Whether a span goes on where another ends: the kernel numbers events one by one.
+/// Whether a span goes on where another ends: the kernel numbers events one by one, and a log may be
+/// cut within an event.
 fn continues(last: &CoveredSpan, next: &CoveredSpan) -> bool {
     let (Some(last), Some(next)) = (last.last_serial, next.first_serial) else { return false };
-    last.checked_add(1) == Some(next)
+    last == next || last.checked_add(1) == Some(next)
 }
 
 #[cfg(test)]

@@ -130,7 +130,10 @@ impl<'a> HostDerivation<'a> {
             return false;
         }
         let Ok(Entry { time, content: Content::Gap(gap), .. }) = row.clone().entry() else { return false };
-        let range = Span { from: gap.since.unwrap_or(time), until: time };
+        // A log that ends within an event lacks no more than that event.
+        let own = &self.how.readings[reading];
+        let is_tail = own.spans.last().is_some_and(|last| last.span.until <= time);
+        let range = Span { from: gap.since.filter(|_| !is_tail).unwrap_or(time), until: time };
         Covered::fills(&self.how.readings, reading, range)
     }
 
