@@ -9,7 +9,7 @@ use taptrail_guest::spec::{NicSpec, SpecError};
 use taptrail_guest::{Client, Dirs, api, descriptors, xml};
 use taptrail_record::{CloseDoubt, visible};
 use taptrail_report::{DeviceRow, NicRow, nic_table};
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::CommandResult;
 use crate::cli::{Attach, Detach, Nics, Stop};
@@ -88,8 +88,8 @@ pub(crate) fn nics(arguments: &Nics, dirs: &Dirs) -> CommandResult {
         Err(error) if error.is_not_running() && whereabouts(&arguments.guest, dirs).is_none() => {
             match held_nics::of_guest(&arguments.guest, dirs)? {
                 Some(rows) => {
-                    warn!(
-                        "No supervisor of taptrail answers for '{}': this is what its QEMU holds",
+                    info!(
+                        "'{}' is another manager's guest: this is what its QEMU holds now",
                         visible(&arguments.guest)
                     );
                     rows

@@ -1,11 +1,14 @@
-//! The interfaces of a guest that taptrail does not supervise, from what its QEMU holds.
+//! The interfaces of a guest that taptrail does not supervise, from what its QEMU holds. Which of
+//! its devices is of which interface is in libvirt's state, or in the ledger of a watcher.
 
 use anyhow::Context as _;
 use taptrail_guest::Dirs;
 use taptrail_kernel::proc::HeldKind;
-use taptrail_record::{Device, DeviceKind, MacAddr};
+use taptrail_ledger::{Ledger, LedgerError, LiveDevice};
+use taptrail_record::{Device, DeviceKind, MacAddr, Rdev};
 use taptrail_report::{DeviceRow, NicRow};
-use taptrail_witness::scan::{Holder, Identity, ScannedDevice, Scanner, Sources};
+use taptrail_witness::scan::{Holder, Identity, IdentitySource, ScannedDevice, Scanner, Sources};
+use tracing::warn;
 use uuid::Uuid;
 
 use crate::output::Failure;
@@ -33,10 +36,61 @@ pub(crate) fn of_guest(guest: &str, dirs: &Dirs) -> Result<Option<Vec<NicRow>>, 
             other.process.pid
         )));
     }
-    Ok(Some(holder.devices.iter().map(|device| nic(device, holder)).collect()))
+    let seen = match watched_devices(holder, dirs) {
+        Ok(seen) => seen,
+        Err(error) => {
+            warn!("{}", taptrail_guest::chain(&error));
+            Vec::new()
+        }
+    };
+    Ok(Some(rows(&holder.devices, holder, &seen)))
 }
 
-fn nic(held: &ScannedDevice, holder: &Holder) -> NicRow {
+/// The devices that a watcher saw this process hold.
+fn watched_devices(holder: &Holder, dirs: &Dirs) -> Result<Vec<LiveDevice>, LedgerError> {
+    if holder.guest.as_ref().is_none_or(|guest| guest.by != IdentitySource::Ledger) {
+        return Ok(Vec::new());
+    }
+    let ledger = Ledger::open_to_read(&dirs.state)?;
+    let process = (holder.process.pid, holder.process.start_time);
+    let mut guests = ledger.live_guests()?.into_iter();
+    let guest = guests.find(|guest| guest.qemu.is_some_and(|qemu| (qemu.pid, qemu.start) == process));
+    guest.map_or(Ok(Vec::new()), |guest| ledger.live_devices(guest.key))
+}
+
+/// A row for each device, with the vhost-nets of an interface in the row of its tap or macvtap.
+fn rows(devices: &[ScannedDevice], holder: &Holder, seen: &[LiveDevice]) -> Vec<NicRow> {
+    let (vhosts, others): (Vec<_>, Vec<_>) =
+        devices.iter().partition(|held| held.kind == HeldKind::Raw(DeviceKind::VhostNet));
+    let mut rows: Vec<NicRow> = others.into_iter().map(|held| nic(held, holder, seen)).collect();
+    rows.sort_by_key(|row| (row.mac.is_none(), row.mac));
+    for held in vhosts {
+        let mut rest = nic(held, holder, seen);
+        rest.devices.retain(|device| {
+            let mac = device.qemu_fd.and_then(|fd| seen_mac(seen, held.rdev, fd));
+            // Two interfaces may have one MAC.
+            let mut of_mac = rows.iter_mut().filter(|row| mac.is_some() && row.mac == mac);
+            let (Some(row), None) = (of_mac.next(), of_mac.next()) else { return true };
+            let queue = row.devices.iter().filter(|of| of.device.kind == DeviceKind::VhostNet).count();
+            row.vhost = true;
+            row.devices.push(DeviceRow { queue: u32::try_from(queue).unwrap_or(u32::MAX), ..device.clone() });
+            false
+        });
+        if !rest.devices.is_empty() {
+            rest.queues = u32::try_from(rest.devices.len()).unwrap_or(u32::MAX);
+            rows.push(rest);
+        }
+    }
+    rows
+}
+
+/// The interface of a descriptor, as a watcher saw it.
+fn seen_mac(seen: &[LiveDevice], rdev: Rdev, fd: i32) -> Option<MacAddr> {
+    let is_it = |of: &&LiveDevice| of.qemu_fd == Some(fd) && of.device.rdev == Some(rdev);
+    seen.iter().find(is_it).map(|of| of.mac)
+}
+
+fn nic(held: &ScannedDevice, holder: &Holder, seen: &[LiveDevice]) -> NicRow {
     let behind = held.behind.as_ref();
     let on = behind.and_then(|link| link.master.as_deref().or(link.lower.as_deref()));
     let backend = match (held.kind, on) {
@@ -53,7 +107,7 @@ fn nic(held: &ScannedDevice, holder: &Holder) -> NicRow {
     let row =
         |(queue, fd): (u32, i32)| DeviceRow { device: device.clone(), queue, qemu_fd: Some(fd), doubt: None };
     NicRow {
-        mac: mac(held, holder),
+        mac: mac(held, holder, seen),
         backend,
         model: "?".to_owned(),
         queues: held.queues(),
@@ -65,13 +119,20 @@ fn nic(held: &ScannedDevice, holder: &Holder) -> NicRow {
     }
 }
 
-/// The guest's MAC: from libvirt's state, or of a macvtap, which has the guest's.
-fn mac(held: &ScannedDevice, holder: &Holder) -> Option<MacAddr> {
+/// The guest's MAC: from libvirt's state, from a watcher's ledger, or of a macvtap, which has the
+/// guest's.
+fn mac(held: &ScannedDevice, holder: &Holder, seen: &[LiveDevice]) -> Option<MacAddr> {
     let ifname = held.ifname.as_ref()?;
     let interfaces = holder.guest.iter().flat_map(|guest| &guest.interfaces);
-    let mut named = interfaces.filter(|of| of.ifname == *ifname).map(|of| of.mac);
-    named.next().or_else(|| {
+    let named = interfaces.filter(|of| of.ifname == *ifname).map(|of| of.mac).next();
+    let by_watcher = || {
+        let mut macs = held.descriptors.iter().map(|of| seen_mac(seen, held.rdev, of.fd));
+        let first = macs.next().flatten()?;
+        macs.all(|mac| mac == Some(first)).then_some(first)
+    };
+    let of_macvtap = || {
         let is_macvtap = held.kind == HeldKind::Raw(DeviceKind::Macvtap);
         held.behind.as_ref().and_then(|link| link.mac).filter(|_| is_macvtap)
-    })
+    };
+    named.or_else(by_watcher).or_else(of_macvtap)
 }
