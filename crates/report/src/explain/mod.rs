@@ -22,6 +22,7 @@ use taptrail_trail::{Finding, Holding, Input, Proof, Report};
 
 pub use self::evidence::{CitedSources, LineReader};
 use self::nearest::Nearest;
+pub(crate) use self::page::names;
 pub(crate) use self::text::summary;
 use crate::sink::{TrailConsumer, sort_by_time};
 use crate::span::{RelatedTimes, Scope};

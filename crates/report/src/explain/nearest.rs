@@ -28,6 +28,9 @@ pub(super) struct Nearest {
     before: Option<Holding>,
     /// The holding of the subject that began first after it.
     after: Option<Holding>,
+    /// Of the subject: what was opened or tried last and never held, where only what was held is
+    /// asked for, at any time.
+    never_held: Option<Holding>,
     compared: HashSet<CompactString>,
     /// Similar names, with their distances.
     similar: Vec<(usize, CompactString)>,
@@ -38,6 +41,17 @@ impl Nearest {
     pub(super) fn add(&mut self, holding: &Holding, filter: &Filter) {
         if let Some(name) = filter.subject.as_ref().and_then(|subject| subject.guest_name()) {
             self.compare(&holding.guest.name, name);
+        }
+        let is_never_held = matches!(holding.state, State::OpenFailed | State::NeverGranted);
+        let ever = Filter { granted: false, ..filter.clone() };
+        if filter.granted && filter.at.is_none() && is_never_held && ever.matches_at_any_time(holding) {
+            let is_later = self
+                .never_held
+                .as_ref()
+                .is_none_or(|last| QueryRange::of(last).from <= QueryRange::of(holding).from);
+            if is_later {
+                self.never_held = Some(holding.clone());
+            }
         }
         let Some(at) = filter.at else { return };
         let had = matches!(holding.state, State::Held | State::Released);
@@ -88,6 +102,15 @@ impl Nearest {
             let guest = escape_name(&holding.guest.name);
             format!("{guest} on {}, {}", escape_name(&holding.host), holding.mac)
         };
+        if let Some(never) = &self.never_held {
+            let path = escape_name(&never.device.path);
+            let opened = clock.optional(never.opened);
+            let what = match never.state {
+                State::OpenFailed => format!("the open of {path} failed at {opened}"),
+                _ => format!("{path} was opened at {opened}, and QEMU never got it"),
+            };
+            sentences.push(format!("Tried and never held: {}: {what} (`taptrail explain`)", of(never)));
+        }
         if let Some(before) = &self.before {
             let from = clock.optional(before.granted.or(before.opened));
             let to = clock.after(before.granted.or(before.opened), before.released);
@@ -131,6 +154,30 @@ mod tests {
         assert_eq!(nearest("52:54:00:00:00:09", None, &all), [] as [&str; 0]);
         let hostile = [holding(&"x".repeat(5000), 1, 10, None), holding("web\x1b3", 1, 10, None)];
         assert_eq!(nearest("web3", None, &hostile), ["A guest with a similar name: web\\u{1b}3"]);
+    }
+
+    #[test]
+    fn what_was_tried_and_never_held_is_shown_where_only_what_was_held_is_asked_for() {
+        let never = |state, mac, from| Holding { state, granted: None, ..holding("web1", mac, from, None) };
+        let all = [
+            never(State::OpenFailed, 1, 10),
+            never(State::NeverGranted, 2, 20),
+            Holding { guest: holding("web2", 1, 1, None).guest, ..never(State::OpenFailed, 1, 30) },
+        ];
+        let granted = Filter { subject: "web1".parse().ok(), granted: true, ..Filter::default() };
+        let sentences = |filter: &Filter| {
+            let mut nearest = Nearest::default();
+            all.iter().for_each(|of| nearest.add(of, filter));
+            nearest.sentences(&TimeFormat::new(&Style { utc: true, ..Style::default() }))
+        };
+        let found = sentences(&granted);
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(found[1].starts_with("Tried and never held: web1 on h1, 52:54:00:00:00:02: "), "{found:?}");
+        assert!(found[1].ends_with(" and QEMU never got it (`taptrail explain`)"), "{found:?}");
+        let mac = Filter { subject: "52:54:00:00:00:01".parse().ok(), ..granted.clone() };
+        assert!(sentences(&mac)[0].starts_with("Tried and never held: web2 on h1"), "the last one");
+        assert!(sentences(&mac)[0].contains("the open of /dev/net/tun failed at "));
+        assert_eq!(sentences(&Filter { granted: false, ..granted }).len(), 1, "it is an answer there");
     }
 
     #[test]

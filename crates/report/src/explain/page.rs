@@ -94,7 +94,7 @@ impl Page {
 }
 
 /// Names in one line, safe for a terminal; of many, the first.
-pub(super) fn names<'a>(all: impl ExactSizeIterator<Item = &'a str>) -> String {
+pub(crate) fn names<'a>(all: impl ExactSizeIterator<Item = &'a str>) -> String {
     const MAX_NAMES: usize = 8;
     let more = all.len().saturating_sub(MAX_NAMES);
     let mut names: Vec<_> = all.take(MAX_NAMES).map(|name| escape_name(name).into_string()).collect();

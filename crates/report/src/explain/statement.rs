@@ -156,12 +156,15 @@ impl Teller<'_> {
                 page.row("To", &format!("still held as the records end{end}"));
             }
             (_, Some(to)) => {
-                let seen = match self.last_seen(session) {
-                    Some(seen) => format!("between {} and ", self.clock.after(from, Some(seen))),
-                    None if self.is_latest(session) => "at the latest ".to_owned(),
-                    None => String::new(),
+                let to_text = match self.last_seen(session) {
+                    Some(seen) => {
+                        let until = self.clock.after(Some(seen), Some(to));
+                        format!("between {} and {until}", self.clock.full(seen))
+                    }
+                    None if self.is_latest(session) => format!("at the latest {}", self.clock.full(to)),
+                    None => self.clock.full(to).to_string(),
                 };
-                page.row("To", &format!("{seen}{} {}{ended}", self.clock.full(to), zone(to)));
+                page.row("To", &format!("{to_text} {}{ended}", zone(to)));
             }
             (_, None) => page.row("To", &format!("an unknown time{ended}")),
         }

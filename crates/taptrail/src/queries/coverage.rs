@@ -21,14 +21,10 @@ pub(super) fn note_unknown(answer: &mut ReadSummary, query: &Filter, none: Optio
         lines.push("No input has a record with a time".to_owned());
     }
     if let Some(perhaps @ 1..) = none {
-        let devices = if perhaps == 1 {
-            "1 device that was".to_owned()
-        } else {
-            format!("{perhaps} devices that were")
-        };
+        let devices = if perhaps == 1 { "1 device was" } else { &format!("{perhaps} devices were") };
         lines.push(format!(
-            "{devices} held may be what is asked for: the records don't have its interface, number or path. Ask for its \
-             kind (tun), or a MAC"
+            "{devices} held of which no record has the interface, number or path: one may be what is asked for. Ask for a \
+             MAC or a kind (tun); `taptrail verify` names what this host's processes hold now"
         ));
     }
     let any = !lines.is_empty();
