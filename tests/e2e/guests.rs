@@ -173,6 +173,19 @@ fn options_select_runs_and_formats_have_the_same_runs() {
 }
 
 #[test]
+fn a_start_that_failed_is_no_run_and_is_named_below_the_table() {
+    let log = data().join("libvirt-9.0/08-fail-qemu/audit.log");
+    let table = text(&ask(["guests"], &log));
+    let below = "\nFailed starts: t8-badarg, t8-badarg-persist; `taptrail findings --kind start-failed";
+    assert!(table.contains(below), "{table}");
+    let one = text(&ask(["guests", "--guest", "t8-badarg"], &log));
+    assert!(one.contains("\nFailed starts: t8-badarg; "), "{one}");
+    let before =
+        text(&ask(["guests", "--end", "2026-11-23"], &data().join("libvirt-9.0/11-kill9/audit.log")));
+    assert!(!before.contains("Failed starts"), "{before}");
+}
+
+#[test]
 fn a_guest_without_an_interface_is_a_run_too() {
     let dir = tempfile::tempdir().unwrap();
     let log = dir.path().join("audit.log");

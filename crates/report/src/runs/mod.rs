@@ -2,10 +2,12 @@
 
 mod table;
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 
+use compact_str::CompactString;
 use serde::Serialize;
-use taptrail_trail::{Finding, GuestRun, Holding, Input, Proof, RecordedActor, RunState};
+use taptrail_trail::{Finding, FindingKind, GuestRun, Holding, Input, Proof, RecordedActor, RunState};
 
 pub use self::table::run_table;
 use crate::csv::Rows;
@@ -23,6 +25,8 @@ pub struct RunSink<W: Write> {
     output: Output<W>,
     /// Runs that are not written yet.
     deferred: Vec<GuestRun>,
+    /// For a table: the names of guests with a start that failed, which is no run.
+    not_started: BTreeSet<CompactString>,
 }
 
 /// How many runs were written.
@@ -103,7 +107,13 @@ impl<W: Write> RunSink<W> {
             Format::Csv => Output::Csv(Box::new(Rows::new(out, RUN_COLUMNS)?)),
             Format::Ecs => return Err(io::ErrorKind::Unsupported.into()),
         };
-        Ok(Self { filter, count: RunCount::default(), output, deferred: Vec::new() })
+        Ok(Self {
+            filter,
+            count: RunCount::default(),
+            output,
+            deferred: Vec::new(),
+            not_started: BTreeSet::new(),
+        })
     }
 
     /// How many runs were written so far.
@@ -121,7 +131,7 @@ impl<W: Write> RunSink<W> {
         let runs = &self.deferred[..];
         match &mut self.output {
             Output::Table(out, style) => {
-                out.write_all(run_table(runs, input, style).as_bytes())?;
+                out.write_all(run_table(runs, &self.not_started, input, style).as_bytes())?;
                 out.flush()
             }
             Output::Json(out) => {
@@ -143,7 +153,13 @@ impl<W: Write> TrailConsumer for RunSink<W> {
         Ok(())
     }
 
-    fn finding(&mut self, _: Finding) -> io::Result<()> {
+    fn finding(&mut self, finding: Finding) -> io::Result<()> {
+        let is_start = matches!(finding.kind, FindingKind::StartFailed | FindingKind::FalseStart);
+        if let (Output::Table(..), true, Some(guest)) = (&self.output, is_start, &finding.guest)
+            && self.filter.matches_event(&finding.host, Some(guest), finding.time)
+        {
+            self.not_started.insert(guest.name.clone());
+        }
         Ok(())
     }
 

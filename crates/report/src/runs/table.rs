@@ -1,5 +1,6 @@
 //! Runs of guests as a table. A narrow terminal gets fewer columns.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use compact_str::{CompactString, format_compact};
@@ -7,6 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use taptrail_trail::{ActorRole, GuestRun, Input, Proof, RecordedActor, RunState};
 
 use crate::Style;
+use crate::explain::names;
 use crate::fold::fold;
 use crate::style::{Clock as _, TimeFormat};
 use crate::table::{Cell, Table, bad, cell, display, good, number, warning};
@@ -67,9 +69,14 @@ const MAX_NAME_WIDTH: usize = 24;
 /// Stands behind the reason of a run of which records may be missing.
 const INCOMPLETE_MARK: &str = "?";
 
-/// Runs, a row for each, and a summary line. The first column is the host, if there is more than
-/// one.
-pub fn run_table(runs: &[GuestRun], input: &Input, style: &Style) -> String {
+/// Runs, a row for each, a summary line, and the guests of which a start failed. The first column is
+/// the host, if there is more than one.
+pub fn run_table(
+    runs: &[GuestRun],
+    not_started: &BTreeSet<CompactString>,
+    input: &Input,
+    style: &Style,
+) -> String {
     let mut text = if runs.is_empty() { "No guests\n".to_owned() } else { rows(runs, input, style) };
     let running = runs.iter().filter(|run| run.state == RunState::Running).count();
     // Writing to a String can't fail.
@@ -83,6 +90,15 @@ pub fn run_table(runs: &[GuestRun], input: &Input, style: &Style) -> String {
         let _ = write!(text, ", {} unreadable", count(input.unreadable, "line"));
     }
     text.push('\n');
+    if !not_started.is_empty() {
+        let names = names(not_started.iter().map(CompactString::as_str));
+        let line = format!(
+            "Failed starts: {names}; `taptrail findings --kind start-failed --kind false-start` has each"
+        );
+        for part in fold(&line, style.width.map_or(usize::MAX, usize::from)) {
+            let _ = writeln!(text, "{part}");
+        }
+    }
     if runs.iter().any(|run| run.uncertain_since.is_some()) {
         let _ = writeln!(text, "{INCOMPLETE_MARK}  records of that time may be missing");
     }
