@@ -123,6 +123,8 @@ fn holders(rows: &[&VerifiedRow], verdicts: bool, verified: &Verified, style: &S
             None => lines.push(Line { row, devices: vec![device] }),
         }
     }
+    // A scan has a process's devices by their kind.
+    lines.iter_mut().for_each(|line| line.devices.sort_by_key(|(mac, _)| (mac.is_none(), *mac)));
     let several = {
         let mut spaces = rows.iter().filter_map(|row| netns(row));
         let first = spaces.next();
