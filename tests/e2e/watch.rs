@@ -519,7 +519,7 @@ fn a_finding_runs_a_program_calls_a_webhook_and_is_in_the_journal() {
         let length = journald.recv(&mut entry).unwrap();
         let entry = String::from_utf8_lossy(&entry[..length]);
         if entry.contains("TAPTRAIL_FINDING=open-failed\n") {
-            assert!(entry.contains("TAPTRAIL_GUEST=web1\n") && entry.contains("PRIORITY=5\n"), "{entry}");
+            assert!(entry.contains("TAPTRAIL_GUEST=web1\n") && entry.contains("PRIORITY=4\n"), "{entry}");
             break;
         }
     }

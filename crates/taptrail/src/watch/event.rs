@@ -208,6 +208,7 @@ impl<'a> Event<'a> {
                 return line;
             }
             (_, Some("ended")) => line += "its process has ended",
+            (_, Some("failed")) => line += "the guest did not start",
             (_, Some(state)) => {
                 let _ = write!(line, "the guest is {state}");
             }

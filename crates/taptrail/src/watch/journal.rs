@@ -53,10 +53,11 @@ impl Journal {
 fn entry(event: &Event<'_>) -> Vec<u8> {
     let mut entry = Vec::new();
     let failed = event.outcome == Some("failed") || event.state == Some("failed");
-    // As syslog(3): 4 warning, 5 notice, 6 informational.
+    // As syslog(3): 3 error, 4 warning, 5 notice, 6 informational. A severity has its own name.
     let priority = match event.severity {
-        Some(Severity::Grave) => "4",
-        Some(Severity::Warning | Severity::Notice) => "5",
+        Some(Severity::Grave) => "3",
+        Some(Severity::Warning) => "4",
+        Some(Severity::Notice) => "5",
         None if failed => "5",
         None => "6",
     };
@@ -232,7 +233,7 @@ mod tests {
     fn no_name_makes_a_field_and_findings_have_their_weight() {
         let fields = sent_fields(&finding(FindingKind::LogGap, "web1\nPRIORITY=0\nTAPTRAIL_UUID=x", "lost"));
         assert_eq!(value(&fields, "TAPTRAIL_GUEST"), Some("web1\nPRIORITY=0\nTAPTRAIL_UUID=x"));
-        assert_eq!(value(&fields, "PRIORITY"), Some("4"));
+        assert_eq!(value(&fields, "PRIORITY"), Some("3"));
         assert_eq!(
             fields.iter().filter(|(name, _)| name == "PRIORITY" || name == "TAPTRAIL_UUID").count(),
             2
@@ -241,7 +242,7 @@ mod tests {
         assert_eq!(value(&fields, "TAPTRAIL_SEVERITY"), Some("grave"));
         assert!(value(&fields, "MESSAGE").unwrap().contains("\\nPRIORITY=0"));
         let fields = sent_fields(&finding(FindingKind::OpenFailed, "web1", "failed"));
-        assert_eq!(value(&fields, "PRIORITY"), Some("5"));
+        assert_eq!(value(&fields, "PRIORITY"), Some("4"));
         assert_eq!(value(&fields, "TAPTRAIL_SEVERITY"), Some("warning"));
         let json: serde_json::Value = serde_json::from_str(value(&fields, "TAPTRAIL_JSON").unwrap()).unwrap();
         assert_eq!((&json["severity"], json.get("follows")), (&"warning".into(), None));
