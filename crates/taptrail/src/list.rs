@@ -18,10 +18,15 @@ use crate::unresponsive::{hint_for, unreachable_hint, unrecorded_hint, unrecorde
 pub(crate) fn list(arguments: &List, dirs: &Dirs) -> CommandResult {
     let mut names =
         guests(&dirs.run).with_context(|| format!("Run directory {} can't be read", dirs.run.display()))?;
-    let known = supervised(dirs).unwrap_or_else(|error| {
-        warn!("{}", taptrail_guest::chain(&error));
-        Vec::new()
-    });
+    let known = match supervised(dirs) {
+        Ok(known) => known,
+        // Nothing was seen: that is not "no guests".
+        Err(error) if names.is_empty() => return Err(error.into()),
+        Err(error) => {
+            warn!("{}", taptrail_guest::chain(&error));
+            Vec::new()
+        }
+    };
     names.extend(known.iter().filter(|one| one.elsewhere.is_none()).map(|one| one.guest.name.to_string()));
     names.sort();
     names.dedup();
@@ -76,7 +81,15 @@ pub(crate) fn list(arguments: &List, dirs: &Dirs) -> CommandResult {
         Err(error) => warn!("{}", taptrail_guest::chain(&error)),
     }
     rows.sort_by(|a, b| a.name.cmp(&b.name));
-    if arguments.output.is_json() { print_json(&rows) } else { print(&guest_table(&rows, &style(false))) }
+    if arguments.output.is_json() {
+        return print_json(&rows);
+    }
+    if rows.is_empty() {
+        return print(
+            "No guests of `taptrail run` or a watcher; `taptrail verify` shows other managers' guests\n",
+        );
+    }
+    print(&guest_table(&rows, &style(false)))
 }
 
 /// A guest whose supervisor runs and does not answer, or answers in another run directory.

@@ -5,6 +5,7 @@ use std::io::{self, BufWriter, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::OnceLock;
 
+use taptrail_guest::ClientError;
 use taptrail_report::Style;
 use tracing_subscriber::EnvFilter;
 
@@ -46,7 +47,19 @@ impl Failure {
 
     /// The failure on one line, as it is reported to the parent of --background.
     pub(crate) fn line(&self) -> String {
-        taptrail_record::visible(&format!("{:#}", self.error)).into_owned()
+        let text = taptrail_guest::chain(self.error.as_ref());
+        let is_denied = |cause: &(dyn std::error::Error + 'static)| {
+            let cause = cause.downcast_ref::<std::io::Error>();
+            cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::PermissionDenied)
+        };
+        if rustix::process::geteuid().is_root() || !self.error.chain().any(is_denied) {
+            return text;
+        }
+        let hint = match self.error.downcast_ref::<ClientError>() {
+            Some(_) => "only root may, and users that `taptrail run --allow` named",
+            None => "root may",
+        };
+        format!("{text}: {hint}")
     }
 
     /// Its exit code.
