@@ -2,9 +2,9 @@
 //! with SQLite.
 //!
 //! There is one database per host, `ledger.sqlite` in the state directory, shared by all
-//! supervisors. It has six tables (see `schema/`): guests, their interfaces, audit records as text,
-//! devices from open to close, steps with a lasting effect (write-ahead intent and outcome), and
-//! the watcher's checkpoint. A commit is on the disk when it returns (WAL, full synchronous).
+//! supervisors. It has these tables (see `schema/`): guests, their interfaces, audit records as text,
+//! devices from open to close, steps with a lasting effect (write-ahead intent and outcome), the
+//! watcher's checkpoint, and a hash chain over the records (see [`Ledger::check_chain`]). A commit is on the disk when it returns (WAL, full synchronous).
 //!
 //! A watcher keeps accounts for the guests of another manager: copies of that manager's records,
 //! its own observations, and the checkpoint up to which it has read the log (see
@@ -28,6 +28,7 @@
 
 #![forbid(unsafe_code)]
 
+mod chain;
 mod copy;
 mod error;
 mod live;
@@ -39,6 +40,10 @@ mod upkeep;
 mod watch;
 mod write;
 
+pub use chain::{
+    ChainCheckpoint, ChainFault, ChainHash, ChainReport, CheckpointVerdict, InvalidCheckpoint, NamedRecord,
+    PrunedRows,
+};
 pub use error::LedgerError;
 pub use live::{LiveDevice, LiveInterface, LiveStep};
 pub use moved::MovedKeys;
@@ -56,6 +61,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
@@ -299,6 +305,9 @@ impl Ledger {
             for step in &schema::STEPS[taken.len()..] {
                 tx.execute_batch(step).map_err(failed)?;
             }
+            if found < chain::SINCE_VERSION {
+                chain::begin(&tx, found == 0, Timestamp::now().as_millisecond()).map_err(failed)?;
+            }
             tx.pragma_update(None, "user_version", schema::VERSION).map_err(failed)?;
         }
         tx.commit().map_err(failed)?;
@@ -318,7 +327,12 @@ impl Ledger {
             .connection
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(|source| LedgerError::Write { source })?;
-        Ok(Tx::new(tx))
+        // Another process may have migrated it since it was opened.
+        let version = match self.version {
+            known if known >= chain::SINCE_VERSION => known,
+            _ => version(&tx).map_err(|source| LedgerError::Write { source })?,
+        };
+        Ok(Tx::new(tx, version >= chain::SINCE_VERSION))
     }
 }
 
@@ -326,12 +340,15 @@ impl Ledger {
 const MAX_VALUE_BYTES: i32 = 16 << 20;
 
 /// Protects against a hostile file: SQLite runs nothing of its schema, and no value takes all
-/// memory.
+/// memory. Statements stay as they were prepared.
 fn harden(connection: &Connection) -> Result<(), rusqlite::Error> {
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
     connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, MAX_VALUE_BYTES)?;
     connection.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
+    // Without it, SQLite prepares a statement again whenever another value is bound to it: that takes
+    // longer than inserting the row.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.execute_batch("PRAGMA cell_size_check = ON")
 }
 

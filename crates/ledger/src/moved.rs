@@ -8,9 +8,11 @@ use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
+use jiff::Timestamp;
 use rusqlite::types::Value;
 use rusqlite::{Connection, TransactionBehavior, params_from_iter};
 
+use crate::chain::{Head, Kind};
 use crate::{DeviceKey, GuestKey, InterfaceKey, Ledger, LedgerError, StepKey};
 
 /// The tables with a guest's rows, in the order in which they refer to each other, and their
@@ -97,6 +99,7 @@ impl Ledger {
         let tx = to.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(write)?;
         let there = largest_id(&tx).map_err(write)?;
         let moved = MovedKeys { largest, added: largest.max(there).saturating_add(1) };
+        let mut head = Head::read(&tx).map_err(write)?;
         for (table, ids) in TABLES {
             for mut row in self.rows_of(table, guest)? {
                 for (column, value) in &mut row {
@@ -107,12 +110,23 @@ impl Ledger {
                     }
                 }
                 if table == "guest" {
-                    remove_older(&tx, &row).map_err(write)?;
+                    for older in remove_older(&tx, &row).map_err(write)? {
+                        let at = (older, moved.id(guest.0), Timestamp::now().as_millisecond());
+                        head.append_deletion(&tx, Kind::Replace, at).map_err(write)?;
+                    }
                 }
                 let (columns, values): (Vec<_>, Vec<_>) = row.into_iter().unzip();
                 let marks = vec!["?"; columns.len()].join(", ");
                 let sql = format!("INSERT INTO {table} ({}) VALUES ({marks})", columns.join(", "));
-                tx.prepare_cached(&sql).map_err(write)?.insert(params_from_iter(values)).map_err(write)?;
+                let inserted = tx
+                    .prepare_cached(&sql)
+                    .map_err(write)?
+                    .insert(params_from_iter(values))
+                    .map_err(write)?;
+                // Under their new ids, the records are new ones of that ledger.
+                if table == "record" {
+                    head.append_record(&tx, inserted).map_err(write)?;
+                }
             }
         }
         tx.commit().map_err(write)?;
@@ -138,8 +152,9 @@ fn largest_id(connection: &Connection) -> Result<i64, rusqlite::Error> {
     connection.query_row(&format!("SELECT coalesce(max(id), 0) FROM ({ids})"), [], |row| row.get(0))
 }
 
-/// Removes an older state of the account with this guest row: the same start of the same guest.
-fn remove_older(connection: &Connection, row: &[(String, Value)]) -> Result<(), rusqlite::Error> {
+/// Removes older states of the account with this guest row: the same start of the same guest.
+/// Returns their guests' ids.
+fn remove_older(connection: &Connection, row: &[(String, Value)]) -> Result<Vec<i64>, rusqlite::Error> {
     let of = |name: &str| {
         row.iter().find(|(column, _)| column == name).map_or(Value::Null, |(_, value)| value.clone())
     };
@@ -148,11 +163,11 @@ fn remove_older(connection: &Connection, row: &[(String, Value)]) -> Result<(), 
     let mut statement = connection.prepare(sql)?;
     let older: Vec<i64> =
         statement.query_map(params_from_iter(same), |row| row.get(0))?.collect::<Result<_, _>>()?;
-    for id in older {
+    for id in &older {
         for (table, _) in TABLES.iter().rev() {
             let column = if *table == "guest" { "id" } else { "guest" };
             connection.execute(&format!("DELETE FROM {table} WHERE {column} = ?1"), [id])?;
         }
     }
-    Ok(())
+    Ok(older)
 }

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use rusqlite::TransactionBehavior;
 
+use crate::chain::{self, Head, Kind};
 use crate::{Ledger, LedgerError};
 
 /// The largest ledger, in bytes, that is checked whenever it is opened, which takes some
@@ -137,6 +138,13 @@ impl Ledger {
             }
             let records = tx.execute("DELETE FROM record WHERE guest = ?1", [guest]).map_err(failed)?;
             tx.execute("DELETE FROM guest WHERE id = ?1", [guest]).map_err(failed)?;
+            let now = Timestamp::now().as_millisecond();
+            Head::read(&tx)
+                .and_then(|mut head| {
+                    head.append_deletion(&tx, Kind::Prune, (guest, before.as_millisecond(), now))?;
+                    chain::trim(&tx, now)
+                })
+                .map_err(failed)?;
             tx.commit().map_err(failed)?;
             pruned.guests += 1;
             pruned.records += records as u64;

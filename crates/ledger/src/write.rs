@@ -1,3 +1,4 @@
+use std::cell::Cell;
 use std::path::Path;
 
 use jiff::Timestamp;
@@ -5,6 +6,7 @@ use rusqlite::{Transaction, params};
 use taptrail_record::{DeviceKind, GuestId, LogProof, MacAddr, Rdev, Record, TooLong};
 
 use crate::LedgerError;
+use crate::chain::Head;
 
 /// A row of `guest`: one start of one guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -218,11 +220,15 @@ pub struct NewGuest<'a> {
 pub struct Tx<'a> {
     pub(crate) inner: Transaction<'a>,
     now: Timestamp,
+    /// The end of the chain, once this transaction has appended to it.
+    head: Cell<Option<Head>>,
+    /// Whether the ledger has a chain; a later migration chains the records of one that has not.
+    is_chained: bool,
 }
 
 impl<'a> Tx<'a> {
-    pub(crate) fn new(inner: Transaction<'a>) -> Self {
-        Self { inner, now: Timestamp::now() }
+    pub(crate) fn new(inner: Transaction<'a>, is_chained: bool) -> Self {
+        Self { inner, now: Timestamp::now(), head: Cell::new(None), is_chained }
     }
 
     /// Opens a guest's account, until [`guest_ends`](Self::guest_ends).
@@ -400,7 +406,7 @@ impl<'a> Tx<'a> {
         writer: Option<u32>,
         copied: bool,
     ) -> Result<RecordKey, LedgerError> {
-        self.insert(
+        let record = self.insert(
             "INSERT INTO record (guest, time, type, text, logged, serial, writer, copied)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
             params![
@@ -413,8 +419,19 @@ impl<'a> Tx<'a> {
                 writer,
                 copied
             ],
-        )
-        .map(RecordKey)
+        )?;
+        if self.is_chained {
+            let failed = |source| LedgerError::Write { source };
+            // Read within the transaction, and dropped with it: a batch that is written again after
+            // a failure continues the chain as it is then.
+            let mut head = match self.head.get() {
+                Some(head) => head,
+                None => Head::read(&self.inner).map_err(failed)?,
+            };
+            head.append_record(&self.inner, record).map_err(failed)?;
+            self.head.set(Some(head));
+        }
+        Ok(RecordKey(record))
     }
 
     /// Inserts an opened device, which is open until [`device_closed`](Self::device_closed).
