@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use std::ops::ControlFlow;
 
-use crate::world::{EMPTY, World};
+use crate::world::{EMPTY, World, contract};
 use serde_json::json;
 use taptrail_kernel::proc::Signal;
 use taptrail_ledger::{AuditOutcome, Ledger, Logged, NewRecord, NewWatched, Process};
@@ -207,6 +207,108 @@ fn pruning_forgets_guests_that_have_ended() {
     world.stop(&second);
     assert!(world.taptrail(["ledger", "check"]).ok().stdout.contains("is sound"));
     world.assert_clean();
+}
+
+/// Runs SQL on the ledger, as somebody who is not taptrail would.
+fn tamper(ledger: &Path, sql: &str) {
+    let raw = rusqlite::Connection::open(ledger).unwrap();
+    raw.execute_batch("PRAGMA foreign_keys = OFF").unwrap();
+    raw.execute_batch(sql).unwrap();
+}
+
+/// The JSON of `ledger check`, which also has an exit code if it found something.
+fn checked(world: &World, arguments: &[&str]) -> (i32, serde_json::Value) {
+    let done = world.taptrail([&["ledger", "check", "--json"], arguments].concat());
+    let json = serde_json::from_str(&done.stdout).unwrap();
+    contract::assert_valid("ledger-check", &json);
+    (done.code(), json)
+}
+
+// Shows 4.31, 4.32.
+#[test]
+fn records_that_are_altered_after_a_checkpoint_was_sent_away_are_named() {
+    let world = World::new();
+    let guest = world.start("web1", &["--nic", ONE]);
+    let kept = world.path("kept");
+    let kept = kept.to_str().unwrap();
+    world.taptrail(["ledger", "checkpoint", "--out", kept]).ok();
+    // A copy from before the guest went on.
+    let (file, copy) = (Ledger::file(&world.state()), world.path("copy.sqlite"));
+    let raw = rusqlite::Connection::open(&file).unwrap();
+    raw.execute("VACUUM INTO ?1", [copy.to_str().unwrap()]).unwrap();
+    drop(raw);
+    world.attach(&guest, TWO).ok();
+    let line = world.taptrail(["ledger", "checkpoint"]).ok().stdout;
+    assert_eq!(world.json(["ledger", "checkpoint", "--json"])["row"], 5);
+    let both = ["--checkpoint-file", kept, "--checkpoint", line.trim_end()];
+    let (code, whole) = checked(&world, &both);
+    assert_eq!((code, &whole["verdict"], &whole["chain"]["unchanged"]), (0, &json!("sound"), &json!(5)));
+    assert_eq!(whole["checkpoints"].as_array().unwrap().len(), 2);
+    assert!(whole["checkpoints"].as_array().unwrap().iter().all(|one| one["verdict"] == "holds"));
+    assert!(world.taptrail(["ledger", "check"]).ok().stdout.contains("No checkpoint shows"));
+
+    // A device gets another name, and the grant of the other one is gone.
+    tamper(&file, "UPDATE record SET text = replace(text, 'vnet0', 'vnet7') WHERE id = 1");
+    tamper(&file, "DELETE FROM record WHERE id = 5");
+    let (code, altered) = checked(&world, &both);
+    assert_eq!(
+        (code, &altered["verdict"], &altered["chain"]["unchanged"]),
+        (1, &json!("altered"), &json!(3))
+    );
+    let faults: Vec<_> = altered["chain"]["faults"].as_array().unwrap().iter().collect();
+    let named = |fault: &serde_json::Value| {
+        [&fault["kind"], &fault["record"]["id"], &fault["record"]["guest"]].map(ToString::to_string).join(" ")
+    };
+    assert_eq!(named(faults[0]), r#""record-altered" 1 "web1""#);
+    assert_eq!(named(faults[1]), r#""record-removed" 5 "web1""#);
+    let told = world.taptrail(["ledger", "check"]);
+    assert_eq!(told.code(), 1);
+    assert!(told.stdout.contains("record 1 of ") && told.stdout.contains("was altered"), "{}", told.stdout);
+
+    // The guest goes on, and so does the chain: the changes are still named, and no other.
+    world.stop(&guest);
+    let (code, later) = checked(&world, &both);
+    assert_eq!((code, &later["chain"]["fault_count"]), (1, &json!(2)), "{later}");
+
+    // The copy is whole, and ends before the second checkpoint.
+    let copy = copy.to_str().unwrap();
+    assert_eq!(checked(&world, &[copy]).0, 0);
+    let (code, old) = checked(&world, &[&[copy], &both[..]].concat());
+    let verdicts = [0, 1].map(|at| old["checkpoints"][at]["verdict"].clone());
+    assert_eq!((code, verdicts), (1, ["rolled-back", "holds"].map(|verdict| json!(verdict))), "{old}");
+}
+
+// Shows 4.32.
+#[test]
+fn a_checkpoint_that_can_not_be_compared_is_no_answer() {
+    let world = World::new();
+    let line = |state: &Path| {
+        let state = state.to_str().unwrap();
+        world.taptrail(["--state-dir", state, "ledger", "checkpoint"]).ok().stdout.trim_end().to_owned()
+    };
+    let guest = world.start("web1", &["--nic", ONE]);
+    let first = line(&world.state());
+    world.stop(&guest);
+    let last = line(&world.state());
+    world.json(["ledger", "prune", "--before", "now", "--json"]);
+    let (code, pruned) = checked(&world, &["--checkpoint", &first]);
+    assert_eq!((code, &pruned["verdict"]), (2, &json!("unknown")), "{pruned}");
+    assert_eq!(checked(&world, &["--checkpoint", &last]).0, 0);
+    // One of another ledger.
+    drop(Ledger::open(&world.path("other")).unwrap());
+    let other = line(&world.path("other"));
+    let (code, another) = checked(&world, &["--checkpoint", &other]);
+    assert_eq!((code, &another["checkpoints"][0]["verdict"]), (1, &json!("another-ledger")));
+    // None at all.
+    let check = |arguments: &[&str]| world.taptrail([&["ledger", "check"], arguments].concat());
+    check(&["--checkpoint", &last[..last.len() - 80]]).fails(2, "its 'sha256=' is missing");
+    check(&["--checkpoint", "row 7"]).fails(2, "it has no 'taptrail-checkpoint v=1'");
+    let file = world.path("kept");
+    fs::write(&file, format!("Dear auditor,\n{last}\ntaptrail-checkpoint v=1 ledger=\n")).unwrap();
+    check(&["--checkpoint-file", file.to_str().unwrap()]).fails(2, "kept:3 has no valid checkpoint");
+    fs::write(&file, "Dear auditor,\n").unwrap();
+    check(&["--checkpoint-file", file.to_str().unwrap()]).fails(2, "has no checkpoint");
+    check(&["--checkpoint-file", "/nonexistent"]).fails(2, "can't be read");
 }
 
 /// Makes the ledger of a watcher that ran while a real libvirt wrote this log.

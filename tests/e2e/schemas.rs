@@ -189,6 +189,7 @@ fn commands_about_this_host_answer_as_their_schemas_say() {
     contract::assert_valid("list", &ask(&["list"]));
     contract::assert_valid("ledger-prune", &ask(&["ledger", "prune", "--before", "2020-01-01"]));
     contract::assert_valid("ledger-check", &ask(&["ledger", "check"]));
+    contract::assert_valid("ledger-checkpoint", &ask(&["ledger", "checkpoint"]));
     contract::assert_valid("recover", &ask(&["recover", "--audit", "off"]));
     let log = logs().into_iter().find(|log| log.to_str().unwrap().contains("06-hotplug")).unwrap();
     contract::assert_valid("verify", &ask(&["verify", log.to_str().unwrap()]));
@@ -206,8 +207,9 @@ fn the_program_prints_the_schemas() {
     assert_eq!(list.lines().count(), Schema::ALL.len());
     let shown = include_str!("../../docs/schema.md").split_once("$ taptrail schema\n").unwrap().1;
     assert!(shown.starts_with(&format!("{list}```\n")), "docs/schema.md has another list: {list}");
+    let width = Schema::ALL.iter().map(|schema| schema.name.len()).max().unwrap();
     for schema in Schema::ALL {
-        assert!(list.contains(&format!("{:12}  taptrail ", schema.name)), "{list}");
+        assert!(list.contains(&format!("{:width$}  taptrail ", schema.name)), "{list}");
         assert_eq!(json(&["schema", schema.name]), schema.standalone().unwrap());
     }
     assert_eq!(taptrail(&["schema", "defs"]).status.code(), Some(2));

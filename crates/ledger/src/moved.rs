@@ -97,9 +97,9 @@ impl Ledger {
         let write = |source| LedgerError::Write { source };
         let largest = largest_id(&self.connection).map_err(|source| LedgerError::Read { source })?;
         let tx = to.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(write)?;
-        let there = largest_id(&tx).map_err(write)?;
-        let moved = MovedKeys { largest, added: largest.max(there).saturating_add(1) };
         let mut head = Head::read(&tx).map_err(write)?;
+        let there = largest_id(&tx).map_err(write)?.max(head.largest_record(&tx).map_err(write)?);
+        let moved = MovedKeys { largest, added: largest.max(there).saturating_add(1) };
         for (table, ids) in TABLES {
             for mut row in self.rows_of(table, guest)? {
                 for (column, value) in &mut row {

@@ -406,10 +406,21 @@ impl<'a> Tx<'a> {
         writer: Option<u32>,
         copied: bool,
     ) -> Result<RecordKey, LedgerError> {
+        let failed = |source| LedgerError::Write { source };
+        // Read within the transaction, and dropped with it: a batch that is written again after a
+        // failure continues the chain as it is then.
+        let mut head = match self.head.get() {
+            None if self.is_chained => Some(Head::read(&self.inner).map_err(failed)?),
+            head => head,
+        };
+        let largest =
+            head.as_mut().map(|head| head.largest_record(&self.inner)).transpose().map_err(failed)?;
         let record = self.insert(
-            "INSERT INTO record (guest, time, type, text, logged, serial, writer, copied)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            "INSERT INTO record (id, guest, time, type, text, logged, serial, writer, copied)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
             params![
+                // Otherwise SQLite chooses one.
+                largest.and_then(|largest| largest.checked_add(1)),
                 guest.0,
                 record.time.as_millisecond(),
                 record.kind,
@@ -420,17 +431,10 @@ impl<'a> Tx<'a> {
                 copied
             ],
         )?;
-        if self.is_chained {
-            let failed = |source| LedgerError::Write { source };
-            // Read within the transaction, and dropped with it: a batch that is written again after
-            // a failure continues the chain as it is then.
-            let mut head = match self.head.get() {
-                Some(head) => head,
-                None => Head::read(&self.inner).map_err(failed)?,
-            };
+        if let Some(head) = &mut head {
             head.append_record(&self.inner, record).map_err(failed)?;
-            self.head.set(Some(head));
         }
+        self.head.set(head);
         Ok(RecordKey(record))
     }
 

@@ -46,6 +46,7 @@ impl Schema {
         "events",
         "recover",
         "ledger-check",
+        "ledger-checkpoint",
         "ledger-prune",
     ];
 

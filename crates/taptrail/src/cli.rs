@@ -148,7 +148,7 @@ pub(crate) enum Command {
     Verify(Verify),
     /// Follow libvirt's audit records and compare them with the devices its guests hold
     Watch(Box<Watch>),
-    /// Check, export or prune the ledger
+    /// Check, export or prune the ledger, or take a checkpoint of it
     #[command(subcommand)]
     Ledger(LedgerCommand),
     /// Compact, check and prune a lake, and list what all hosts show together
@@ -160,8 +160,10 @@ pub(crate) enum Command {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum LedgerCommand {
-    /// Check the ledger's integrity (exit code 1: it is damaged)
+    /// Check the ledger for damage, and its records for changes that taptrail did not make
     Check(CheckLedger),
+    /// Print a checkpoint: one line, to be kept where nobody who can write the ledger can change it
+    Checkpoint(LedgerCheckpoint),
     /// Print all records as an audit log, for tools that read one
     Export,
     /// Delete ended guests and their records, up to a time
@@ -169,7 +171,35 @@ pub(crate) enum LedgerCommand {
 }
 
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Exit codes:\n  0  nothing is altered, as far as the checkpoints and the chain show\n  1  the ledger is damaged or altered, or a checkpoint does not hold\n  2  something could not be compared, wrong arguments, or input that can't be read\n\nExample:\n  taptrail ledger check --checkpoint-file /media/checkpoints"
+)]
 pub(crate) struct CheckLedger {
+    /// Check this copy of a ledger [default: this host's ledger]
+    #[arg(value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+
+    /// Checkpoint that the ledger has to hold: a line of `taptrail ledger checkpoint` (repeatable)
+    #[arg(long, value_name = "LINE")]
+    pub(crate) checkpoint: Vec<String>,
+
+    /// File with such lines, or '-' for standard input; other lines in it are skipped
+    #[arg(long, value_name = "FILE")]
+    pub(crate) checkpoint_file: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) output: OutputFormat,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  taptrail ledger checkpoint | logger --tag taptrail --server log.example.org"
+)]
+pub(crate) struct LedgerCheckpoint {
+    /// Append the line to this file, instead of printing it
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["format", "json"])]
+    pub(crate) out: Option<PathBuf>,
+
     #[command(flatten)]
     pub(crate) output: OutputFormat,
 }

@@ -85,6 +85,7 @@ fn documented<S: AsRef<OsStr>>(arguments: &[S], text: &str) -> Value {
         ("list", "list"),
         ("recover", "recover"),
         ("prune", "ledger-prune"),
+        ("checkpoint", "ledger-checkpoint"),
         ("check", if is_said("ledger") { "ledger-check" } else { "check" }),
     ];
     let command = words.iter().find_map(|word| commands.iter().find(|(command, _)| command == word));

@@ -1,7 +1,7 @@
 //! Recomputes the chain, and compares it with the records and with checkpoints.
 //!
 //! Records and rows of the chain are read side by side, each once: ids of records that are in the
-//! ledger ascend along the chain, because SQLite gives a new row the largest id plus 1.
+//! ledger ascend along the chain, because a new record gets the largest id plus 1.
 
 use std::fmt;
 

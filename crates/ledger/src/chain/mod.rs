@@ -211,6 +211,8 @@ pub(crate) struct Head {
     start: ChainHash,
     number: i64,
     hash: ChainHash,
+    /// The largest id of a record, once it was asked for.
+    largest_record: Option<i64>,
 }
 
 impl Head {
@@ -226,7 +228,21 @@ impl Head {
         let row = |row: &Row<'_>| Ok((row.get(0)?, hash_of(row, 1)?.unwrap_or(ChainHash::ZERO)));
         let last: Option<(i64, ChainHash)> = connection.prepare_cached(sql)?.query_row([], row).optional()?;
         let (number, hash) = last.unwrap_or(before);
-        Ok(Self { start: first, number, hash })
+        Ok(Self { start: first, number, hash, largest_record: None })
+    }
+
+    /// The largest id of a record that is in the ledger or was the last in the chain. The id of a
+    /// record that somebody removed from the end is not given to another one: that would be taken
+    /// for the removed one, altered.
+    pub(crate) fn largest_record(&mut self, connection: &Connection) -> rusqlite::Result<i64> {
+        if let Some(largest) = self.largest_record {
+            return Ok(largest);
+        }
+        let sql = "SELECT max(coalesce((SELECT max(id) FROM record), 0),
+                              coalesce((SELECT row FROM chain WHERE kind = 'record' ORDER BY id DESC LIMIT 1), 0))";
+        let largest = connection.prepare_cached(sql)?.query_row([], |row| row.get(0))?;
+        self.largest_record = Some(largest);
+        Ok(largest)
     }
 
     fn append(
@@ -255,6 +271,7 @@ impl Head {
         );
         let row = |row: &Row<'_>| Ok((row.get(1)?, row.get(2)?, record_digest(row)?));
         let (guest, time, digest) = connection.prepare_cached(&sql)?.query_row([record], row)?;
+        self.largest_record = self.largest_record.map(|largest| largest.max(record));
         self.append(connection, Kind::Record, (guest, record, time), digest)
     }
 

@@ -86,6 +86,7 @@ fn verdict(state: &Path, checkpoint: &ChainCheckpoint) -> CheckpointVerdict {
     report(state, std::slice::from_ref(checkpoint)).checkpoints[0]
 }
 
+// Shows 4.33.
 #[test]
 fn a_ledger_that_only_taptrail_wrote_is_whole() {
     let dir = tempfile::tempdir().unwrap();
@@ -113,6 +114,7 @@ fn a_ledger_that_only_taptrail_wrote_is_whole() {
     assert_eq!(later.checkpoints, [CheckpointVerdict::Holds]);
 }
 
+// Shows 4.31.
 #[test]
 fn what_was_altered_removed_or_inserted_is_named() {
     for (change, found) in [
@@ -194,6 +196,25 @@ fn what_was_altered_removed_or_inserted_is_named() {
     assert!(fault.contains("(guest web2, row 5 of the chain) was altered"), "{fault}");
 }
 
+/// The next record does not get the id of one that was removed from the end, and is not taken for it.
+#[test]
+fn a_record_that_follows_removed_ones_is_none_of_them() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut new = ledger(dir.path());
+    let whole = checkpoint(dir.path());
+    raw(dir.path(), "DELETE FROM record WHERE id > 10");
+    write(&mut new, 5..6);
+    let removed = ["record-removed 11 11-11", "record-removed 12 12-12"];
+    assert_eq!(faults(dir.path()), removed);
+    let mut old = Ledger::open(other.path()).unwrap();
+    let key = write(&mut old, 1..2)[0];
+    raw(dir.path(), "DELETE FROM record WHERE id > 12");
+    old.move_account(key, &mut new).unwrap();
+    let found = report(dir.path(), &[whole]);
+    assert_eq!((found.fault_count, found.unchanged), (5, 13), "{:?}", found.faults);
+    assert_eq!(found.checkpoints, [CheckpointVerdict::Holds]);
+}
+
 /// Without its beginning or its rows, a ledger is still written to: a guest's release has to be
 /// recorded.
 #[test]
@@ -214,6 +235,7 @@ fn a_chain_that_was_removed_keeps_no_record_from_being_written() {
 }
 
 /// Whoever can write the file can write the chain again: only a checkpoint shows it.
+// Shows 4.32.
 #[test]
 fn a_checkpoint_shows_a_chain_that_was_written_again() {
     let dir = tempfile::tempdir().unwrap();
@@ -232,6 +254,7 @@ fn a_checkpoint_shows_a_chain_that_was_written_again() {
     assert_eq!(found.checkpoints, [CheckpointVerdict::Holds, CheckpointVerdict::Differs]);
 }
 
+// Shows 4.32.
 #[test]
 fn a_checkpoint_shows_what_was_cut_off_restored_or_replaced() {
     let dir = tempfile::tempdir().unwrap();
@@ -265,6 +288,7 @@ fn a_checkpoint_shows_what_was_cut_off_restored_or_replaced() {
     assert_eq!(verdict(other.path(), &late), CheckpointVerdict::AnotherLedger);
 }
 
+// Shows 4.33.
 #[test]
 fn pruning_leaves_a_chain_that_is_whole() {
     let dir = tempfile::tempdir().unwrap();
@@ -292,7 +316,7 @@ fn pruning_leaves_a_chain_that_is_whole() {
     assert_eq!(pruned.pruned.unwrap().rows, 6);
     assert!(pruned.pruned.unwrap().at.is_some());
     assert_eq!(pruned.checkpoints, [CheckpointVerdict::Holds, CheckpointVerdict::Pruned]);
-    // All of it: ids of guests and records are used again.
+    // All of it: ids of guests are used again.
     end(&mut ledger, guests[2]);
     end(&mut ledger, guests[3]);
     let last = checkpoint(dir.path());
@@ -308,6 +332,7 @@ fn pruning_leaves_a_chain_that_is_whole() {
     assert!(removed.len() == 1 && removed[0].starts_with("record-removed 2 "), "{removed:?}");
 }
 
+// Shows 4.33.
 #[test]
 fn an_account_that_was_moved_is_chained_in_its_new_ledger() {
     let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -336,6 +361,7 @@ fn older(state: &Path) {
     fs::set_permissions(Ledger::file(state), PermissionsExt::from_mode(0o600)).unwrap();
 }
 
+// Shows 4.33.
 #[test]
 fn records_of_an_older_taptrail_are_chained_when_its_ledger_is_migrated() {
     let dir = tempfile::tempdir().unwrap();
@@ -384,6 +410,7 @@ fn a_record_that_a_running_older_supervisor_may_have_written_is_not_called_inser
     assert!(faults(dir.path())[0].starts_with("record-inserted "));
 }
 
+// Shows 4.33.
 #[test]
 fn many_writers_and_readers_at_once_leave_one_chain() {
     let dir = tempfile::tempdir().unwrap();
@@ -560,6 +587,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
     /// Any single change of a covered row, made with other means, is found.
+    // Shows 4.31.
     #[test]
     fn any_change_of_a_covered_row_is_found(change in change()) {
         let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,6 @@
-//! `taptrail ledger`: checks, exports and prunes the ledger.
+//! `taptrail ledger`: checks, exports and prunes the ledger, and takes checkpoints of it.
+
+mod check;
 
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
@@ -17,23 +19,11 @@ use crate::queries::moment;
 
 pub(crate) fn ledger(command: &LedgerCommand, dirs: &Dirs) -> CommandResult {
     match command {
-        LedgerCommand::Check(arguments) => check(dirs, arguments.output.is_json()),
+        LedgerCommand::Check(arguments) => check::check(dirs, arguments),
+        LedgerCommand::Checkpoint(arguments) => check::checkpoint(dirs, arguments),
         LedgerCommand::Export => export(dirs),
         LedgerCommand::Prune(arguments) => prune(dirs, arguments),
     }
-}
-
-fn check(dirs: &Dirs, json: bool) -> CommandResult {
-    let ledger = Ledger::open_to_read(&dirs.state).map_err(Failure::input)?;
-    let faults = ledger.faults().map_err(Failure::input)?;
-    if json {
-        print_json(&faults)?;
-    } else if faults.is_empty() {
-        print(&format!("{} is sound\n", Ledger::file(&dirs.state).display()))?;
-    } else {
-        print(&faults.iter().map(|fault| format!("{fault}\n")).collect::<String>())?;
-    }
-    Ok(if faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Writes all records as lines of an audit log.
