@@ -225,15 +225,17 @@ pub(super) fn time_of_day(text: &[u8]) -> Option<(Time, &[u8])> {
     Some((Time::new(number(&[*h1, *h2])?, number(&[*m1, *m2])?, second, nanos).ok()?, rest))
 }
 
-/// The digits of a fraction as nanoseconds; those after the ninth are ignored.
+/// The digits of a fraction as nanoseconds. Those after the sixth are ignored: no time is finer than
+/// a microsecond, which is what journals and archives have, so that one event's time is the same
+/// wherever it was kept.
 fn digits_of_second(text: &[u8]) -> Option<(i32, &[u8])> {
     let end = text.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(text.len());
     let (digits, rest) = text.split_at(end);
     if digits.is_empty() {
         return None;
     }
-    let nanos = digits.iter().chain(std::iter::repeat(&b'0')).take(9);
-    Some((nanos.fold(0, |nanos, digit| nanos * 10 + i32::from(digit - b'0')), rest))
+    let micros = digits.iter().chain(std::iter::repeat(&b'0')).take(6);
+    Some((micros.fold(0, |micros, digit| micros * 10 + i32::from(digit - b'0')) * 1000, rest))
 }
 
 /// Parses `+02:00`, `+0200` and `+02`.
@@ -273,6 +275,8 @@ mod tests {
             ("May  2 12:48:00.123456 host1", "0000-05-02T12:48:00.123456", " host1"),
             ("<86>May  2 12:48:00 h", "0000-05-02T12:48:00", " h"),
             ("2026-05-12T12:48:00.123456+02:00 h", "2026-05-12T10:48:00.123456Z", " h"),
+            ("2026-05-12T12:48:00.123456789Z h", "2026-05-12T12:48:00.123456Z", " h"),
+            ("1795460022.9999999999 h", "2026-11-23T18:53:42.999999Z", " h"),
             ("2026-05-12T12:48:00-0230 h", "2026-05-12T15:18:00Z", " h"),
             ("<134>1 2026-05-12T12:48:00.5Z h", "2026-05-12T12:48:00.5Z", " h"),
             ("2026-05-12T12:48:60 h", "2026-05-12T12:48:59", " h"),

@@ -13,7 +13,7 @@ use crate::{LineRef, Proof};
 pub struct Entry {
     /// The host that it is about. Guests of different hosts are never related to each other.
     pub host: Arc<str>,
-    /// When the event happened.
+    /// When the event happened. `source` gives no time finer than a microsecond.
     pub time: Timestamp,
     /// The kernel's serial number of the event, where the source kept it.
     pub serial: Option<u32>,
