@@ -13,6 +13,7 @@ use crate::identity::{HostIdentity, IdentityConflict};
 use crate::runs::Run;
 use crate::sequence::{LineLocation, Sequence};
 use crate::serial_numbers::{MissingSerials, SerialNumbers};
+use crate::serial_ranges::SerialRanges;
 use crate::window::DUPLICATE_SKEW;
 use crate::{FileIdentity, Note, NoteKind, Progress, ReadOutcome, SourceError};
 
@@ -41,6 +42,8 @@ pub(crate) struct Collector<'a> {
     /// Index of each host's time range in each input.
     spans: HashMap<(u32, Arc<str>), usize>,
     numbers: HashMap<Arc<str>, SerialNumbers>,
+    /// The serial numbers of each host in each input.
+    ranges: SerialRanges,
     sequences: HashMap<Arc<str>, Sequence>,
     identities: HashMap<Arc<str>, HostIdentity>,
     extract: bool,
@@ -67,6 +70,7 @@ impl<'a> Collector<'a> {
             coverage: CoverageBuilder::default(),
             spans: HashMap::new(),
             numbers: HashMap::new(),
+            ranges: SerialRanges::default(),
             sequences: HashMap::new(),
             identities: HashMap::new(),
             extract,
@@ -84,8 +88,10 @@ impl<'a> Collector<'a> {
         self.note_unnumbered();
         self.note_selected();
         self.input.coverage = self.coverage.build(&self.input.files);
+        let serials = self.ranges.build(&self.input.files, self.extract);
         ReadOutcome {
             input: self.input,
+            serials,
             unreadable: self.unreadable,
             notes: self.notes,
             identities: self.file_identities,
@@ -138,7 +144,8 @@ impl<'a> Collector<'a> {
         }
     }
 
-    /// Extends the time range that an input covers for a host, and counts its records.
+    /// Extends the time range that an input covers for a host, and counts its records. Returns the
+    /// range's index in the input.
     pub(crate) fn cover(
         &mut self,
         id: u32,
@@ -146,22 +153,24 @@ impl<'a> Collector<'a> {
         from: Timestamp,
         until: Timestamp,
         records: u64,
-    ) {
+    ) -> Option<usize> {
         let newest = self.input.files.get(id as usize).and_then(|file| file.hosts.len().checked_sub(1));
         // Most inputs have one host: check the newest range first.
         let is_newest = |at: &usize| self.input.files[id as usize].hosts[*at].host == *host;
         let at = newest.filter(is_newest).or_else(|| self.spans.get(&(id, Arc::clone(host))).copied());
-        let Some(file) = self.file(id) else { return };
-        match at.and_then(|at| file.hosts.get_mut(at)) {
-            Some(span) => {
+        let file = self.file(id)?;
+        match at.and_then(|at| Some((at, file.hosts.get_mut(at)?))) {
+            Some((at, span)) => {
                 span.from = span.from.min(from);
                 span.until = span.until.max(until);
                 span.records += records;
+                Some(at)
             }
             None => {
                 file.hosts.push(HostSpan { host: Arc::clone(host), from, until, records });
                 let at = file.hosts.len() - 1;
                 self.spans.insert((id, Arc::clone(host)), at);
+                Some(at)
             }
         }
     }
@@ -170,6 +179,14 @@ impl<'a> Collector<'a> {
     pub(crate) fn until(&self, id: u32, host: &Arc<str>) -> Option<Timestamp> {
         let at = *self.spans.get(&(id, Arc::clone(host)))?;
         Some(self.input.files.get(id as usize)?.hosts.get(at)?.until)
+    }
+
+    /// Adds serial numbers of a host in an input, to those of the time range with this index.
+    /// `all_events`: they are those of all events, not only of guests'.
+    pub(crate) fn add_range(&mut self, id: u32, span: Option<usize>, run: &Run, all_events: bool) {
+        if let Some(span) = span {
+            self.ranges.add(id, span, run, all_events);
+        }
     }
 
     /// Adds serial numbers of a host that an input has.

@@ -341,7 +341,8 @@ impl OrderedLines {
                 self.named(&CompactString::from_utf8_lossy(&run.node), collector)
             };
             let moment = |millis| Timestamp::from_millisecond(millis).unwrap_or(Timestamp::MIN);
-            collector.cover(self.id, &host, moment(run.since), moment(run.until), 0);
+            let span = collector.cover(self.id, &host, moment(run.since), moment(run.until), 0);
+            collector.add_range(self.id, span, run, self.others);
             collector.add_serials(self.id, &host, run);
             let at = self.at(self.before + run.line + 1, true);
             let of = self.hosts.entry(Arc::clone(&host)).or_default();
@@ -394,8 +395,9 @@ impl OrderedLines {
             }
         };
         let is_record = matches!(found.content, Content::Record(_));
+        let mut span = None;
         if time > Timestamp::MIN {
-            collector.cover(self.id, &host, time, time, u64::from(is_record));
+            span = collector.cover(self.id, &host, time, time, u64::from(is_record));
         }
         if found.is_unauthenticated {
             collector.count_unauthenticated(self.id);
@@ -410,6 +412,7 @@ impl OrderedLines {
         // In a raw audit log, all serial numbers are taken in `start_batch`.
         if let Some(serial) = found.serial.filter(|_| is_record && !collector.coverage.is_numbered(self.id)) {
             let run = Run::of(serial, serial, time.as_millisecond());
+            collector.add_range(self.id, span, &run, false);
             collector.check_sequence(&host, &run, self.at(line, false), false);
         }
         // syslog has a record's writer, but neither its serial number nor fractions of a second.

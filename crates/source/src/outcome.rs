@@ -6,13 +6,16 @@ use std::sync::Arc;
 
 use taptrail_trail::Unreadable;
 
-use crate::{FileIdentity, SourceError};
+use crate::{FileIdentity, SerialRange, SourceError};
 
 /// The result of reading.
 #[derive(Debug, Default)]
 pub struct ReadOutcome {
     /// Counts of what was read, and the coverage.
     pub input: taptrail_trail::Input,
+    /// The serial numbers of each host in each input that has them, in the order of `input.files` and
+    /// their hosts.
+    pub serials: Vec<SerialRange>,
     /// The first unreadable lines, of all that `input.unreadable` counts.
     pub unreadable: Vec<Unreadable>,
     /// Notes for the user about how inputs were read.

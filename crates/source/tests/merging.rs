@@ -404,3 +404,37 @@ fn a_log_that_is_rotated_once_its_files_are_opened_is_read_whole() {
         }
     }
 }
+
+/// A line of no guest.
+fn other(seconds: u32, serial: u32) -> String {
+    format!("type=USER_LOGIN msg=audit(1795460{seconds:03}.000:{serial}): pid=1 uid=0 auid=0 ses=0 msg='x'\n")
+}
+
+// Shows that pieces of a log, read separately, can be joined.
+#[test]
+fn each_log_has_the_range_of_its_serial_numbers() {
+    let logs = [
+        other(0, 100) + &audit(1000, 101, 1) + &other(2, 103) + &other(2, 102),
+        other(3, 104) + &other(900, 5),
+        audit(1500, 101, 1),
+        syslog(1, 1),
+    ];
+    let ranges = |log: &String| {
+        let ranges = merge(std::slice::from_ref(log)).outcome.serials;
+        ranges.iter().map(|range| (range.first, range.last, range.all_events)).collect::<Vec<_>>()
+    };
+    assert_eq!(ranges(&logs[0]), [(100, 103, true)]);
+    assert_eq!(ranges(&logs[1]), [(104, 5, true)]);
+    assert_eq!(ranges(&logs[2]), [(101, 101, false)], "a selection");
+    assert_eq!(ranges(&logs[3]), [], "a log without numbers");
+    // Two hosts in one log, each with its own.
+    let node = |host: &str, line: String| format!("node={host} {line}");
+    let both = node("a", other(0, 7)) + &node("b", other(0, 900)) + &node("a", other(1, 8));
+    let outcome = merge(&[both]).outcome;
+    let of: Vec<_> = outcome.serials.iter().map(|range| (&*range.host, range.first, range.last)).collect();
+    assert_eq!(of, [("a", 7, 8), ("b", 900, 900)]);
+    let journal = "{\"__REALTIME_TIMESTAMP\":\"1795460022001000\",\"_TRANSPORT\":\"audit\",\"_AUDIT_TYPE\":\"2501\",\
+                   \"_AUDIT_ID\":\"77\",\"MESSAGE\":\"VIRT_RESOURCE pid=9 uid=0 msg='";
+    let journal = format!("{journal}{}'\"}}\n", text(1).replace('"', "\\\""));
+    assert_eq!(ranges(&journal), [(77, 77, false)], "a journal");
+}
