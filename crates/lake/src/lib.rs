@@ -35,7 +35,7 @@ mod tables;
 
 pub use batch::{Archived, BatchFile, BatchHost, BatchInput, BatchWriter};
 pub use check::{Checked, Checks, Problem, ProblemKind, check};
-pub use compact::{Compacted, compact};
+pub use compact::{Compacted, Hole, compact};
 pub use error::LakeError;
 pub use fleet::{FleetFinding, FleetKind, FleetLimits, fleet_findings};
 pub use layout::{BATCHES, BatchId, Day, GENERATIONS, Generation, INBOX, Table};

@@ -48,6 +48,10 @@ impl Schema {
         "ledger-check",
         "ledger-checkpoint",
         "ledger-prune",
+        "lake-compact",
+        "lake-findings",
+        "lake-prune",
+        "lake-check",
     ];
 
     /// The one of this name.

@@ -71,6 +71,7 @@ fn documented<S: AsRef<OsStr>>(arguments: &[S], text: &str) -> Value {
     let value = serde_json::from_str(text).expect("JSON");
     let words: Vec<&str> = arguments.iter().filter_map(|word| word.as_ref().to_str()).collect();
     let is_said = |command: &str| words.contains(&command);
+    let check = if is_said("lake") { "lake-check" } else { "check" };
     let commands = [
         ("trail", "trail"),
         ("who", "trail"),
@@ -84,9 +85,10 @@ fn documented<S: AsRef<OsStr>>(arguments: &[S], text: &str) -> Value {
         ("detach", "nic"),
         ("list", "list"),
         ("recover", "recover"),
-        ("prune", "ledger-prune"),
+        ("compact", "lake-compact"),
         ("checkpoint", "ledger-checkpoint"),
-        ("check", if is_said("ledger") { "ledger-check" } else { "check" }),
+        ("prune", if is_said("lake") { "lake-prune" } else { "ledger-prune" }),
+        ("check", if is_said("ledger") { "ledger-check" } else { check }),
     ];
     let command = words.iter().find_map(|word| commands.iter().find(|(command, _)| command == word));
     if let Some((_, schema)) = command {

@@ -39,8 +39,17 @@ pub struct Compacted {
     /// The objects of the generation before that are as they were.
     pub objects_kept: usize,
     /// The times between readings of a host that no reading covers, by host.
-    #[serde(skip)]
-    pub holes: Vec<(Arc<str>, Span)>,
+    pub holes: Vec<Hole>,
+}
+
+/// A time of a host that no reading covers, between those that readings cover.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+pub struct Hole {
+    /// The host.
+    pub host: Arc<str>,
+    /// The time.
+    #[serde(flatten)]
+    pub time: Span,
 }
 
 /// Makes the next generation of a lake, with all batches that are not in the last one. None if

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use taptrail_trail::Span;
 
+use super::Hole;
 use super::coverage::{Covered, CoveredSpan, Joined, join};
 use crate::manifest::ObjectEntry;
 use crate::spool::{SortedRows, merged};
@@ -174,9 +175,10 @@ impl Plan {
     }
 
     /// The times that no reading covers between those that readings cover.
-    pub(super) fn holes(&self) -> Vec<(Arc<str>, Span)> {
+    pub(super) fn holes(&self) -> Vec<Hole> {
         let of = |(host, of): (&Arc<str>, &Derive)| {
-            of.joined.holes.iter().map(|hole| (Arc::clone(host), *hole)).collect::<Vec<_>>()
+            let holes = of.joined.holes.iter();
+            holes.map(|hole| Hole { host: Arc::clone(host), time: *hole }).collect::<Vec<_>>()
         };
         let mut all: Vec<_> = self.derived().flat_map(of).collect();
         all.sort_unstable();

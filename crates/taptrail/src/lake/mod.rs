@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use jiff::Timestamp;
 use taptrail_lake::{
-    Checked, Checks, Day, FleetFinding, FleetLimits, LakeError, Pruned, Retention, SigningKey, Snapshot,
+    Checked, Checks, Day, FleetFinding, FleetLimits, Hole, LakeError, Pruned, Retention, SigningKey, Snapshot,
     Store, VerifyingKey,
 };
 use taptrail_report::escape_text;
@@ -68,13 +68,13 @@ fn compact(arguments: &Compact) -> CommandResult {
     if done.derived_hosts > 0 {
         let _ = writeln!(text, "{} hosts derived from several readings", done.derived_hosts);
     }
-    for (host, hole) in &done.holes {
+    for Hole { host, time } in &done.holes {
         let _ = writeln!(
             text,
             "Host {}: no reading covers the time from {:.3} to {:.3}",
             escape_text(host),
-            hole.from,
-            hole.until
+            time.from,
+            time.until
         );
     }
     if key.is_none() {
