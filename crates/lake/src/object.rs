@@ -3,20 +3,23 @@
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use arrow_array::RecordBatch;
-use arrow_schema::{ArrowError, Schema, SchemaRef};
+use arrow_array::cast::AsArray as _;
+use arrow_array::{ArrayRef, RecordBatch};
+use arrow_schema::{ArrowError, DataType, FieldRef, Schema, SchemaRef};
 use bytes::Bytes;
 use parquet::arrow::arrow_reader::{
-    ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
 };
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::errors::ParquetError;
+use parquet::file::metadata::{ColumnChunkMask, PageIndexPolicy, ParquetStatisticsPolicy};
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
-use parquet::file::reader::{ChunkReader, Length};
 use parquet::schema::types::ColumnPath;
 
+use crate::conditions::Conditions;
+use crate::remote::RemoteObject;
 use crate::{LakeError, Row, Store};
 
 /// The rows of a row group: what a writer and a reader hold in memory.
@@ -122,22 +125,38 @@ pub struct Limits {
     pub object: u64,
     /// Bytes of its footer.
     pub footer: u64,
+    /// Bytes that are read of it at once.
+    pub read: u64,
     /// Rows of a row group.
     pub row_group: i64,
-    /// Bytes of a row group, decoded.
-    pub decoded: i64,
+    /// Bytes of a page, decompressed.
+    pub page: u64,
+    /// Values of a page.
+    pub values: u64,
+    /// Bytes of a text.
+    pub text: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { object: 16 << 30, footer: 64 << 20, row_group: 1 << 20, decoded: 1 << 30 }
+        Self {
+            object: 16 << 30,
+            footer: 8 << 20,
+            read: 64 << 20,
+            row_group: 1 << 20,
+            page: 16 << 20,
+            values: 1 << 20,
+            text: 1 << 20,
+        }
     }
 }
 
 /// Reads the rows of one object.
 pub struct ObjectReader<R: Row> {
-    name: Arc<str>,
+    object: RemoteObject,
     builder: ParquetRecordBatchReaderBuilder<RemoteObject>,
+    conditions: Conditions,
+    limits: Limits,
     row: PhantomData<R>,
 }
 
@@ -148,20 +167,59 @@ impl<R: Row> ObjectReader<R> {
     ///
     /// The object can't be read, or is not one of this table.
     pub fn open(store: &Arc<Store>, path: &str, bytes: u64, limits: Limits) -> Result<Self, LakeError> {
+        Self::open_for(store, path, bytes, limits, Conditions::default())
+    }
+
+    /// The same, to read only the rows that meet these conditions.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`open`](Self::open).
+    pub fn open_for(
+        store: &Arc<Store>,
+        path: &str,
+        bytes: u64,
+        limits: Limits,
+        conditions: Conditions,
+    ) -> Result<Self, LakeError> {
         let name: Arc<str> = Arc::from(path);
-        if bytes > limits.object {
-            return Err(LakeError::damaged(&name, format!("it has {bytes} bytes")));
-        }
-        let object = RemoteObject { store: Arc::clone(store), path: Arc::clone(&name), bytes };
-        let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
-        let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(object, options)
-            .map_err(|error| LakeError::damaged(&name, error))?;
-        for group in builder.metadata().row_groups() {
-            if group.num_rows() > limits.row_group || group.total_byte_size() > limits.decoded {
-                return Err(LakeError::damaged(&name, "one of its row groups is too large"));
+        let object = RemoteObject::open(store, &name, bytes, limits)?;
+        let builder = Self::builder(&object, &conditions).map_err(|error| object.error(error))?;
+        for (number, group) in builder.metadata().row_groups().iter().enumerate() {
+            if !(0..=limits.row_group).contains(&group.num_rows()) {
+                return Err(LakeError::damaged(&name, format!("a row group has {} rows", group.num_rows())));
+            }
+            let index = builder.metadata().page_index_for_row_group(number);
+            if (0..group.num_columns()).any(|leaf| index.page_locations(leaf).is_none()) {
+                return Err(LakeError::damaged(&name, "it has no page index"));
             }
         }
-        Ok(Self { name, builder, row: PhantomData })
+        Ok(Self { object, builder, conditions, limits, row: PhantomData })
+    }
+
+    /// Reads the footer, and of the page index what is needed for the conditions.
+    fn builder(
+        object: &RemoteObject,
+        conditions: &Conditions,
+    ) -> Result<ParquetRecordBatchReaderBuilder<RemoteObject>, ParquetError> {
+        let known = R::columns();
+        let leaves = conditions.leaves(&known);
+        let options = ArrowReaderOptions::new()
+            .with_skip_arrow_metadata(true)
+            .with_page_index_policy(PageIndexPolicy::Optional)
+            .with_column_index_mask(ColumnChunkMask::columns(leaves.clone()))
+            .with_column_stats_policy(ParquetStatisticsPolicy::skip_except(&leaves))
+            .with_size_stats_policy(ParquetStatisticsPolicy::SkipAll);
+        let read = ArrowReaderMetadata::load(object, options.clone())?;
+        let fields: Vec<FieldRef> = read.schema().fields().iter().map(as_views).collect();
+        let options = options.with_schema(Arc::new(Schema::new(fields)));
+        let read = ArrowReaderMetadata::try_new(Arc::clone(read.metadata()), options)?;
+        let is_known = |name: &str| known.iter().any(|column| column.name() == name);
+        let columns = read.schema().fields().iter().enumerate();
+        let roots: Vec<usize> =
+            columns.filter(|(_, field)| is_known(field.name())).map(|(root, _)| root).collect();
+        let mask = ProjectionMask::roots(read.parquet_schema(), roots);
+        Ok(ParquetRecordBatchReaderBuilder::new_with_metadata(object.clone(), read).with_projection(mask))
     }
 
     /// Some of its columns, by their names, in the order of the object: for passes over many rows.
@@ -192,26 +250,58 @@ impl<R: Row> ObjectReader<R> {
     ///
     /// The object is damaged.
     pub fn rows(self) -> Result<Rows<R>, LakeError> {
-        let Self { name, builder, row } = self;
-        let batches = builder.with_batch_size(BATCH).build();
-        let batches = batches.map_err(|error| LakeError::damaged(&name, error))?;
-        Ok(Rows { name, batches, decoded: Vec::new().into_iter(), row })
+        let Self { object, builder, conditions, limits, row } = self;
+        let builder = conditions.apply(builder).map_err(|error| object.error(error))?;
+        object.check_pages();
+        let batches = builder.with_batch_size(BATCH).build().map_err(|error| object.error(error))?;
+        Ok(Rows { object, batches, decoded: Vec::new().into_iter(), limits, row })
     }
+}
+
+/// A column whose texts are views of its pages: a page of a thousand indices into a dictionary is not
+/// a thousand copies of a text.
+fn as_views(field: &FieldRef) -> FieldRef {
+    let data_type = match field.data_type() {
+        DataType::Utf8 => DataType::Utf8View,
+        DataType::Binary => DataType::BinaryView,
+        DataType::List(element) => DataType::List(as_views(element)),
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(as_views).collect()),
+        other => other.clone(),
+    };
+    Arc::new(field.as_ref().clone().with_data_type(data_type))
 }
 
 /// The rows of an object. After an error there are no more.
 pub struct Rows<R: Row> {
-    name: Arc<str>,
+    object: RemoteObject,
     batches: ParquetRecordBatchReader,
     decoded: std::vec::IntoIter<R>,
+    limits: Limits,
     row: PhantomData<R>,
 }
 
 impl<R: Row> Rows<R> {
     fn decode(&self, batch: Result<RecordBatch, ArrowError>) -> Result<Vec<R>, LakeError> {
-        let batch = batch.map_err(|error| LakeError::damaged(&self.name, error))?;
-        serde_arrow::from_record_batch(&batch).map_err(|error| LakeError::damaged(&self.name, error))
+        let batch = batch.map_err(|error| self.object.error(error))?;
+        if !batch.columns().iter().all(|column| is_within(column, self.limits.text)) {
+            return Err(self.object.error("a text of it is too long"));
+        }
+        serde_arrow::from_record_batch(&batch).map_err(|error| self.object.error(error))
     }
+}
+
+/// Whether no text of a column has more bytes.
+fn is_within(column: &ArrayRef, most: u32) -> bool {
+    if let Some(texts) = column.as_string_view_opt() {
+        return texts.lengths().all(|length| length <= most);
+    }
+    if let Some(texts) = column.as_binary_view_opt() {
+        return texts.lengths().all(|length| length <= most);
+    }
+    if let Some(list) = column.as_list_opt::<i32>() {
+        return is_within(list.values(), most);
+    }
+    column.as_struct_opt().is_none_or(|fields| fields.columns().iter().all(|column| is_within(column, most)))
 }
 
 impl<R: Row> Iterator for Rows<R> {
@@ -231,49 +321,12 @@ impl<R: Row> Iterator for Rows<R> {
     }
 }
 
-/// An object as the Parquet library reads it: by parts.
-#[derive(Clone)]
-struct RemoteObject {
-    store: Arc<Store>,
-    path: Arc<str>,
-    bytes: u64,
-}
-
-impl Length for RemoteObject {
-    fn len(&self) -> u64 {
-        self.bytes
-    }
-}
-
-impl ChunkReader for RemoteObject {
-    type T = std::io::Cursor<Bytes>;
-
-    fn get_read(&self, start: u64) -> parquet::errors::Result<Self::T> {
-        // Only page headers are read in this way; their length is not known before.
-        let end = start.saturating_add(64 << 10).min(self.bytes);
-        self.part(start..end).map(std::io::Cursor::new)
-    }
-
-    fn get_bytes(&self, start: u64, length: usize) -> parquet::errors::Result<Bytes> {
-        let end = start.checked_add(length as u64).filter(|end| *end <= self.bytes);
-        let end =
-            end.ok_or_else(|| ParquetError::EOF(format!("{length} bytes at {start} are outside it")))?;
-        self.part(start..end)
-    }
-}
-
-impl RemoteObject {
-    fn part(&self, range: std::ops::Range<u64>) -> parquet::errors::Result<Bytes> {
-        self.store.range(&self.path, range).map_err(|error| ParquetError::External(Box::new(error)))
-    }
-}
-
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::HeldRow;
 
-    fn row(number: i64) -> HeldRow {
+    pub(crate) fn row(number: i64) -> HeldRow {
         HeldRow {
             host: format!("host{}", number % 7),
             guest: "web1".into(),

@@ -1,5 +1,7 @@
 //! An object store: a directory, S3, Google Cloud Storage or Azure.
 
+use std::fs::File;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -18,6 +20,8 @@ pub struct Store {
     objects: Arc<dyn ObjectStore>,
     runtime: Runtime,
     url: String,
+    /// The directory, if it is one: its files are read without the client.
+    directory: Option<PathBuf>,
 }
 
 /// Whether an object is there now.
@@ -49,6 +53,19 @@ impl Store {
     ///
     /// The URL names no store, or the environment lacks what the store needs.
     pub fn open(url: &str) -> Result<Self, LakeError> {
+        Self::open_with(url, true)
+    }
+
+    /// The same, to read: a directory that is not there is not made.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`open`](Self::open), or there is no such directory.
+    pub fn open_to_read(url: &str) -> Result<Self, LakeError> {
+        Self::open_with(url, false)
+    }
+
+    fn open_with(url: &str, create: bool) -> Result<Self, LakeError> {
         let parsed = Url::parse(url);
         if parsed.as_ref().is_ok_and(|url| url.password().is_some()) {
             let reason = "credentials come from the environment, never from a URL".to_owned();
@@ -58,9 +75,16 @@ impl Store {
         let parsed = parsed.map_err(|error| unusable(error.to_string()))?;
         // Only the first call has an effect, and that is enough.
         let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut local = None;
         if parsed.scheme() == "file" {
             let directory = parsed.to_file_path().map_err(|()| unusable("it has no absolute path".into()))?;
-            std::fs::create_dir_all(&directory).map_err(|error| unusable(error.to_string()))?;
+            let is_there = if create {
+                std::fs::create_dir_all(&directory)
+            } else {
+                std::fs::metadata(&directory).map(|_| ())
+            };
+            is_there.map_err(|error| unusable(error.to_string()))?;
+            local = Some(directory);
         }
         let variables = std::env::vars_os().filter_map(|(name, value)| {
             Some((name.into_string().ok()?.to_ascii_lowercase(), value.into_string().ok()?))
@@ -68,7 +92,7 @@ impl Store {
         let (objects, path) =
             object_store::parse_url_opts(&parsed, variables).map_err(|error| unusable(error.to_string()))?;
         let objects: Arc<dyn ObjectStore> = Arc::new(prefix::PrefixStore::new(objects, path));
-        Self::of(objects, url.to_owned())
+        Ok(Self { directory: local, ..Self::of(objects, url.to_owned())? })
     }
 
     /// The store in a directory.
@@ -90,7 +114,7 @@ impl Store {
     /// The store's client can't be started.
     pub fn of(objects: Arc<dyn ObjectStore>, url: String) -> Result<Self, LakeError> {
         let runtime = Builder::new_current_thread().enable_all().build().map_err(LakeError::Start)?;
-        Ok(Self { objects, runtime, url })
+        Ok(Self { objects, runtime, url, directory: None })
     }
 
     /// Its URL.
@@ -143,6 +167,22 @@ impl Store {
             }
             got.bytes().await.map_err(|error| failed(path, "read", error))
         })
+    }
+
+    /// An object's file; none if objects are not files here.
+    pub(crate) fn file(&self, path: &str) -> Result<Option<File>, LakeError> {
+        let Some(directory) = &self.directory else { return Ok(None) };
+        match File::open(directory.join(path)) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let source = object_store::Error::NotFound { path: path.to_owned(), source: Box::new(error) };
+                Err(failed(path, "read", source))
+            }
+            Err(error) => {
+                let source = object_store::Error::Generic { store: "file", source: Box::new(error) };
+                Err(failed(path, "read", source))
+            }
+        }
     }
 
     /// A part of an object.
