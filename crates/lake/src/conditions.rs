@@ -28,6 +28,8 @@ pub enum Test {
     Is(&'static str, String),
     /// A column has no value.
     None(&'static str),
+    /// A column has a value.
+    Some(&'static str),
     /// A flag is set.
     Set(&'static str),
     /// A time is from the first to the last of these.
@@ -46,7 +48,11 @@ const GUEST: &str = "guest";
 impl Test {
     fn column(&self) -> &'static str {
         match self {
-            Self::Is(column, _) | Self::None(column) | Self::Set(column) | Self::Within(column, ..) => column,
+            Self::Is(column, _)
+            | Self::None(column)
+            | Self::Some(column)
+            | Self::Set(column)
+            | Self::Within(column, ..) => column,
             Self::NamedAs(_) => GUEST,
         }
     }
@@ -59,6 +65,7 @@ impl Test {
         }
         let met: Vec<bool> = match self {
             Self::None(_) => (0..rows.len()).map(|row| rows.is_null(row)).collect(),
+            Self::Some(_) => (0..rows.len()).map(|row| rows.is_valid(row)).collect(),
             Self::Is(_, value) => {
                 let texts = rows.as_string_view_opt().ok_or_else(other_type)?;
                 texts.iter().map(|text| text == Some(value)).collect()
@@ -451,6 +458,8 @@ mod tests {
             Just(Test::Is("uuid", "00000000-0000-0000-0000-000000000000".into())),
             Just(Test::None("rdev")),
             Just(Test::None("granted")),
+            Just(Test::Some("rdev")),
+            Just(Test::Some("of a later version")),
             Just(Test::None("of a later version")),
             Just(Test::Is("of a later version", "x".into())),
             Just(Test::Set("first")),
@@ -469,6 +478,8 @@ mod tests {
             Test::None("rdev") => row.rdev.is_none(),
             Test::None("granted") => row.granted.is_none(),
             Test::None(_) => true,
+            Test::Some("rdev") => row.rdev.is_some(),
+            Test::Some(_) => false,
             Test::Set("first") => row.first,
             Test::Set(_) => row.last,
             Test::Within(_, from, until) => {

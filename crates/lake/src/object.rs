@@ -231,17 +231,18 @@ impl<R: Row> ObjectReader<R> {
         self,
         names: &[&str],
     ) -> Result<impl Iterator<Item = Result<RecordBatch, LakeError>> + use<R>, LakeError> {
-        let Self { name, builder, .. } = self;
+        let Self { object, builder, .. } = self;
         let root = builder.parquet_schema().root_schema().get_fields();
         if let Some(lacking) =
             names.iter().find(|wanted| !root.iter().any(|column| column.name() == **wanted))
         {
-            return Err(LakeError::damaged(&name, format!("it has no column {lacking}")));
+            return Err(object.error(format!("it has no column {lacking}")));
         }
         let mask = ProjectionMask::columns(builder.parquet_schema(), names.iter().copied());
+        object.check_pages();
         let batches = builder.with_projection(mask).with_batch_size(PAGE).build();
-        let batches = batches.map_err(|error| LakeError::damaged(&name, error))?;
-        Ok(batches.map(move |batch| batch.map_err(|error| LakeError::damaged(&name, error))))
+        let batches = batches.map_err(|error| object.error(error))?;
+        Ok(batches.map(move |batch| batch.map_err(|error| object.error(error))))
     }
 
     /// Its rows, in the order of the object.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow_array::cast::AsArray as _;
 use arrow_array::types::TimestampMicrosecondType;
-use arrow_array::{Array as _, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow_array::{Array as _, RecordBatch, StringViewArray, TimestampMicrosecondArray};
 use jiff::{SignedDuration, Timestamp};
 use taptrail_record::DeviceKind;
 
@@ -223,12 +223,12 @@ fn by_chance(macs: u64) -> f64 {
 
 /// The columns of some rows.
 struct Columns<'a> {
-    host: &'a StringArray,
-    guest: &'a StringArray,
-    uuid: &'a StringArray,
-    mac: &'a StringArray,
-    kind: &'a StringArray,
-    rdev: &'a StringArray,
+    host: &'a StringViewArray,
+    guest: &'a StringViewArray,
+    uuid: &'a StringViewArray,
+    mac: &'a StringViewArray,
+    kind: &'a StringViewArray,
+    rdev: &'a StringViewArray,
     granted: &'a TimestampMicrosecondArray,
     released: &'a TimestampMicrosecondArray,
     last_seen: &'a TimestampMicrosecondArray,
@@ -237,7 +237,7 @@ struct Columns<'a> {
 
 impl<'a> Columns<'a> {
     fn of(batch: &'a RecordBatch) -> Option<Self> {
-        let text = |name| batch.column_by_name(name)?.as_string_opt::<i32>();
+        let text = |name| batch.column_by_name(name)?.as_string_view_opt();
         let time = |name| batch.column_by_name(name)?.as_primitive_opt::<TimestampMicrosecondType>();
         Some(Self {
             host: text("host")?,

@@ -84,17 +84,23 @@ impl CoverageRow {
                 let host = row.host.as_str().into();
                 all.push(Coverage { host, spans: Vec::new(), gaps: Vec::new(), starts: Vec::new() });
             }
-            let of_host = all.last_mut()?;
-            let part = Span { from: timestamp(row.since)?, until: timestamp(row.until)? };
-            match row.what.as_str() {
-                Self::SPAN => add(&mut of_host.spans, part),
-                Self::GAP => add(&mut of_host.gaps, part),
-                Self::START => of_host.starts.push(part.from),
-                // A later version's: what it means is not known here.
-                _ => {}
-            }
+            row.continue_with(all.last_mut()?)?;
         }
         Some(all)
+    }
+
+    /// Adds it to its host's coverage, the rows of which come in their order; none if a value is out
+    /// of range.
+    pub(crate) fn continue_with(&self, of_host: &mut Coverage) -> Option<()> {
+        let part = Span { from: timestamp(self.since)?, until: timestamp(self.until)? };
+        match self.what.as_str() {
+            Self::SPAN => add(&mut of_host.spans, part),
+            Self::GAP => add(&mut of_host.gaps, part),
+            Self::START => of_host.starts.push(part.from),
+            // A later version's: what it means is not known here.
+            _ => {}
+        }
+        Some(())
     }
 }
 
