@@ -105,7 +105,7 @@ impl Filter {
     }
 
     /// Whether only the findings that concern a matching holding match.
-    pub(crate) fn depends_on_holdings(&self) -> bool {
+    pub fn depends_on_holdings(&self) -> bool {
         self.at.is_some() || self.held || self.granted
     }
 

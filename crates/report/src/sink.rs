@@ -25,6 +25,17 @@ pub trait TrailConsumer {
     /// Writing to the output fails.
     fn finding(&mut self, finding: Finding) -> io::Result<()>;
 
+    /// Whether it wants holdings. A reader that has holdings and findings in different places need not
+    /// read those that nobody wants.
+    fn wants_holdings(&self) -> bool {
+        true
+    }
+
+    /// Whether it wants holdings that do not match what is asked for, to name what is near.
+    fn wants_nearest(&self) -> bool {
+        false
+    }
+
     /// Takes an entry, before it is part of the trail.
     ///
     /// # Errors
@@ -234,6 +245,10 @@ impl<W: Write> Sink<W> {
 }
 
 impl<W: Write> TrailConsumer for Sink<W> {
+    fn wants_holdings(&self) -> bool {
+        self.view == View::Trail || self.filter.depends_on_holdings()
+    }
+
     fn holding(&mut self, holding: Holding) -> io::Result<()> {
         if self.view != View::Trail || !self.filter.matches_holding(&holding) {
             self.count.maybe_matching += u64::from(self.filter.may_match(&holding));

@@ -57,8 +57,23 @@ impl Subject {
         &self.text
     }
 
+    /// The MAC that it is, if it may be one.
+    pub fn mac(&self) -> Option<MacAddr> {
+        self.mac
+    }
+
+    /// The device that it is, if it may be one.
+    pub fn device(&self) -> Option<&DeviceFilter> {
+        self.device.as_ref()
+    }
+
+    /// The guest that it is, if it may be one.
+    pub fn guest(&self) -> Option<&GuestFilter> {
+        self.guest.as_ref()
+    }
+
     /// The guest's name that the text is, if it may be one.
-    pub(crate) fn guest_name(&self) -> Option<&str> {
+    pub fn guest_name(&self) -> Option<&str> {
         match &self.guest {
             Some(GuestFilter::Name(name)) => Some(name),
             _ => None,

@@ -29,7 +29,9 @@ use self::format::{OutputFormat, StreamFormat};
 pub(crate) use self::groups::command;
 pub(crate) use self::guests::Guests;
 pub(crate) use self::lake::{CheckLake, Compact, FleetFindings, LakeCommand, PruneLake, Signing};
-pub(crate) use self::queries::{AssumedHost, Findings, Output, Scope, Selection, Sources, Times, Trail};
+pub(crate) use self::queries::{
+    AssumedHost, Findings, Inputs, Output, Scope, Selection, Sources, Times, Trail,
+};
 pub(crate) use self::report::{PictureFormat, Report};
 pub(crate) use self::schema::Schema;
 pub(crate) use self::serve::Serve;

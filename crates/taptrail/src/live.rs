@@ -64,7 +64,7 @@ impl<'a> LiveTrail<'a> {
         }
         let begun = Instant::now();
         let mut selected = Selected::new(self.filter.clone());
-        let answer = TrailReader::new(&mut selected).read(self.sources, self.dirs)?;
+        let answer = TrailReader::new(&mut selected).read_logs(self.sources, self.dirs)?;
         let (input, identities) = match answer {
             Answer::Complete(summary) => match summary.failure() {
                 Some(failure) => return Err(failure),

@@ -36,7 +36,8 @@ pub struct LakeReader {
     objects: BTreeMap<(Table, Day), Vec<(usize, ObjectEntry)>>,
     parts: Parts,
     coverage: Vec<Coverage>,
-    records: u64,
+    /// Records of guests that each host's coverage counts.
+    records: BTreeMap<String, u64>,
 }
 
 /// What is asked about. What is passed on may be more than that.
@@ -76,7 +77,7 @@ impl LakeReader {
             objects,
             parts: Parts::One,
             coverage: Vec::new(),
-            records: 0,
+            records: BTreeMap::new(),
         };
         if all > 1 {
             let mut covered = parts::Covered::new(all);
@@ -102,9 +103,9 @@ impl LakeReader {
         &self.coverage
     }
 
-    /// Records of guests and their network devices that the hosts' coverage counts.
-    pub fn records(&self) -> u64 {
-        self.records
+    /// Records of guests and their network devices that a host's coverage counts.
+    pub fn records_of(&self, host: &str) -> u64 {
+        self.records.get(host).copied().unwrap_or(0)
     }
 
     /// How many hosts have several parts, which are to be compacted to one.
@@ -290,7 +291,7 @@ impl LakeReader {
 
     fn read_coverage(&mut self) -> Result<(), LakeError> {
         let mut hosts: BTreeMap<String, Coverage> = BTreeMap::new();
-        let mut records: u64 = 0;
+        let mut records: BTreeMap<String, u64> = BTreeMap::new();
         for day in self.days(Table::Coverage, None, None) {
             let mut of_day = self.rows::<CoverageRow>(day, &Conditions::default())?;
             let mut add = |path: &Arc<str>, row: &CoverageRow| {
@@ -303,7 +304,11 @@ impl LakeReader {
                 if !hosts.contains_key(&row.host) {
                     hosts.insert(row.host.clone(), new());
                 }
-                records += u64::try_from(row.records).unwrap_or(0);
+                let of_row = u64::try_from(row.records).unwrap_or(0);
+                match records.get_mut(&row.host) {
+                    Some(of_host) => *of_host = of_host.saturating_add(of_row),
+                    None => drop(records.insert(row.host.clone(), of_row)),
+                }
                 hosts
                     .get_mut(&row.host)
                     .and_then(|of_host| row.continue_with(of_host))

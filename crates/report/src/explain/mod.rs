@@ -74,6 +74,10 @@ impl Explainer {
 }
 
 impl TrailConsumer for Explainer {
+    fn wants_nearest(&self) -> bool {
+        self.report.holdings.is_empty() && self.filter.subject.is_some()
+    }
+
     fn holding(&mut self, holding: Holding) -> io::Result<()> {
         if self.filter.matches_holding(&holding) {
             self.related.add(&holding);
@@ -162,6 +166,12 @@ impl Explanation {
     pub fn proofs(&self) -> impl Iterator<Item = &Proof> {
         let holdings = self.report.holdings.iter().flat_map(|holding| &holding.proof);
         holdings.chain(self.report.findings.iter().flat_map(|finding| &finding.proof))
+    }
+
+    /// The hosts of its holdings and findings.
+    pub fn hosts(&self) -> impl Iterator<Item = &str> {
+        let Report { holdings, findings, .. } = &self.report;
+        holdings.iter().map(|of| &*of.host).chain(findings.iter().map(|of| &*of.host))
     }
 
     /// Whether it has no holding and no finding.

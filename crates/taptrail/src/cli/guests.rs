@@ -3,7 +3,7 @@
 use clap::Args;
 use taptrail_report::GuestFilter;
 
-use super::queries::{Output, SELECTION_HEADING, Sources, guest, with_notes};
+use super::queries::{Inputs, Output, SELECTION_HEADING, guest, with_notes};
 
 #[derive(Debug, Args)]
 #[command(
@@ -18,7 +18,7 @@ use super::queries::{Output, SELECTION_HEADING, Sources, guest, with_notes};
 )]
 pub(crate) struct Guests {
     #[command(flatten)]
-    pub(crate) sources: Sources,
+    pub(crate) sources: Inputs,
 
     /// Only guests with this name or UUID (repeatable)
     #[arg(

@@ -43,7 +43,7 @@ pub(super) use with_notes;
 )]
 pub(crate) struct Trail {
     #[command(flatten)]
-    pub(crate) sources: Sources,
+    pub(crate) sources: Inputs,
 
     #[command(flatten)]
     pub(crate) selection: Selection,
@@ -110,7 +110,7 @@ fn is_utf8_locale() -> bool {
 )]
 pub(crate) struct Findings {
     #[command(flatten)]
-    pub(crate) sources: Sources,
+    pub(crate) sources: Inputs,
 
     /// Only findings of this kind (repeatable)
     #[arg(long, value_name = "KIND", help_heading = SELECTION_HEADING, value_parser = kinds())]
@@ -167,6 +167,27 @@ pub(crate) struct Sources {
     /// Print how much was read, and how fast, to standard error
     #[arg(long)]
     pub(crate) stats: bool,
+}
+
+/// The input of queries: logs, or a lake.
+#[derive(Debug, Args)]
+#[command(next_help_heading = INPUT_HEADING)]
+pub(crate) struct Inputs {
+    #[command(flatten)]
+    logs: Sources,
+
+    /// Ask the lake at this URL, which `taptrail archive` fills, instead of logs:
+    /// file:///DIRECTORY, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX
+    #[arg(long, value_name = "URL", conflicts_with_all = ["files", "assume_host", "extract"])]
+    pub(crate) lake: Option<String>,
+}
+
+impl std::ops::Deref for Inputs {
+    type Target = Sources;
+
+    fn deref(&self) -> &Sources {
+        &self.logs
+    }
 }
 
 /// The selection of guests, interfaces and devices.

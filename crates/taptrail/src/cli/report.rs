@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::queries::{OUTPUT_HEADING, Selection, Sources, Times, with_notes};
+use super::queries::{Inputs, OUTPUT_HEADING, Selection, Times, with_notes};
 
 /// Write a trail as a page for a browser, or as a picture
 ///
@@ -22,7 +22,7 @@ use super::queries::{OUTPUT_HEADING, Selection, Sources, Times, with_notes};
 )]
 pub(crate) struct Report {
     #[command(flatten)]
-    pub(crate) sources: Sources,
+    pub(crate) sources: Inputs,
 
     #[command(flatten)]
     pub(crate) selection: Selection,

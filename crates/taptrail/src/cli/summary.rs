@@ -4,7 +4,7 @@ use clap::{Args, ValueEnum};
 use taptrail_report::GroupBy;
 
 use super::format::OutputFormat;
-use super::queries::{OUTPUT_HEADING, Selection, Sources, Times};
+use super::queries::{Inputs, OUTPUT_HEADING, Selection, Times};
 
 #[derive(Debug, Args)]
 #[command(
@@ -14,7 +14,7 @@ use super::queries::{OUTPUT_HEADING, Selection, Sources, Times};
 )]
 pub(crate) struct Summary {
     #[command(flatten)]
-    pub(crate) sources: Sources,
+    pub(crate) sources: Inputs,
 
     #[command(flatten)]
     pub(crate) selection: Selection,

@@ -4,7 +4,7 @@ use clap::Args;
 use taptrail_report::{Columns, Subject, SubjectError};
 
 use super::format::OutputFormat;
-use super::queries::{OUTPUT_HEADING, Output, Scope, Sources, with_notes};
+use super::queries::{Inputs, OUTPUT_HEADING, Output, Scope, with_notes};
 
 /// The exit codes of both, as grep's.
 macro_rules! exit_codes {
@@ -35,7 +35,7 @@ pub(crate) struct Who {
     pub(crate) what: Subject,
 
     #[command(flatten)]
-    pub(crate) sources: Sources,
+    pub(crate) sources: Inputs,
 
     #[command(flatten)]
     pub(crate) scope: Scope,
@@ -71,7 +71,7 @@ pub(crate) struct Explain {
     pub(crate) what: Subject,
 
     #[command(flatten)]
-    pub(crate) sources: Sources,
+    pub(crate) sources: Inputs,
 
     #[command(flatten)]
     pub(crate) scope: Scope,

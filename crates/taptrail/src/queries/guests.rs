@@ -35,7 +35,7 @@ pub(crate) fn guests(arguments: &Guests, dirs: &Dirs) -> CommandResult {
     };
     let mut answer = match TrailReader::with_runs(&mut sink)
         .with_hashes(hashes)
-        .read(&arguments.sources, dirs)?
+        .read(&arguments.sources, &filter_used, dirs)?
         .complete(arguments.sources.stats)
     {
         Ok(answer) => answer,
@@ -60,7 +60,7 @@ fn all_events(arguments: &Guests, filter: Filter, dirs: &Dirs) -> CommandResult 
     };
     let mut answer = match TrailReader::with_resources(&mut sink)
         .with_hashes(arguments.output.hash)
-        .read(&arguments.sources, dirs)?
+        .read(&arguments.sources, &filter_used, dirs)?
         .complete(arguments.sources.stats)
     {
         Ok(answer) => answer,

@@ -3,6 +3,7 @@
 mod boot_time;
 mod coverage;
 mod guests;
+mod lake;
 mod query;
 mod report;
 mod summary;
@@ -23,7 +24,7 @@ use self::trail_reader::is_broken_pipe;
 pub(crate) use self::trail_reader::{Answer, ReadSummary, TrailReader};
 pub(crate) use self::who::{explain, who};
 use crate::CommandResult;
-use crate::cli::{Findings, Output, Sources, Trail};
+use crate::cli::{Findings, Inputs, Output, Trail};
 use crate::output::{Failure, paged_stdout, style};
 
 /// The exit code of `findings` when there are findings.
@@ -73,7 +74,7 @@ fn sink(
     presentation: Presentation,
     filter: Filter,
     output: Output,
-    sources: &Sources,
+    sources: &Inputs,
     dirs: &Dirs,
 ) -> CommandResult {
     let hashes = hashes(output.hash, output.has_input())?;
@@ -83,7 +84,7 @@ fn sink(
         Err(error) if is_broken_pipe(&error) => return Ok(ExitCode::SUCCESS),
         sink => sink.map_err(trail_reader::unwritten)?.with_presentation(presentation),
     };
-    let read = TrailReader::new(&mut sink).with_hashes(hashes).read(sources, dirs)?;
+    let read = TrailReader::new(&mut sink).with_hashes(hashes).read(sources, &filter_used, dirs)?;
     let mut answer = match read {
         Answer::Interrupted => return Ok(code(view, sink.count(), ExitCode::SUCCESS)),
         Answer::Complete(answer) if answer.is_none() => return Ok(answer.print_warnings(sources.stats)),

@@ -6,7 +6,8 @@ use std::process::ExitCode;
 
 use jiff::Timestamp;
 use taptrail_guest::Dirs;
-use taptrail_report::{Evidence, MAX_PAGE_LINES, Selected, escape_text, page_proofs};
+use taptrail_lake::LakeReader;
+use taptrail_report::{Evidence, FileEvidence, Hash, MAX_PAGE_LINES, Selected, escape_text, page_proofs};
 use taptrail_trail::Proof;
 
 use super::query::Query;
@@ -16,7 +17,7 @@ use crate::CommandResult;
 use crate::cli::{PictureFormat, Report};
 use crate::output::{Failure, stdout, style};
 use crate::private_file::PrivateFile;
-use crate::reading::{self, InputStamps};
+use crate::reading::InputStamps;
 
 pub(crate) fn report(arguments: &Report, dirs: &Dirs) -> CommandResult {
     let mut query = Query::new(arguments.utc);
@@ -27,7 +28,7 @@ pub(crate) fn report(arguments: &Report, dirs: &Dirs) -> CommandResult {
     let filter = query.filter.clone();
     let mut selected = Selected::new(query.filter);
     let mut answer = match TrailReader::new(&mut selected)
-        .read(&arguments.sources, dirs)?
+        .read(&arguments.sources, &filter, dirs)?
         .complete(arguments.sources.stats)
     {
         Ok(answer) => answer,
@@ -40,7 +41,10 @@ pub(crate) fn report(arguments: &Report, dirs: &Dirs) -> CommandResult {
         program: format!("taptrail {}", env!("CARGO_PKG_VERSION")),
         command: std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect(),
         generated: Timestamp::now(),
-        files: stamps.hash(&report.input.files, answer.identities()),
+        files: match answer.lake() {
+            None => stamps.hash(&report.input.files, answer.identities()),
+            Some(lake) => vec![lake_evidence(lake)],
+        },
         warnings: answer.warnings().lines().map(str::to_owned).collect(),
     };
     let picture = Picture { arguments, report: &report, evidence: &evidence, answer: &answer };
@@ -69,6 +73,20 @@ pub(crate) fn report(arguments: &Report, dirs: &Dirs) -> CommandResult {
     let done = answer.print_warnings(arguments.sources.stats);
     let nothing = report.holdings.is_empty() && report.findings.is_empty() && done == ExitCode::SUCCESS;
     Ok(if unknown && nothing { NOT_COVERED.into() } else { done })
+}
+
+/// From what of a lake a report is made: its root has the hash of the manifest with the hashes of all
+/// objects.
+fn lake_evidence(lake: &LakeReader) -> FileEvidence {
+    let snapshot = lake.snapshot();
+    let batches = snapshot.batches.len();
+    let generation = match &snapshot.root {
+        Some(root) => format!("its root is {root}"),
+        None => "it has no generation".to_owned(),
+    };
+    let hash =
+        Hash::None(format!("a lake: {generation}, and it has {batches} batches that are not compacted"));
+    FileEvidence { path: lake.url().to_owned(), hash }
 }
 
 /// The file to write, begun before anything is read; none for standard output.
@@ -108,8 +126,10 @@ impl Picture<'_> {
         let style = style(arguments.utc);
         match arguments.format {
             PictureFormat::Html => {
-                let identities = self.answer.identities();
-                let lines = reading::fetch_lines(page_proofs(report), identities, MAX_PAGE_LINES);
+                let hosts = report.holdings.iter().map(|of| &*of.host);
+                let hosts = hosts.chain(report.findings.iter().map(|of| &*of.host)).collect();
+                let lines = self.answer.fetch_lines(&hosts, page_proofs(report), MAX_PAGE_LINES);
+                let lines = lines.map_err(|failure| io::Error::other(failure.line()))?;
                 let line = |proof: &Proof| lines.get(proof);
                 taptrail_report::write_html(report, evidence, &style, &line, out)
             }

@@ -11,9 +11,10 @@ pub(crate) fn summary(arguments: &Summary, dirs: &Dirs) -> CommandResult {
     let mut query = Query::new(arguments.utc);
     query.about(&arguments.selection);
     query.times(&arguments.times)?;
+    let filter = query.filter.clone();
     let mut summarizer = Summarizer::new(query.filter);
     let answer = match TrailReader::new(&mut summarizer)
-        .read(&arguments.sources, dirs)?
+        .read(&arguments.sources, &filter, dirs)?
         .complete(arguments.sources.stats)
     {
         Ok(answer) => answer,

@@ -1,6 +1,6 @@
 //! Derives holdings and findings from entries as they come.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io::{self, Write as _};
 use std::mem::{Discriminant, discriminant};
 use std::ops::ControlFlow;
@@ -11,13 +11,15 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 use taptrail_guest::Dirs;
-use taptrail_report::{Stats, TrailConsumer, escape_text, warnings};
+use taptrail_lake::LakeReader;
+use taptrail_report::{Filter, Stats, TrailConsumer, escape_text, warnings};
 use taptrail_source::{FileIdentity, Note, NoteKind, ReadOutcome, SourceError};
-use taptrail_trail::{Content, Coverage, Entry, Input, Trail, Unreadable};
+use taptrail_trail::{Content, Coverage, Entry, Input, Proof, Trail, Unreadable};
 
-use crate::cli::Sources;
+use super::lake::{self, Part};
+use crate::cli::{Inputs, Sources};
 use crate::output::Failure;
-use crate::reading::{self, InputStamps, Read, Wanted};
+use crate::reading::{self, InputStamps, Read, SourceLines, Wanted};
 
 /// Reads a trail and passes on its holdings and findings at once, so that memory does not grow with
 /// the input.
@@ -25,6 +27,7 @@ pub(crate) struct TrailReader<'a, T: TrailConsumer> {
     trail: Trail,
     to: &'a mut T,
     resources: bool,
+    runs: bool,
     hashes: bool,
     entries: u64,
     foreign: u64,
@@ -58,16 +61,18 @@ pub(crate) struct ReadSummary {
     identities: HashMap<Arc<str>, FileIdentity>,
     failed: Vec<SourceError>,
     refused: Option<SourceError>,
+    /// The lake, if it was one that was read.
+    lake: Option<LakeReader>,
 }
 
 impl<'a, T: TrailConsumer> TrailReader<'a, T> {
     pub(crate) fn new(to: &'a mut T) -> Self {
-        Self { trail: Trail::new(), to, resources: false, hashes: false, entries: 0, foreign: 0 }
+        Self { trail: Trail::new(), to, resources: false, runs: false, hashes: false, entries: 0, foreign: 0 }
     }
 
     /// Also passes on the runs of guests.
     pub(super) fn with_runs(to: &'a mut T) -> Self {
-        Self { trail: Trail::with_runs(), ..Self::new(to) }
+        Self { trail: Trail::with_runs(), runs: true, ..Self::new(to) }
     }
 
     /// Also reads the records of other resources than network devices.
@@ -80,7 +85,34 @@ impl<'a, T: TrailConsumer> TrailReader<'a, T> {
         Self { hashes, ..self }
     }
 
-    pub(crate) fn read(mut self, sources: &Sources, dirs: &Dirs) -> Result<Answer, Failure> {
+    /// Reads the input: of logs all, of a lake what the filter may select.
+    pub(super) fn read(self, inputs: &Inputs, filter: &Filter, dirs: &Dirs) -> Result<Answer, Failure> {
+        let Some(url) = &inputs.lake else { return self.read_logs(inputs, dirs) };
+        if self.hashes {
+            return Err(Failure::input(anyhow::anyhow!(
+                "--hash hashes files, and a lake's manifests have the hashes of its objects: \
+                 `taptrail lake check` compares them"
+            )));
+        }
+        let begun = Instant::now();
+        let part = match (self.runs, self.resources) {
+            (true, _) => Part::Runs,
+            (_, true) => Part::Events,
+            _ => Part::Trail,
+        };
+        let Some((lake, notes)) = lake::read(url, filter, part, self.to)? else {
+            return Ok(Answer::Interrupted);
+        };
+        let input = lake::input(&lake);
+        let stats = Stats { entries: input.lines, foreign: 0, elapsed: begun.elapsed(), input };
+        let mut summary = ReadSummary::of(ReadOutcome::default(), stats);
+        summary.notes = notes;
+        summary.lake = Some(lake);
+        Ok(Answer::Complete(Box::new(summary)))
+    }
+
+    /// Reads logs and ledgers.
+    pub(crate) fn read_logs(mut self, sources: &Sources, dirs: &Dirs) -> Result<Answer, Failure> {
         let begun = Instant::now();
         let stamps = self.hashes.then(|| InputStamps::of(sources, dirs));
         let mut unwritten = None;
@@ -148,7 +180,7 @@ impl<'a, T: TrailConsumer> TrailReader<'a, T> {
 impl ReadSummary {
     pub(crate) fn of(read: ReadOutcome, stats: Stats) -> Self {
         let ReadOutcome { unreadable, notes, identities, failed, refused, .. } = read;
-        Self { stats, unreadable, notes: some_of_each(&notes), identities, failed, refused }
+        Self { stats, unreadable, notes: some_of_each(&notes), identities, failed, refused, lake: None }
     }
 
     /// Adds notes for the reader of the answer.
@@ -159,6 +191,27 @@ impl ReadSummary {
     /// The identity of each input's file.
     pub(crate) fn identities(&self) -> &HashMap<Arc<str>, FileIdentity> {
         &self.identities
+    }
+
+    /// The lake, if it was one that was read.
+    pub(super) fn lake(&self) -> Option<&LakeReader> {
+        self.lake.as_ref()
+    }
+
+    /// Reads the lines of some proofs of these hosts again; `most` of them at most.
+    pub(super) fn fetch_lines<'p>(
+        &self,
+        hosts: &BTreeSet<&str>,
+        proofs: impl Iterator<Item = &'p Proof>,
+        most: usize,
+    ) -> Result<SourceLines, Failure> {
+        match &self.lake {
+            None => Ok(reading::fetch_lines(proofs, &self.identities, most)),
+            Some(lake) => {
+                let lines = lake.lines(hosts, proofs.take(most)).map_err(Failure::input)?;
+                Ok(SourceLines::of_lake(lines))
+            }
+        }
     }
 
     /// The summary of the input, with all notes.

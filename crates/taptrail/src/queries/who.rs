@@ -12,9 +12,9 @@ use super::query::Query;
 use super::trail_reader::{self, TrailReader, is_broken_pipe};
 use super::{NOT_COVERED, ReadSummary, coverage, hashes};
 use crate::CommandResult;
-use crate::cli::{Explain, Output, Scope, Sources, Who};
+use crate::cli::{Explain, Inputs, Output, Scope, Who};
 use crate::output::{Failure, page, print, stdout, style};
-use crate::reading::{MAX_EXPLAINED_LINES, fetch_lines};
+use crate::reading::MAX_EXPLAINED_LINES;
 
 /// The exit code when nothing is found, and the logs cover it: as grep's.
 const NOTHING_FOUND: u8 = 1;
@@ -88,11 +88,11 @@ fn filter(what: &Subject, scope: &Scope, utc: bool) -> Result<Filter, Failure> {
 }
 
 /// Reads the input, and prints the answer.
-fn explained(filter: Filter, sources: &Sources, dirs: &Dirs, utc: bool, form: Form<'_>) -> CommandResult {
+fn explained(filter: Filter, sources: &Inputs, dirs: &Dirs, utc: bool, form: Form<'_>) -> CommandResult {
     let asked = filter.clone();
     let mut explainer = Explainer::new(filter);
     let reader = TrailReader::new(&mut explainer).with_hashes(matches!(form, Form::Json { hashes: true }));
-    let mut read = match reader.read(sources, dirs)?.complete(sources.stats) {
+    let mut read = match reader.read(sources, &asked, dirs)?.complete(sources.stats) {
         Ok(read) => read,
         Err(code) => return Ok(code),
     };
@@ -100,7 +100,7 @@ fn explained(filter: Filter, sources: &Sources, dirs: &Dirs, utc: bool, form: Fo
     let unknown = coverage::note_unknown(&mut read, &asked, none);
     let explanation = explainer.finish(read.input());
     let cited = form.cites_lines(&explanation).then(|| explanation.proofs()).into_iter().flatten();
-    let lines = fetch_lines(cited, read.identities(), MAX_EXPLAINED_LINES);
+    let lines = read.fetch_lines(&explanation.hosts().collect(), cited, MAX_EXPLAINED_LINES)?;
     let line = |proof: &Proof| lines.get(proof);
     let is_audit_log = |source: &str| lines.is_audit_log(source);
     let evidence = CitedSources { line: &line, is_audit_log: &is_audit_log };
@@ -109,14 +109,14 @@ fn explained(filter: Filter, sources: &Sources, dirs: &Dirs, utc: bool, form: Fo
 }
 
 /// Reads the input, and writes matching holdings and findings as they come.
-fn written(filter: Filter, output: Output, sources: &Sources, dirs: &Dirs) -> CommandResult {
+fn written(filter: Filter, output: Output, sources: &Inputs, dirs: &Dirs) -> CommandResult {
     let asked = filter.clone();
     let mut sink = match Sink::new(View::Trail, filter, output.format(style(output.utc)), stdout()) {
         Err(error) if is_broken_pipe(&error) => return Ok(ExitCode::SUCCESS),
         sink => sink.map_err(trail_reader::unwritten)?,
     };
     let reader = TrailReader::new(&mut sink).with_hashes(output.hash);
-    let mut read = match reader.read(sources, dirs)?.complete(sources.stats) {
+    let mut read = match reader.read(sources, &asked, dirs)?.complete(sources.stats) {
         Ok(read) => read,
         Err(code) => return Ok(code),
     };
@@ -132,7 +132,7 @@ fn written(filter: Filter, output: Output, sources: &Sources, dirs: &Dirs) -> Co
 }
 
 /// Prints what could not be read, and returns the exit code.
-fn code(read: &ReadSummary, sources: &Sources, found: bool, unknown: bool) -> ExitCode {
+fn code(read: &ReadSummary, sources: &Inputs, found: bool, unknown: bool) -> ExitCode {
     let done = read.print_warnings(sources.stats);
     match (found, unknown) {
         _ if done != ExitCode::SUCCESS => done,

@@ -6,6 +6,7 @@ use std::io::Read as _;
 use std::path::Path;
 use std::sync::Arc;
 
+use taptrail_lake::Lines;
 use taptrail_ledger::Ledger;
 use taptrail_record::Line;
 use taptrail_source::FileIdentity;
@@ -22,6 +23,8 @@ pub(crate) struct SourceLines {
     lines: HashMap<Arc<str>, BTreeMap<u64, Option<Vec<u8>>>>,
     /// The sources that are plain audit logs.
     audit_logs: HashSet<Arc<str>>,
+    /// Those that a lake has.
+    lake: Lines,
 }
 
 impl SourceLines {
@@ -30,8 +33,16 @@ impl SourceLines {
         self.audit_logs.contains(source)
     }
 
+    /// Lines that a lake has. The files that they were read from are elsewhere.
+    pub(crate) fn of_lake(lake: Lines) -> Self {
+        Self { lake, ..Self::default() }
+    }
+
     /// The line of a proof as it is in its source, if it could be read again.
     pub(crate) fn get(&self, proof: &Proof) -> Option<String> {
+        if let Some(line) = self.lake.get(proof) {
+            return Some(String::from_utf8_lossy(line).trim_end_matches('\r').to_owned());
+        }
         let line = self.lines.get(&proof.source)?.get(&proof.line)?.as_deref()?;
         let line = String::from_utf8_lossy(line).trim_end_matches('\r').to_owned();
         // A log that was rotated meanwhile has another line at this place.
