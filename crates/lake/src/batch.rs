@@ -12,11 +12,12 @@ use tempfile::TempDir;
 use crate::layout::{BatchId, Day};
 use crate::manifest::{BatchManifest, ObjectEntry, VERSION, sha256};
 use crate::object::ObjectWriter;
+use crate::sent::{RowsSum, SentDays};
 use crate::slice::{held_rows, run_rows};
 use crate::spool::Spool;
 use crate::store::Put;
 use crate::tables::columns::{Micros, micros};
-use crate::{CoverageRow, FindingRow, HeldRow, LakeError, RecordRow, Row, RunRow, Store};
+use crate::{CoverageRow, FindingRow, HeldRow, LakeError, RecordRow, Row, RunRow, Store, Table};
 
 /// Collects what one reading gives, on disk, and adds it to a lake in one piece.
 ///
@@ -46,6 +47,8 @@ pub struct Archived {
     pub existed: bool,
     /// Its hosts.
     pub hosts: u64,
+    /// Its days.
+    pub days: u64,
     /// Its objects.
     pub objects: u64,
     /// Those of them that the lake did not have.
@@ -238,10 +241,26 @@ impl BatchWriter {
     ///
     /// The store fails, or has another object of the same name.
     pub fn finish(
+        self,
+        store: &Store,
+        input: &Input,
+        coverage: Vec<(Day, CoverageRow)>,
+    ) -> Result<Option<Archived>, LakeError> {
+        self.finish_after(store, input, coverage, &mut SentDays::unknown())
+    }
+
+    /// As [`finish`](Self::finish), without the days that were sent before. Then `sent` has those that
+    /// are sent now. None if all were sent before, too.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`finish`](Self::finish).
+    pub fn finish_after(
         mut self,
         store: &Store,
         input: &Input,
         coverage: Vec<(Day, CoverageRow)>,
+        sent: &mut SentDays,
     ) -> Result<Option<Archived>, LakeError> {
         if coverage.is_empty() {
             return Ok(None);
@@ -258,12 +277,20 @@ impl BatchWriter {
         }
         coverage.into_iter().try_for_each(|(day, row)| self.coverage.push(day, row))?;
         let mut objects = Objects { store, all: Vec::new(), written: 0 };
-        objects.write(self.held)?;
-        objects.write(self.runs)?;
-        objects.write(self.findings)?;
-        objects.write(self.coverage)?;
-        objects.write(self.records)?;
+        let mut sent_now = sent.begin();
+        for day in self.days() {
+            let content = self.take_day(day, sent.is_kept())?;
+            let sums = content.iter().map(|one| (one.table, one.rows_sha256.clone())).collect();
+            if sent_now.add(day, sums, sent) {
+                continue;
+            }
+            content.into_iter().try_for_each(|one| objects.write(day, one))?;
+        }
         let Objects { mut all, written, .. } = objects;
+        if all.is_empty() {
+            *sent = sent_now;
+            return Ok(None);
+        }
         all.sort_by(|a, b| a.path.cmp(&b.path));
         let batch = BatchId::of(all.iter().map(|object| object.sha256.as_str()));
         let hosts: BTreeSet<String> = input.coverage.iter().map(|of| of.host.to_string()).collect();
@@ -271,6 +298,7 @@ impl BatchWriter {
             batch: batch.clone(),
             existed: false,
             hosts: hosts.len() as u64,
+            days: all.iter().map(|object| object.day).collect::<BTreeSet<_>>().len() as u64,
             objects: all.len() as u64,
             objects_written: written,
             bytes: all.iter().map(|object| object.bytes).sum(),
@@ -288,7 +316,64 @@ impl BatchWriter {
         let text = serde_json::to_vec(&manifest)
             .map_err(|error| LakeError::Rows { table: "batches", reason: error.to_string() })?;
         let put = store.put_new(&path, Bytes::from(text))?;
+        // A store that says that it has it may be wrong, and the input may be named otherwise there.
+        if BatchManifest::read(store, &manifest.batch)?.objects != manifest.objects {
+            return Err(LakeError::damaged(&path.into(), "it names other objects than its batch has"));
+        }
+        *sent = sent_now;
         Ok(Some(Archived { existed: put == Put::Existed, ..archived }))
+    }
+
+    /// The days that have rows.
+    fn days(&self) -> BTreeSet<Day> {
+        let Self { held, runs, findings, coverage, records, .. } = self;
+        let derived = held.days().chain(runs.days()).chain(findings.days());
+        derived.chain(coverage.days()).chain(records.days()).collect()
+    }
+
+    /// Takes the objects of a day: those of one day are in memory.
+    fn take_day(&mut self, day: Day, has_sums: bool) -> Result<Vec<DayObject>, LakeError> {
+        let all = [
+            DayObject::take(&mut self.held, day, has_sums)?,
+            DayObject::take(&mut self.runs, day, has_sums)?,
+            DayObject::take(&mut self.findings, day, has_sums)?,
+            DayObject::take(&mut self.coverage, day, has_sums)?,
+            DayObject::take(&mut self.records, day, has_sums)?,
+        ];
+        Ok(all.into_iter().flatten().collect())
+    }
+}
+
+/// A table's object of a day.
+struct DayObject {
+    table: Table,
+    content: Bytes,
+    rows: u64,
+    /// The SHA-256 of its rows without the places that they were read from; empty if nobody asks.
+    rows_sha256: String,
+}
+
+impl DayObject {
+    fn take<R: Row + 'static>(
+        spool: &mut Spool<R>,
+        day: Day,
+        has_sum: bool,
+    ) -> Result<Option<Self>, LakeError> {
+        let mut writer = ObjectWriter::<R>::new()?;
+        let mut sum = RowsSum::default();
+        for row in spool.take(day)? {
+            let mut row = row?;
+            if has_sum {
+                row = sum.add(row);
+            }
+            writer.push(row)?;
+        }
+        let rows = writer.rows();
+        if rows == 0 {
+            return Ok(None);
+        }
+        let rows_sha256 = if has_sum { sum.finish() } else { String::new() };
+        Ok(Some(Self { table: R::TABLE, content: writer.finish()?, rows, rows_sha256 }))
     }
 }
 
@@ -300,22 +385,14 @@ struct Objects<'a> {
 }
 
 impl Objects<'_> {
-    fn write<R: Row + 'static>(&mut self, mut spool: Spool<R>) -> Result<(), LakeError> {
-        let days: BTreeSet<Day> = spool.days().collect();
-        for day in days {
-            let mut writer = ObjectWriter::<R>::new()?;
-            for row in spool.take(day)? {
-                writer.push(row?)?;
-            }
-            let rows = writer.rows();
-            let object = writer.finish()?;
-            let (sum, bytes) = (sha256(&object), object.len() as u64);
-            let path = BatchId::object(R::TABLE, day, &sum);
-            if self.store.put_verified(&path, object, &sum)? == Put::Written {
-                self.written += 1;
-            }
-            self.all.push(ObjectEntry { table: R::TABLE, day, path, sha256: sum, bytes, rows });
+    fn write(&mut self, day: Day, object: DayObject) -> Result<(), LakeError> {
+        let DayObject { table, content, rows, .. } = object;
+        let (sum, bytes) = (sha256(&content), content.len() as u64);
+        let path = BatchId::object(table, day, &sum);
+        if self.store.put_verified(&path, content, &sum)? == Put::Written {
+            self.written += 1;
         }
+        self.all.push(ObjectEntry { table, day, path, sha256: sum, bytes, rows });
         Ok(())
     }
 }

@@ -1,5 +1,6 @@
 //! An object store: a directory, S3, Google Cloud Storage or Azure.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use futures_util::TryStreamExt as _;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload, prefix};
 use tokio::runtime::{Builder, Runtime};
-use url::Url;
+use url::{Host, Url};
 
 use crate::LakeError;
 use crate::layout::hex;
@@ -23,6 +24,16 @@ pub struct Store {
     /// The directory, if it is one: its files are read without the client.
     directory: Option<PathBuf>,
 }
+
+/// A point at which a test aborts the program, as by SIGKILL: without clean-up.
+macro_rules! crash_point {
+    ($name:literal) => {
+        fail::fail_point!($name, |_| std::process::abort())
+    };
+}
+
+/// How often an object is written that the store does not find afterwards.
+const ATTEMPTS: usize = 3;
 
 /// Whether an object is there now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,9 +97,7 @@ impl Store {
             is_there.map_err(|error| unusable(error.to_string()))?;
             local = Some(directory);
         }
-        let variables = std::env::vars_os().filter_map(|(name, value)| {
-            Some((name.into_string().ok()?.to_ascii_lowercase(), value.into_string().ok()?))
-        });
+        let variables = settings(std::env::vars_os());
         let (objects, path) =
             object_store::parse_url_opts(&parsed, variables).map_err(|error| unusable(error.to_string()))?;
         let objects: Arc<dyn ObjectStore> = Arc::new(prefix::PrefixStore::new(objects, path));
@@ -128,10 +137,13 @@ impl Store {
     ///
     /// The store can't write it.
     pub fn put_new(&self, path: &str, content: Bytes) -> Result<Put, LakeError> {
+        crash_point!("lake::put");
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
         let payload = PutPayload::from_bytes(content);
         let path = Path::from(path);
-        match self.runtime.block_on(self.objects.put_opts(&path, payload, options)) {
+        let put = self.runtime.block_on(self.objects.put_opts(&path, payload, options));
+        crash_point!("lake::put-done");
+        match put {
             Ok(_) => Ok(Put::Written),
             Err(object_store::Error::AlreadyExists { .. }) => Ok(Put::Existed),
             Err(source) => Err(failed(path.as_ref(), "written", source)),
@@ -145,11 +157,30 @@ impl Store {
     /// The store can't write it, or has another one of that name.
     pub fn put_verified(&self, path: &str, content: Bytes, sha256: &str) -> Result<Put, LakeError> {
         let bytes = content.len() as u64;
-        let put = self.put_new(path, content)?;
-        if put == Put::Existed && self.sha256(path, bytes)? != sha256 {
-            return Err(LakeError::damaged(&Arc::from(path), "an object of this name has another content"));
+        for _ in 0..ATTEMPTS {
+            let put = self.put_new(path, content.clone())?;
+            // A store may say that it has an object, or has written it, and not find it.
+            let Some(found) = self.size(path)? else { continue };
+            if found != bytes || (put == Put::Existed && self.sha256(path, bytes)? != sha256) {
+                let reason = "an object of this name has another content";
+                return Err(LakeError::damaged(&Arc::from(path), reason));
+            }
+            return Ok(put);
         }
-        Ok(put)
+        Err(LakeError::damaged(&Arc::from(path), "it was written, and the store does not find it"))
+    }
+
+    /// The size of an object, in bytes; none if it is not there.
+    ///
+    /// # Errors
+    ///
+    /// The store can't be read.
+    pub fn size(&self, path: &str) -> Result<Option<u64>, LakeError> {
+        match self.runtime.block_on(self.objects.head(&Path::from(path))) {
+            Ok(about) => Ok(Some(about.size)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(source) => Err(failed(path, "read", source)),
+        }
     }
 
     /// All of an object.
@@ -242,6 +273,33 @@ impl Store {
     }
 }
 
+/// The settings of stores among the environment's variables. Others are no settings, though the
+/// library knows such names: `TOKEN`, `REGION`, `ALLOW_HTTP`.
+///
+/// Without TLS it speaks to this machine alone, unless `AWS_ALLOW_HTTP` is set.
+fn settings(variables: impl Iterator<Item = (OsString, OsString)>) -> Vec<(String, String)> {
+    let is_setting = |name: &str| ["aws_", "google_", "azure_"].iter().any(|prefix| name.starts_with(prefix));
+    let mut settings: Vec<(String, String)> = variables
+        .filter_map(|(name, value)| {
+            let name = name.into_string().ok()?.to_ascii_lowercase();
+            is_setting(&name).then_some((name, value.into_string().ok()?))
+        })
+        .collect();
+    let value = |name: &str| settings.iter().find(|(known, _)| known == name).map(|(_, value)| value);
+    let endpoint = value("aws_endpoint_url").or_else(|| value("aws_endpoint"));
+    let is_loopback =
+        endpoint.and_then(|endpoint| Url::parse(endpoint).ok()).is_some_and(|url| match url.host() {
+            Some(Host::Ipv4(address)) => address.is_loopback(),
+            Some(Host::Ipv6(address)) => address.is_loopback(),
+            Some(Host::Domain(name)) => name == "localhost",
+            None => false,
+        });
+    if is_loopback && value("aws_allow_http").is_none() {
+        settings.push(("aws_allow_http".to_owned(), "true".to_owned()));
+    }
+    settings
+}
+
 fn failed(object: &str, what: &'static str, source: object_store::Error) -> LakeError {
     LakeError::Store { object: object.to_owned(), what, source }
 }
@@ -278,6 +336,27 @@ mod tests {
         store.delete("held/day=2026-11-29/g1").unwrap();
         store.delete("held/day=2026-11-29/g1").unwrap();
         assert!(store.list("held").unwrap().is_empty());
+    }
+
+    // Shows 15.6.
+    #[test]
+    fn only_settings_of_stores_are_taken_and_only_this_machine_is_reached_without_tls() {
+        let of = |variables: &[(&str, &str)]| {
+            settings(variables.iter().map(|(name, value)| ((*name).into(), (*value).into())))
+        };
+        let (id, http) = (("aws_access_key_id", "x"), ("aws_allow_http", "true"));
+        let owned = |all: &[(&str, &str)]| -> Vec<(String, String)> {
+            all.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+        };
+        let all = of(&[("AWS_ACCESS_KEY_ID", "x"), ("TOKEN", "y"), ("ALLOW_HTTP", "true"), ("REGION", "z")]);
+        assert_eq!(all, owned(&[id]));
+        for endpoint in ["http://127.0.0.1:5000", "http://[::1]:5000", "http://localhost"] {
+            let all = of(&[("AWS_ENDPOINT_URL", endpoint)]);
+            assert_eq!(all, owned(&[("aws_endpoint_url", endpoint), http]), "{endpoint}");
+        }
+        for endpoint in ["http://127.0.0.1.example.org", "http://10.0.0.1", "http://localhost.example.org"] {
+            assert_eq!(of(&[("AWS_ENDPOINT", endpoint)]), owned(&[("aws_endpoint", endpoint)]), "{endpoint}");
+        }
     }
 
     #[test]

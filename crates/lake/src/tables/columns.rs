@@ -134,6 +134,15 @@ impl ProofRow {
         }
     }
 
+    pub(crate) fn take_place(&mut self) -> super::Place {
+        let line = LineRow { source: std::mem::take(&mut self.source), line: std::mem::take(&mut self.line) };
+        (line, std::mem::take(&mut self.copies))
+    }
+
+    pub(crate) fn put_place(&mut self, (LineRow { source, line }, copies): super::Place) {
+        (self.source, self.line, self.copies) = (source, line, copies);
+    }
+
     /// The event that it is about, in whatever file it is read.
     pub fn event(&self) -> (Micros, Option<i64>) {
         (self.time, self.serial)

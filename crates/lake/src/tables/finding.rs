@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use taptrail_record::{Device, DeviceKind, GuestId};
 use taptrail_trail::{Finding, FindingKind, Incident};
 
+use super::Place;
 use super::columns::{
     Micros, ProofRow, all_proofs, flag, int, maybe_text, micros, proofs, text, time, timestamp,
 };
@@ -113,6 +114,14 @@ impl Row for FindingRow {
 
     fn host(&self) -> &str {
         &self.host
+    }
+
+    fn take_places(&mut self) -> Vec<Place> {
+        self.proof.iter_mut().map(ProofRow::take_place).collect()
+    }
+
+    fn put_places(&mut self, places: Vec<Place>) {
+        self.proof.iter_mut().zip(places).for_each(|(proof, place)| proof.put_place(place));
     }
 
     fn order(&self, other: &Self) -> Ordering {

@@ -15,7 +15,11 @@ use arrow_schema::FieldRef;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use self::columns::LineRow;
 use crate::{Day, Table};
+
+/// Where a row, or one of its proofs, was read: its line, and its copies.
+pub type Place = (LineRow, Vec<LineRow>);
 
 /// A row of a table: a plain struct whose fields are the table's columns.
 ///
@@ -30,6 +34,14 @@ pub trait Row: Serialize + DeserializeOwned + Send {
 
     /// The host that the row is about.
     fn host(&self) -> &str;
+
+    /// Takes away the places that it was read from, which change as a log is rotated.
+    fn take_places(&mut self) -> Vec<Place> {
+        Vec::new()
+    }
+
+    /// Puts back what [`take_places`](Self::take_places) took.
+    fn put_places(&mut self, _places: Vec<Place>) {}
 
     /// The order of rows in an object.
     fn order(&self, other: &Self) -> Ordering;

@@ -10,6 +10,7 @@ use taptrail_record::{Fragment, GuestId, MacAddr};
 use taptrail_trail::{Content, Credentials, Entry};
 use uuid::Uuid;
 
+use super::Place;
 use super::columns::{
     LineRow, Micros, copies, flag, int, line_number, maybe_binary, maybe_int, maybe_text, micros, text, time,
     timestamp,
@@ -207,6 +208,17 @@ impl Row for RecordRow {
 
     fn host(&self) -> &str {
         &self.host
+    }
+
+    fn take_places(&mut self) -> Vec<Place> {
+        let line = LineRow { source: std::mem::take(&mut self.source), line: std::mem::take(&mut self.line) };
+        vec![(line, std::mem::take(&mut self.copies))]
+    }
+
+    fn put_places(&mut self, places: Vec<Place>) {
+        for (LineRow { source, line }, copies) in places {
+            (self.source, self.line, self.copies) = (source, line, copies);
+        }
     }
 
     fn order(&self, other: &Self) -> Ordering {

@@ -11,7 +11,7 @@ use super::columns::{
     Micros, ProofRow, all_proofs, flag, int, maybe_int, maybe_text, maybe_time, maybe_timestamp, maybe_word,
     micros, proofs, text, timestamp,
 };
-use super::latest_of_each;
+use super::{Place, latest_of_each};
 use crate::{Day, Row, Table};
 
 /// A run on one day.
@@ -219,6 +219,14 @@ impl Row for RunRow {
 
     fn host(&self) -> &str {
         &self.host
+    }
+
+    fn take_places(&mut self) -> Vec<Place> {
+        self.proof.iter_mut().map(ProofRow::take_place).collect()
+    }
+
+    fn put_places(&mut self, places: Vec<Place>) {
+        self.proof.iter_mut().zip(places).for_each(|(proof, place)| proof.put_place(place));
     }
 
     fn order(&self, other: &Self) -> Ordering {

@@ -7,15 +7,20 @@ use proptest::collection::vec;
 use proptest::option::of as maybe;
 use proptest::prelude::*;
 use proptest::sample::select;
-use taptrail_record::{CloseDoubt, Device, DeviceKind, GuestId, MacAddr, Rdev, Reason};
+use taptrail_record::{
+    CloseDoubt, Device, DeviceKind, Event, Fragment, GuestId, MacAddr, Rdev, Reason, Record,
+};
 use taptrail_trail::{
-    ActorRole, Certainty, Coverage, Crash, Doubt, EndedBy, Finding, FindingKind, GuestRun, Holding, Incident,
-    LineRef, PossiblyHeld, Proof, RecordedActor, RunState, Span, State,
+    ActorRole, Certainty, Content, Coverage, Crash, Credentials, Doubt, EndedBy, Entry, Finding, FindingKind,
+    Gap, GapReason, GuestRun, Holding, Incident, LineRef, PossiblyHeld, Proof, RecordedActor, RunState, Span,
+    State,
 };
 use uuid::Uuid;
 
 use super::columns::micros;
-use crate::{CoverageRow, Day, FindingRow, HeldRow, Limits, ObjectReader, ObjectWriter, Row, RunRow, Store};
+use crate::{
+    CoverageRow, Day, FindingRow, HeldRow, Limits, ObjectReader, ObjectWriter, RecordRow, Row, RunRow, Store,
+};
 
 /// The rows after they were written as one object and read again.
 fn through_parquet<R: Row>(rows: Vec<R>) -> Vec<R> {
@@ -182,6 +187,55 @@ fn finding() -> impl Strategy<Value = Finding> {
     )
 }
 
+fn content() -> impl Strategy<Value = Content> {
+    let mac = any::<[u8; 6]>().prop_map(MacAddr);
+    let record = (guest(), mac.clone(), maybe(any::<u32>()), maybe(any::<u32>())).prop_map(
+        |(guest, mac, vm_pid, fds)| {
+            Content::Record(Record::success(guest, Event::Attach { mac, vm_pid, fds }))
+        },
+    );
+    let cut = || {
+        (maybe(text()), maybe(uuid()), maybe(mac.clone()), maybe(device()))
+            .prop_map(|(name, uuid, mac, device)| Fragment { name: name.map(Into::into), uuid, mac, device })
+    };
+    let gap = (maybe(time()), maybe(any::<(u32, u32)>()), select(&GapReason::ALL[..]))
+        .prop_map(|(since, serials, why)| Content::Gap(Gap { since, serials, why }));
+    prop_oneof![
+        record,
+        cut().prop_map(Content::Truncated),
+        cut().prop_map(Content::Missing),
+        gap,
+        select(&GapReason::ALL[..]).prop_map(Content::RecordingStopped),
+        Just(Content::Boot),
+        text().prop_map(|exe| Content::Foreign { exe: exe.into() }),
+    ]
+}
+
+fn entry() -> impl Strategy<Value = Entry> {
+    let credentials =
+        maybe(any::<(u32, u32, u32)>().prop_map(|(uid, auid, ses)| Credentials { uid, auid, ses }));
+    let bytes = maybe(vec(any::<u8>(), 0..9).prop_map(Arc::from));
+    (name(), credentials, maybe(any::<u32>()), proofs(), content(), bytes).prop_filter_map(
+        "a place",
+        |(host, credentials, writer, mut proofs, content, text)| {
+            let Proof { serial, time, source, line, copies, unauthenticated } = proofs.pop()?;
+            Some(Entry {
+                host,
+                time,
+                serial,
+                writer,
+                credentials,
+                source,
+                line,
+                text,
+                copies,
+                unauthenticated,
+                content,
+            })
+        },
+    )
+}
+
 /// Ranges that do not touch, the earliest first.
 fn ranges() -> impl Strategy<Value = Vec<Span>> {
     let hours = 60 * 60 * 1_000_000_i64;
@@ -250,6 +304,15 @@ proptest! {
     }
 
     #[test]
+    fn entries_come_back(entries in vec(entry(), 1..8)) {
+        let rows: Vec<_> = entries.iter().zip(0..).map(|(entry, position)| RecordRow::of(entry, position)).collect();
+        let read = through_parquet(rows.clone());
+        prop_assert_eq!(&read, &rows);
+        let back: Result<Vec<_>, _> = read.into_iter().map(RecordRow::entry).collect();
+        prop_assert_eq!(back.unwrap(), entries);
+    }
+
+    #[test]
     fn coverage_comes_back_from_the_days(all in coverage()) {
         let rows: Vec<_> = all.iter().flat_map(CoverageRow::all_of).collect();
         for (day, row) in &rows {
@@ -288,6 +351,23 @@ fn a_value_that_is_none_is_no_answer() {
         CoverageRow::all_of(&coverage).remove(0).1
     };
     assert!(CoverageRow::coverage(vec![CoverageRow { since: i64::MAX, ..row() }]).is_none());
+    let entry = Entry {
+        host: "h".into(),
+        time: Timestamp::UNIX_EPOCH,
+        serial: None,
+        writer: None,
+        credentials: None,
+        source: "x".into(),
+        line: 1,
+        text: None,
+        copies: Vec::new(),
+        unauthenticated: false,
+        content: Content::Boot,
+    };
+    let mut record = RecordRow::of(&entry, 0);
+    assert_eq!(record.what, "boot");
+    record.content = "{\"of-later\":{}}".to_owned();
+    assert!(record.entry().unwrap_err().to_string().contains("of-later"));
     let later = CoverageRow { what: "made up".into(), ..row() };
     assert_eq!(CoverageRow::coverage(vec![later]).unwrap()[0].starts, []);
 }
