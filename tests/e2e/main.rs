@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
 
 mod api;
+mod archive;
 mod auditing;
 mod bpf;
 mod cli_queries;

@@ -45,6 +45,7 @@ impl Schema {
         "list",
         "events",
         "recover",
+        "archive",
         "ledger-check",
         "ledger-checkpoint",
         "ledger-prune",

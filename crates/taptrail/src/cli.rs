@@ -1,5 +1,6 @@
 //! The arguments, as clap reads them.
 
+mod archive;
 mod color;
 mod format;
 mod groups;
@@ -24,6 +25,7 @@ use taptrail_guest::{AuditMode, Dirs, duration};
 use taptrail_record::MacAddr;
 use uuid::Uuid;
 
+pub(crate) use self::archive::Archive;
 pub(crate) use self::color::{ColorChoice, help_color};
 use self::format::{OutputFormat, StreamFormat};
 pub(crate) use self::groups::command;
@@ -153,6 +155,8 @@ pub(crate) enum Command {
     /// Check, export or prune the ledger, or take a checkpoint of it
     #[command(subcommand)]
     Ledger(LedgerCommand),
+    /// Add what logs and ledgers have to a lake: Parquet objects in a directory or an object store
+    Archive(Archive),
     /// Compact, check and prune a lake, and list what all hosts show together
     #[command(subcommand)]
     Lake(LakeCommand),

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod adopt;
+mod archive;
 mod background;
 mod check;
 mod cli;
@@ -76,6 +77,7 @@ fn main() -> ExitCode {
         Command::Events(arguments) => events::events(&arguments, &dirs),
         Command::Serve(arguments) => serve::serve(&arguments, &dirs),
         Command::Top(arguments) => top::top(&arguments, &dirs),
+        Command::Archive(arguments) => archive::archive(&arguments, &dirs),
         Command::Summary(arguments) => queries::summary(&arguments, &dirs),
         Command::Trail(arguments) => queries::trail(&arguments, &dirs),
         Command::Who(arguments) => queries::who(&arguments, &dirs),

@@ -85,6 +85,7 @@ fn documented<S: AsRef<OsStr>>(arguments: &[S], text: &str) -> Value {
         ("detach", "nic"),
         ("list", "list"),
         ("recover", "recover"),
+        ("archive", "archive"),
         ("compact", "lake-compact"),
         ("checkpoint", "ledger-checkpoint"),
         ("prune", if is_said("lake") { "lake-prune" } else { "ledger-prune" }),

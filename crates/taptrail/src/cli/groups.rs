@@ -11,7 +11,7 @@ const GROUPS: [(&str, &[&str]); 5] = [
     ("Read logs", &["summary", "trail", "who", "guests", "findings", "explain", "report", "serve", "top"]),
     ("Check this host", &["verify", "watch"]),
     ("Run guests", &["run", "check", "attach", "detach", "nics", "list", "events", "stop"]),
-    ("Many hosts", &["lake"]),
+    ("Many hosts", &["archive", "lake"]),
     ("Look after it", &["adopt", "recover", "ledger", "schema", "help"]),
 ];
 

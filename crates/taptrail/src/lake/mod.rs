@@ -8,8 +8,8 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use jiff::Timestamp;
 use taptrail_lake::{
-    Checked, Checks, Day, FleetFinding, FleetLimits, Hole, LakeError, Pruned, Retention, SigningKey, Snapshot,
-    Store, VerifyingKey,
+    Checked, Checks, Day, FleetFinding, FleetLimits, Hole, LakeError, Pruned, Retention, SigningKey,
+    Snapshot, Store, VerifyingKey,
 };
 use taptrail_report::escape_text;
 

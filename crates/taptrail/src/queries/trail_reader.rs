@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use taptrail_guest::Dirs;
 use taptrail_lake::LakeReader;
 use taptrail_report::{Filter, Stats, TrailConsumer, escape_text, warnings};
-use taptrail_source::{FileIdentity, Note, NoteKind, ReadOutcome, SourceError};
+use taptrail_source::{FileIdentity, Note, NoteKind, ReadOutcome, SerialRange, SourceError};
 use taptrail_trail::{Content, Coverage, Entry, Input, Proof, Trail, Unreadable};
 
 use super::lake::{self, Part};
@@ -26,7 +26,8 @@ use crate::reading::{self, InputStamps, Read, SourceLines, Wanted};
 pub(crate) struct TrailReader<'a, T: TrailConsumer> {
     trail: Trail,
     to: &'a mut T,
-    resources: bool,
+    wanted: Wanted,
+    covers_now: bool,
     runs: bool,
     hashes: bool,
     entries: u64,
@@ -59,6 +60,7 @@ pub(crate) struct ReadSummary {
     unreadable: Vec<Unreadable>,
     notes: Vec<String>,
     identities: HashMap<Arc<str>, FileIdentity>,
+    serials: Vec<SerialRange>,
     failed: Vec<SourceError>,
     refused: Option<SourceError>,
     /// The lake, if it was one that was read.
@@ -67,7 +69,16 @@ pub(crate) struct ReadSummary {
 
 impl<'a, T: TrailConsumer> TrailReader<'a, T> {
     pub(crate) fn new(to: &'a mut T) -> Self {
-        Self { trail: Trail::new(), to, resources: false, runs: false, hashes: false, entries: 0, foreign: 0 }
+        Self {
+            trail: Trail::new(),
+            to,
+            wanted: Wanted::default(),
+            covers_now: true,
+            runs: false,
+            hashes: false,
+            entries: 0,
+            foreign: 0,
+        }
     }
 
     /// Also passes on the runs of guests.
@@ -77,7 +88,14 @@ impl<'a, T: TrailConsumer> TrailReader<'a, T> {
 
     /// Also reads the records of other resources than network devices.
     pub(super) fn with_resources(to: &'a mut T) -> Self {
-        Self { resources: true, ..Self::new(to) }
+        Self { wanted: Wanted { resources: true, ..Wanted::default() }, ..Self::new(to) }
+    }
+
+    /// Also passes on the runs of guests, and entries with the lines that they were read from.
+    /// Nothing depends on the time of reading: this host's logs end with their last record, as those
+    /// of any other host.
+    pub(crate) fn for_archive(to: &'a mut T) -> Self {
+        Self { wanted: Wanted { text: true, ..Wanted::default() }, covers_now: false, ..Self::with_runs(to) }
     }
 
     /// Also hashes the files of the input, if `hashes`.
@@ -95,7 +113,7 @@ impl<'a, T: TrailConsumer> TrailReader<'a, T> {
             )));
         }
         let begun = Instant::now();
-        let part = match (self.runs, self.resources) {
+        let part = match (self.runs, self.wanted.resources) {
             (true, _) => Part::Runs,
             (_, true) => Part::Events,
             _ => Part::Trail,
@@ -116,9 +134,8 @@ impl<'a, T: TrailConsumer> TrailReader<'a, T> {
         let begun = Instant::now();
         let stamps = self.hashes.then(|| InputStamps::of(sources, dirs));
         let mut unwritten = None;
-        let wanted = Wanted { resources: self.resources, ..Wanted::default() };
         let Read { outcome: read, in_hand } =
-            reading::entries(sources, dirs, wanted, &mut |entry| match self.feed(entry) {
+            reading::entries(sources, dirs, self.wanted, &mut |entry| match self.feed(entry) {
                 Ok(()) => ControlFlow::Continue(()),
                 Err(error) => {
                     unwritten = Some(error);
@@ -134,7 +151,7 @@ impl<'a, T: TrailConsumer> TrailReader<'a, T> {
             let until = spans.iter().map(|span| span.until).max();
             self.trail.cover(host, until.unwrap_or(Timestamp::MIN));
         }
-        if sources.files.is_empty() {
+        if sources.files.is_empty() && self.covers_now {
             // This host's own logs cover the time until now, whatever their last record.
             self.trail.cover_all(Timestamp::now());
         }
@@ -179,8 +196,9 @@ impl<'a, T: TrailConsumer> TrailReader<'a, T> {
 
 impl ReadSummary {
     pub(crate) fn of(read: ReadOutcome, stats: Stats) -> Self {
-        let ReadOutcome { unreadable, notes, identities, failed, refused, .. } = read;
-        Self { stats, unreadable, notes: some_of_each(&notes), identities, failed, refused, lake: None }
+        let ReadOutcome { unreadable, notes, identities, serials, failed, refused, .. } = read;
+        let notes = some_of_each(&notes);
+        Self { stats, unreadable, notes, identities, serials, failed, refused, lake: None }
     }
 
     /// Adds notes for the reader of the answer.
@@ -214,14 +232,29 @@ impl ReadSummary {
         }
     }
 
+    /// The serial numbers of each host in each input.
+    pub(crate) fn serials(&self) -> &[SerialRange] {
+        &self.serials
+    }
+
     /// The summary of the input, with all notes.
     pub(crate) fn input(&self) -> Input {
         Input { notes: self.notes.clone(), ..self.stats.input.clone() }
     }
 
+    /// Whether an input could not be read at all.
+    pub(crate) fn has_failed(&self) -> bool {
+        !self.failed.is_empty()
+    }
+
+    /// The inputs that could not be read, a sentence each.
+    pub(crate) fn failures(&self) -> impl Iterator<Item = String> {
+        self.failed.iter().map(|error| taptrail_guest::chain(error))
+    }
+
     /// Whether to print no answer, as it would look like a valid one: nothing could be read, or the
     /// host of the records is not known.
-    pub(super) fn is_none(&self) -> bool {
+    pub(crate) fn is_none(&self) -> bool {
         self.is_refused() || self.is_unread()
     }
 
