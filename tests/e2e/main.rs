@@ -16,6 +16,7 @@ mod guest_files;
 mod guests;
 mod hostile_qemu;
 mod interference;
+mod lake_keeping;
 mod ledger;
 mod libvirt;
 mod lifecycle;

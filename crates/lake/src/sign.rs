@@ -4,6 +4,10 @@ use std::io::Cursor;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use blake2::{Blake2b256, Digest as _};
+
 /// Why a key can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
@@ -45,10 +49,17 @@ impl SigningKey {
             return Err(KeyError::Readable(path.to_owned()));
         }
         let text = std::fs::read_to_string(path).map_err(unreadable)?;
-        let key =
-            minisign::SecretKeyBox::from_string(&text).and_then(|key| key.into_unencrypted_secret_key());
-        let what = || path.display().to_string();
-        key.map(Self).map_err(|error| KeyError::Format { what: what(), reason: error.to_string() })
+        let unusable = |reason: String| KeyError::Format { what: path.display().to_string(), reason };
+        // A comment, and the key in base64.
+        let encoded = text.lines().nth(1).unwrap_or_default().trim();
+        let mut bytes = BASE64.decode(encoded).map_err(|error| unusable(error.to_string()))?;
+        fill_checksum(&mut bytes).ok_or_else(|| unusable("it has another length".to_owned()))?;
+        let key = minisign::SecretKey::from_bytes(&bytes).map_err(|error| unusable(error.to_string()))?;
+        if key.is_encrypted() {
+            let reason = "it has a password, or is damaged: `minisign -G -W` makes one without a password";
+            return Err(unusable(reason.to_owned()));
+        }
+        Ok(Self(key))
     }
 
     /// The signature of some content, with a comment that is signed with it.
@@ -63,6 +74,25 @@ impl SigningKey {
         .map(minisign::SignatureBox::into_string)
         .map_err(|error| error.to_string())
     }
+}
+
+/// Fills in the checksum of a secret key without a password: minisign itself leaves it empty, and the
+/// library wants it. None if these are no such key's bytes.
+///
+/// The bytes are: algorithm (2), key derivation (2), checksum's algorithm (2), salt (32), two limits (8
+/// each), the key's number (8), the key (64), its checksum (32).
+fn fill_checksum(bytes: &mut [u8]) -> Option<()> {
+    const KEY: std::ops::Range<usize> = 54..126;
+    let (key, checksum) = bytes.split_at_mut_checked(KEY.end)?;
+    let has_password = key[2..4] != [0, 0];
+    if checksum.len() != 32 {
+        return None;
+    }
+    if !has_password && checksum.iter().all(|byte| *byte == 0) {
+        let sum = Blake2b256::new().chain_update(&key[..2]).chain_update(&key[KEY]).finalize();
+        checksum.copy_from_slice(&sum);
+    }
+    Some(())
 }
 
 impl std::fmt::Debug for SigningKey {
