@@ -64,6 +64,7 @@ impl Lake {
     }
 }
 
+// Shows 15.10, 15.12.
 #[test]
 fn an_auditor_verifies_a_lake_with_a_key_and_a_root() {
     let lake = Lake::new();
@@ -71,7 +72,8 @@ fn an_auditor_verifies_a_lake_with_a_key_and_a_root() {
     taptrail(&["lake", "compact", &lake.url]).fails(2, "there is no lake");
     let (key, public) = (lake.path("lake.key"), lake.path("lake.pub"));
     let (key, public) = (key.to_str().unwrap(), public.to_str().unwrap());
-    let made = Command::new("/usr/bin/minisign").args(["-G", "-W", "-p", public, "-s", key]).output().unwrap();
+    let made =
+        Command::new("/usr/bin/minisign").args(["-G", "-W", "-p", public, "-s", key]).output().unwrap();
     assert!(made.status.success(), "{made:?}");
 
     lake.archive("libvirt-9.0");
@@ -147,7 +149,10 @@ fn what_all_hosts_show_is_listed_and_old_days_go() {
     }
     let none = taptrail(&["lake", "findings", &lake.url, "--kind", "device-number-twice"]);
     assert_eq!((none.code(), &*none.stdout), (0, ""));
-    let pruned = json("lake-prune", &["lake", "prune", &lake.url, "--before", "2027-01-01", "--grace", "0s", "--json"]);
+    let pruned = json(
+        "lake-prune",
+        &["lake", "prune", &lake.url, "--before", "2027-01-01", "--grace", "0s", "--json"],
+    );
     assert!(pruned["days"].as_u64().unwrap() > 0, "{pruned}");
     assert!(lake.objects("held").is_empty());
     taptrail(&["lake", "check", &lake.url]).ok();

@@ -131,6 +131,7 @@ fn piece(log: &Path, from: usize, to: usize, directory: &Path, name: &str) -> Pa
     path
 }
 
+// Shows 15.7.
 #[test]
 fn whole_logs_give_what_they_give_alone() {
     let directory = tempfile::tempdir().unwrap();
@@ -185,26 +186,31 @@ fn pieces_give_the_whole(pieces: &[(usize, usize)], compact_each: bool) {
     assert_eq!(checked.problems, Vec::new());
 }
 
+// Shows 15.7.
 #[test]
 fn pieces_that_overlap_give_the_whole() {
     pieces_give_the_whole(&[(0, 500), (250, 1000)], false);
 }
 
+// Shows 15.7.
 #[test]
 fn a_log_that_grows_gives_the_whole() {
     pieces_give_the_whole(&[(0, 300), (0, 600), (0, 1000)], true);
 }
 
+// Shows 15.7.
 #[test]
 fn late_pieces_give_the_whole() {
     pieces_give_the_whole(&[(600, 1000), (0, 700)], true);
 }
 
+// Shows 15.7.
 #[test]
 fn a_log_that_was_rotated_between_readings_gives_the_whole() {
     pieces_give_the_whole(&[(0, 400), (300, 700), (600, 1000)], true);
 }
 
+// Shows 15.7.
 #[test]
 fn a_log_that_was_cut_in_two_gives_the_whole() {
     pieces_give_the_whole(&[(0, 500), (500, 1000)], false);

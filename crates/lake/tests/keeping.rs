@@ -96,6 +96,7 @@ fn object(store: &Arc<Store>, table: Table) -> String {
     objects.into_iter().find(|object| object.table == table).unwrap().path
 }
 
+// Shows 15.10.
 #[test]
 fn what_is_missing_or_altered_is_named() {
     let keep = tempfile::tempdir().unwrap();
@@ -125,6 +126,7 @@ fn what_is_missing_or_altered_is_named() {
     }
 }
 
+// Shows 15.10.
 #[test]
 fn a_manifest_that_was_altered_shows_by_its_signature_and_by_the_chain() {
     let keep = tempfile::tempdir().unwrap();
@@ -158,6 +160,7 @@ fn a_manifest_that_was_altered_shows_by_its_signature_and_by_the_chain() {
     assert_eq!(problems(&store, &rooted), [(ProblemKind::OtherRoot, two)]);
 }
 
+// Shows 15.10.
 #[test]
 fn a_signature_of_another_manifest_or_key_is_none() {
     let (keep, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -181,6 +184,7 @@ fn a_signature_of_another_manifest_or_key_is_none() {
     assert_eq!(found, [(ProblemKind::BadSignature, Generation(2).manifest())]);
 }
 
+// Shows 15.11.
 #[test]
 fn days_that_may_go_are_left_out_and_their_objects_deleted_after_the_grace_time() {
     let keep = tempfile::tempdir().unwrap();
@@ -209,6 +213,7 @@ fn days_that_may_go_are_left_out_and_their_objects_deleted_after_the_grace_time(
     assert_eq!(compact(&store, None).unwrap(), None, "its batches are not taken for new ones");
 }
 
+// Shows 15.8.
 #[test]
 fn what_lies_before_a_boot_is_not_derived_again() {
     let directory = tempfile::tempdir().unwrap();
@@ -254,6 +259,7 @@ fn what_lies_before_a_boot_is_not_derived_again() {
     );
 }
 
+// Shows 15.9.
 #[test]
 fn two_that_compact_at_once_make_one_generation_each_or_one() {
     let directory = tempfile::tempdir().unwrap();
