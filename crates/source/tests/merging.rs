@@ -410,7 +410,7 @@ fn other(seconds: u32, serial: u32) -> String {
     format!("type=USER_LOGIN msg=audit(1795460{seconds:03}.000:{serial}): pid=1 uid=0 auid=0 ses=0 msg='x'\n")
 }
 
-// Shows that pieces of a log, read separately, can be joined.
+// Pieces of a log that were read separately can be joined by these numbers.
 #[test]
 fn each_log_has_the_range_of_its_serial_numbers() {
     let logs = [
