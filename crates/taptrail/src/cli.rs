@@ -155,7 +155,7 @@ pub(crate) enum Command {
     /// Check, export or prune the ledger, or take a checkpoint of it
     #[command(subcommand)]
     Ledger(LedgerCommand),
-    /// Add what logs and ledgers have to a lake: Parquet objects in a directory or an object store
+    /// Add the trails of logs and ledgers to a lake, for questions to many hosts
     Archive(Archive),
     /// Compact, check and prune a lake, and list what all hosts show together
     #[command(subcommand)]
