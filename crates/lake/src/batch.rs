@@ -31,11 +31,36 @@ pub struct BatchWriter {
     findings: Spool<FindingRow>,
     coverage: Spool<CoverageRow>,
     records: Spool<RecordRow>,
-    /// The day of each host's last entry, and its position there.
-    positions: HashMap<Arc<str>, (Day, i64)>,
+    positions: Positions,
+    finding_positions: Positions,
     /// What lives until its host's records end: when that is, is known at the end.
     live: Vec<Holding>,
     running: Vec<GuestRun>,
+}
+
+/// Counts what comes of each host, from 0 on each day.
+#[derive(Debug, Default)]
+pub(crate) struct Positions(HashMap<Arc<str>, (Day, i64)>);
+
+impl Positions {
+    /// The position of the next one of a host.
+    pub(crate) fn next(&mut self, host: &Arc<str>, day: Day) -> i64 {
+        match self.0.get_mut(host) {
+            Some((last, position)) if *last >= day => {
+                // A time may be of the day before: its position goes on from the next one's.
+                *position += 1;
+                *position
+            }
+            Some(last) => {
+                *last = (day, 0);
+                0
+            }
+            None => {
+                self.0.insert(Arc::clone(host), (day, 0));
+                0
+            }
+        }
+    }
 }
 
 /// What a batch added.
@@ -158,7 +183,8 @@ impl BatchWriter {
             findings: Spool::new(path)?,
             coverage: Spool::new(path)?,
             records: Spool::new(path)?,
-            positions: HashMap::new(),
+            positions: Positions::default(),
+            finding_positions: Positions::default(),
             live: Vec::new(),
             running: Vec::new(),
             _scratch: scratch,
@@ -172,21 +198,7 @@ impl BatchWriter {
     /// It can't be kept on disk.
     pub fn entry(&mut self, entry: &Entry) -> Result<(), LakeError> {
         let day = Day::of(entry.time);
-        let position = match self.positions.get_mut(&entry.host) {
-            Some((last, position)) if *last == day => {
-                *position += 1;
-                *position
-            }
-            Some(last) => {
-                // A time may be of the day before: its position goes on from the next one's.
-                *last = (day, if day < last.0 { last.1 + 1 } else { 0 });
-                last.1
-            }
-            None => {
-                self.positions.insert(Arc::clone(&entry.host), (day, 0));
-                0
-            }
-        };
+        let position = self.positions.next(&entry.host, day);
         self.records.push(day, RecordRow::of(entry, position))
     }
 
@@ -230,7 +242,9 @@ impl BatchWriter {
     ///
     /// It can't be kept on disk.
     pub fn finding(&mut self, finding: &Finding) -> Result<(), LakeError> {
-        self.findings.push(Day::of(finding.time), FindingRow::of(finding))
+        let day = Day::of(finding.time);
+        let position = self.finding_positions.next(&finding.host, day);
+        self.findings.push(day, FindingRow { position, ..FindingRow::of(finding) })
     }
 
     /// Writes the batch to a lake. None if it has nothing: no host's time is covered.

@@ -1,5 +1,7 @@
 //! Batches of real logs, in pieces, late and twice: compacted, they give what the whole logs give.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write as _;
 use std::ops::ControlFlow;
@@ -8,11 +10,11 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use taptrail_lake::{
-    BatchWriter, Checks, CoverageRow, Day, HeldRow, LakeError, Limits, ObjectReader, Row, RunRow, Snapshot,
-    Store, compact,
+    BatchWriter, Checks, CoverageRow, Day, FindingRow, HeldRow, LakeError, Limits, ObjectReader, Row, RunRow,
+    Snapshot, Store, compact,
 };
 use taptrail_source::{Hosts, Input, ReadOptions, ReadOutcome, read};
-use taptrail_trail::{GuestRun, Holding, Proof, Trail};
+use taptrail_trail::{Finding, GuestRun, Holding, Proof, Trail};
 
 /// The runs of the lab that are used, each as a host.
 fn logs() -> Vec<(String, PathBuf)> {
@@ -38,6 +40,7 @@ fn logs() -> Vec<(String, PathBuf)> {
 struct Whole {
     holdings: Vec<Holding>,
     runs: Vec<GuestRun>,
+    findings: Vec<Finding>,
 }
 
 /// Reads a log of a host, adds it to a lake as a batch, and returns what it gives.
@@ -65,7 +68,7 @@ fn archive(store: &Store, host: &str, log: &Path) -> Whole {
         rows.iter_mut().rev().find(is_span).unwrap().1.last_serial = Some(range.last.into());
     }
     batch.finish(store, &input, rows).unwrap();
-    Whole { holdings: rest.holdings, runs }
+    Whole { holdings: rest.holdings, runs, findings: rest.findings }
 }
 
 /// The rows of a table in the last generation.
@@ -138,9 +141,12 @@ fn whole_logs_give_what_they_give_alone() {
     let store = store(directory.path());
     let mut whole = Whole::default();
     for (host, log) in logs() {
-        let Whole { holdings, runs } = archive(&store, &host, &log);
+        let Whole { holdings, runs, mut findings } = archive(&store, &host, &log);
         whole.holdings.extend(holdings);
         whole.runs.extend(runs);
+        // Of one time, in the order in which they were made.
+        findings.sort_by_key(|finding| finding.time);
+        whole.findings.extend(findings);
         // Sent twice.
         archive(&store, &host, &log);
     }
@@ -150,6 +156,11 @@ fn whole_logs_give_what_they_give_alone() {
     assert_eq!(held(&store), sorted(whole.holdings.into_iter()));
     let last = rows::<RunRow>(&store).into_iter().filter(|row| row.last);
     assert_eq!(runs(last.map(|row| row.run().unwrap())), runs(whole.runs.into_iter()));
+    let mut findings: Vec<Finding> =
+        rows::<FindingRow>(&store).into_iter().map(|row| row.finding().unwrap()).collect();
+    findings.sort_by(|a, b| a.host.cmp(&b.host));
+    whole.findings.sort_by(|a, b| a.host.cmp(&b.host));
+    assert_eq!(findings, whole.findings);
     assert_eq!(compact(&store, None).unwrap(), None, "all is in the generation");
     let checked = taptrail_lake::check(&store, &Checks::default(), &mut |_, _| {}).unwrap();
     assert_eq!((checked.problems, checked.root), (Vec::new(), Some(compacted.root)));

@@ -1,5 +1,7 @@
 //! A lake tells what is missing, altered or out of order; and it forgets what it may forget.
 
+#![allow(clippy::unwrap_used)]
+
 use std::ops::ControlFlow;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};

@@ -11,6 +11,7 @@ use taptrail_trail::{Content, Entry, Finding, Gap, GapReason, GuestRun, Holding,
 use super::coverage::Covered;
 use super::merge::HostMerge;
 use super::plan::{Derive, Plan};
+use crate::batch::Positions;
 use crate::slice::{held_rows, run_rows};
 use crate::spool::{SortedRows, Spool};
 use crate::tables::columns::micros;
@@ -23,6 +24,8 @@ pub(super) struct Derivation {
     pub(super) findings: Spool<FindingRow>,
     pub(super) coverage: Spool<CoverageRow>,
     pub(super) records: Spool<RecordRow>,
+    positions: Positions,
+    finding_positions: Positions,
 }
 
 impl Derivation {
@@ -34,6 +37,8 @@ impl Derivation {
             findings: Spool::new(scratch)?,
             coverage: Spool::new(scratch)?,
             records: Spool::new(scratch)?,
+            positions: Positions::default(),
+            finding_positions: Positions::default(),
         };
         let mut hosts: HashMap<Arc<str>, HostDerivation<'_>> =
             plan.derived().map(|(host, how)| (Arc::clone(host), HostDerivation::new(host, how))).collect();
@@ -95,8 +100,6 @@ struct HostDerivation<'a> {
     trail: Trail,
     /// The times that no reading covers, the earliest first.
     holes: VecDeque<Span>,
-    /// The day of the last record, and its position there.
-    last: Option<(Day, i64)>,
 }
 
 impl<'a> HostDerivation<'a> {
@@ -107,7 +110,6 @@ impl<'a> HostDerivation<'a> {
             merge: HostMerge::default(),
             trail: Trail::with_runs(),
             holes: how.joined.holes.iter().copied().collect(),
-            last: None,
         }
     }
 
@@ -151,8 +153,7 @@ impl<'a> HostDerivation<'a> {
         }
         self.feed_entry(&entry, to)?;
         if self.how.has(day) {
-            row.position = self.last.filter(|(last, _)| *last == day).map_or(0, |(_, position)| position + 1);
-            self.last = Some((day, row.position));
+            row.position = to.positions.next(&self.host, day);
             to.records.push(day, row)?;
         }
         Ok(())
@@ -202,6 +203,10 @@ impl Derivation {
 
     fn add_finding(&mut self, how: &Derive, finding: &Finding) -> Result<(), LakeError> {
         let day = Day::of(finding.time);
-        if how.has(day) { self.findings.push(day, FindingRow::of(finding)) } else { Ok(()) }
+        if !how.has(day) {
+            return Ok(());
+        }
+        let position = self.finding_positions.next(&finding.host, day);
+        self.findings.push(day, FindingRow { position, ..FindingRow::of(finding) })
     }
 }

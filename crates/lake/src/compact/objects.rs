@@ -30,7 +30,7 @@ impl NewObjects {
         generation: Generation,
     ) -> Result<Self, LakeError> {
         let mut all = Self { objects: Vec::new(), written: 0, kept: 0 };
-        let Derivation { held, runs, findings, coverage, records } = derived;
+        let Derivation { held, runs, findings, coverage, records, .. } = derived;
         all.write_table(store, plan, held, generation)?;
         all.write_table(store, plan, runs, generation)?;
         all.write_table(store, plan, findings, generation)?;

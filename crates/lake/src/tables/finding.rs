@@ -19,6 +19,9 @@ use crate::{Row, Table};
 pub struct FindingRow {
     pub host: String,
     pub time: Micros,
+    /// Its place in the order in which its host's findings were made: of one incident, the first is
+    /// what the others follow from.
+    pub position: i64,
     pub kind: String,
     pub severity: String,
     pub guest: Option<String>,
@@ -35,13 +38,14 @@ pub struct FindingRow {
 }
 
 impl FindingRow {
-    /// The row of a finding.
+    /// The row of a finding, the first of its host and day.
     pub fn of(finding: &Finding) -> Self {
         let guest = finding.guest.as_ref();
         let device = finding.device.as_ref();
         Self {
             host: finding.host.to_string(),
             time: micros(finding.time),
+            position: 0,
             kind: finding.kind.as_str().to_owned(),
             severity: finding.kind.severity().as_str().to_owned(),
             guest: guest.map(|guest| guest.name.to_string()),
@@ -96,6 +100,7 @@ impl Row for FindingRow {
         vec![
             text("host"),
             time("time"),
+            int("position"),
             text("kind"),
             text("severity"),
             maybe_text("guest"),
@@ -129,6 +134,7 @@ impl Row for FindingRow {
         self.host
             .cmp(&other.host)
             .then_with(|| self.time.cmp(&other.time))
+            .then_with(|| self.position.cmp(&other.position))
             .then_with(|| self.kind.cmp(&other.kind))
             .then_with(|| key(self).cmp(&key(other)))
             .then_with(|| (&self.text, &self.proof).cmp(&(&other.text, &other.proof)))

@@ -22,7 +22,8 @@ use crate::{Row, Table};
 #[allow(missing_docs)] // The columns are `Entry`'s fields, and documented there.
 pub struct RecordRow {
     pub host: String,
-    /// Its place in the order in which a trail is fed, from 0 on each day of the host.
+    /// Its place in the order in which a trail is fed, from 0 on each day of the host: of one time,
+    /// it decides.
     pub position: i64,
     pub time: Micros,
     pub serial: Option<i64>,
@@ -222,7 +223,7 @@ impl Row for RecordRow {
     }
 
     fn order(&self, other: &Self) -> Ordering {
-        let place = |row: &Self| (row.position, row.time, row.serial, row.line);
+        let place = |row: &Self| (row.time, row.position, row.serial, row.line);
         self.host
             .cmp(&other.host)
             .then_with(|| place(self).cmp(&place(other)))
