@@ -19,11 +19,18 @@ pub(crate) const CONTEXT_BYTES: usize = 8 * 1024;
 /// Maximum bytes parsed of one line. The rest of a longer line is skipped.
 pub(crate) const MAX_LINE_BYTES: usize = 256 * 1024;
 
+/// Alignment of the memory that a file is read into. Allocators put a large buffer 16 bytes after
+/// a page's begin. There, the kernel's copy (`rep movsb`) takes a third longer on an AMD EPYC of
+/// 2022, and with 8 bytes three times as long.
+const READ_ALIGNMENT: usize = 64;
+
 /// Complete lines, with the context before them.
 #[derive(Debug, Default)]
 pub(crate) struct Piece {
     bytes: Vec<u8>,
-    /// Offset of the first line in `bytes`.
+    /// Bytes at the front of `bytes` that are unused, so that what is read is aligned.
+    unused: usize,
+    /// Offset of the first line after the unused bytes.
     begin: usize,
     /// Input bytes that this piece accounts for.
     pub(crate) size: u64,
@@ -33,7 +40,7 @@ impl Piece {
     /// All bytes, and the offset of the first line. The last line has no newline if it is the
     /// input's last, or too long.
     pub(crate) fn lines(&self) -> (&[u8], usize) {
-        (&self.bytes, self.begin)
+        (&self.bytes[self.unused..], self.begin)
     }
 }
 
@@ -90,9 +97,11 @@ impl FileFeed {
         let bytes = &mut piece.bytes;
         // The bytes beyond the piece usually contain the rest of its last line.
         let end = context + PIECE_BYTES;
-        bytes.resize(end + CONTEXT_BYTES, 0);
-        let read = self.read(bytes, from)?;
-        bytes.truncate(read);
+        bytes.resize(READ_ALIGNMENT + end + CONTEXT_BYTES, 0);
+        let unused = bytes.as_ptr().align_offset(READ_ALIGNMENT).min(READ_ALIGNMENT);
+        let read = self.read(&mut bytes[unused..unused + end + CONTEXT_BYTES], from)?;
+        bytes.truncate(unused + read);
+        piece.unused = unused;
         if read <= context {
             // No line begins here: the file ends, or was truncated meanwhile.
             return Ok(None);
@@ -101,18 +110,18 @@ impl FileFeed {
         self.stored.fetch_add(piece.size, Ordering::Relaxed);
         piece.begin = match context.checked_sub(1) {
             None => 0,
-            Some(before) => match memchr(b'\n', &bytes[before..]) {
+            Some(before) => match memchr(b'\n', &bytes[unused + before..]) {
                 Some(newline) => before + newline + 1,
-                None => bytes.len(),
+                None => read,
             },
         };
         if piece.begin >= end {
             // A line that began earlier is longer than this piece.
-            bytes.truncate(piece.begin.min(end));
-            piece.begin = bytes.len();
+            piece.begin = piece.begin.min(end);
+            bytes.truncate(unused + piece.begin);
         } else if read > end {
-            match memchr(b'\n', &bytes[end - 1..]) {
-                Some(newline) => bytes.truncate(end + newline),
+            match memchr(b'\n', &bytes[unused + end - 1..]) {
+                Some(newline) => bytes.truncate(unused + end + newline),
                 None if read == end + CONTEXT_BYTES => self.finish_line(bytes, from + read as u64)?,
                 None => {}
             }
@@ -179,7 +188,7 @@ impl StreamFeed {
         let bytes = &mut piece.bytes;
         bytes.clear();
         bytes.append(&mut self.carry);
-        piece.begin = self.begin;
+        (piece.unused, piece.begin) = (0, self.begin);
         piece.size = 0;
         loop {
             let end = bytes.len();
