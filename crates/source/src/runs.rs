@@ -42,6 +42,24 @@ impl Run {
         self.entered || (millis - self.until >= -CLOCK_JUMP_MS && millis - self.since <= MAX_RUN_MS)
     }
 
+    /// Adds an event, if it is the last one or the next. Most lines are of one of the two.
+    #[inline]
+    fn extend(&mut self, millis: i64, serial: u32, entered: bool) -> bool {
+        if serial == self.last {
+            return true;
+        }
+        if serial != self.last.wrapping_add(1) || !(entered || self.is_near(millis)) {
+            return false;
+        }
+        self.last = serial;
+        // A system call's record is written when it ends, so its time is only a lower bound.
+        self.until = self.until.max(millis);
+        if self.entered && !entered {
+            (self.since, self.entered) = (millis, false);
+        }
+        true
+    }
+
     /// Whether its lines name this host.
     #[inline]
     fn is_of(&self, node: &[u8]) -> bool {
@@ -56,7 +74,12 @@ pub(crate) struct RunCollector {
     runs: Vec<Run>,
     /// Whether there are lines of other types than `VIRT_…`.
     others: bool,
+    /// The first eight digits of the last usual stamp's time, as their values and as a number.
+    hundreds: (u64, i64),
 }
+
+/// The front of a system call's record.
+const SYSTEM_CALL: &[u8] = b"type=SYSCALL ";
 
 /// Bytes in which a line's stamp is searched, after a host's name and a type.
 const STAMP_SEARCH_BYTES: usize = 400;
@@ -79,27 +102,58 @@ impl RunCollector {
         }
         self.others |= !record.starts_with(b"type=VIRT_");
         let Some((millis, serial)) = stamp(record).and_then(moment) else { return };
-        let entered = record.starts_with(b"type=SYSCALL ");
-        if let Some(run) = self.runs.last_mut()
-            && run.is_of(node)
-        {
-            // Most lines belong to the same event as the line before, or to the next one.
-            if serial == run.last {
-                return;
-            }
-            if serial == run.last.wrapping_add(1) && (entered || run.is_near(millis)) {
-                run.last = serial;
-                // A system call's record is written when it ends, so its time is only a lower
-                // bound.
-                run.until = run.until.max(millis);
-                if run.entered && !entered {
-                    (run.since, run.entered) = (millis, false);
-                }
-                return;
-            }
+        let entered = record.starts_with(SYSTEM_CALL);
+        if self.runs.last_mut().is_some_and(|run| run.is_of(node) && run.extend(millis, serial, entered)) {
+            return;
         }
         let (first, last, since, until) = (serial, serial, millis, millis);
         self.runs.push(Run { node: node.into(), first, last, since, until, line: number, entered });
+    }
+
+    /// Takes a line as [`Self::take`] does, if it has the usual stamp and continues the run of the
+    /// line before, and returns whether it did. The line names no host, and its type is neither
+    /// `DAEMON_…` nor `VIRT_…`.
+    #[inline]
+    pub(crate) fn take_usual(&mut self, line: &[u8]) -> bool {
+        let Some((millis, serial)) = self.usual_stamp(line) else { return false };
+        let entered = line.starts_with(SYSTEM_CALL);
+        let continues =
+            self.runs.last_mut().is_some_and(|run| run.is_of(b"") && run.extend(millis, serial, entered));
+        self.others |= continues;
+        continues
+    }
+
+    /// The time and serial number of a line without a host, if its stamp has the usual form and is
+    /// where types of usual length let it be. Reads words of 8 and 16 bytes, and has no loop.
+    #[inline]
+    fn usual_stamp(&mut self, line: &[u8]) -> Option<(i64, u32)> {
+        let (front, back) = line.split_first_chunk()?;
+        if find_byte(*front, b'(') < 16 {
+            return None;
+        }
+        let open = 16 + find_byte(*back.first_chunk()?, b'(');
+        let (words, _) = line.get(open - 7..)?.split_first_chunk::<32>()?;
+        let ([audit, hundreds, rest, _], _) = words.as_chunks::<8>() else { return None };
+        if audit != b"g=audit(" {
+            return None;
+        }
+        let values = digit_values(*hundreds);
+        if values != self.hundreds.0 {
+            if not_digits(values) != 0 {
+                return None;
+            }
+            self.hundreds = (values, i64::try_from(eight_digits(values)).ok()?);
+        }
+        // Two digits of seconds, a point, three digits of milliseconds, a colon, and one digit more.
+        let values = digit_values(*rest);
+        if not_digits(values) != POINT_AND_COLON_BITS || values & POINT_AND_COLON != POINT_AND_COLON_VALUES {
+            return None;
+        }
+        let digits = values.to_le_bytes();
+        let digit = |place: usize| i64::from(digits[place]);
+        let seconds = self.hundreds.1 * 100 + digit(0) * 10 + digit(1);
+        let millis = seconds * 1000 + digit(3) * 100 + digit(4) * 10 + digit(5);
+        Some((millis, closed_number(&line[open + 16..])?))
     }
 
     /// The runs, in the order of their lines, and whether there are lines of other types than
@@ -150,6 +204,63 @@ fn usual_moment(stamp: &[u8]) -> Option<(i64, u32)> {
     None
 }
 
+/// The place of the first such byte; 16 if there is none.
+#[inline]
+fn find_byte(bytes: [u8; 16], byte: u8) -> usize {
+    const ONES: u128 = u128::from_le_bytes([1; 16]);
+    let differences = u128::from_le_bytes(bytes) ^ u128::from_le_bytes([byte; 16]);
+    // Subtraction sets the highest bit of the first zero byte, and below it of none.
+    let zeros = differences.wrapping_sub(ONES) & !differences & (ONES << 7);
+    zeros.trailing_zeros() as usize / 8
+}
+
+/// The values of eight digits; the first is in the lowest byte. Other characters are above 9.
+#[inline]
+const fn digit_values(text: [u8; 8]) -> u64 {
+    u64::from_le_bytes(text) ^ u64::from_le_bytes([b'0'; 8])
+}
+
+/// The places of the point and the colon in `22.944:2`, and their values.
+const POINT_AND_COLON: u64 = u64::from_le_bytes([0, 0, 0xFF, 0, 0, 0, 0xFF, 0]);
+const POINT_AND_COLON_BITS: u64 = POINT_AND_COLON & u64::from_le_bytes([0x80; 8]);
+const POINT_AND_COLON_VALUES: u64 = POINT_AND_COLON & digit_values(*b"00.000:0");
+
+/// The highest bit of each byte that is above 9.
+#[inline]
+const fn not_digits(values: u64) -> u64 {
+    const LOW_BITS: u64 = u64::from_le_bytes([0x7F; 8]);
+    (((values & LOW_BITS) + u64::from_le_bytes([0x7F - 9; 8])) | values) & !LOW_BITS
+}
+
+/// The number of eight digits: of pairs, of pairs of pairs, and of all.
+#[inline]
+const fn eight_digits(values: u64) -> u64 {
+    let pairs = (values * 10 + (values >> 8)) & 0x00FF_00FF_00FF_00FF;
+    let fours = (pairs * 100 + (pairs >> 16)) & 0x0000_FFFF_0000_FFFF;
+    (fours * 10_000 + (fours >> 32)) & 0xFFFF_FFFF
+}
+
+/// The number at the begin of a text of more than eight bytes, if `)` comes after it.
+#[inline]
+fn closed_number(text: &[u8]) -> Option<u32> {
+    let (front, back) = text.split_first_chunk::<8>()?;
+    let values = digit_values(*front);
+    let count = not_digits(values).trailing_zeros() / 8;
+    if count == 8 {
+        let mut number = eight_digits(values);
+        for byte in &back[..back.len().min(MAX_SERIAL_DIGITS - 7)] {
+            match byte {
+                b'0'..=b'9' => number = number * 10 + u64::from(byte - b'0'),
+                b')' => return u32::try_from(number).ok(),
+                _ => return None,
+            }
+        }
+        return None;
+    }
+    let is_closed = count > 0 && front[count as usize] == b')';
+    if is_closed { u32::try_from(eight_digits(values << (64 - 8 * count))).ok() } else { None }
+}
+
 /// Digits of the highest serial number.
 const MAX_SERIAL_DIGITS: usize = 10;
 
@@ -177,6 +288,8 @@ const MAX_DIGITS: usize = 18;
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn runs(lines: &[&str]) -> Vec<(u32, u32, i64, i64, u64)> {
@@ -257,6 +370,78 @@ mod tests {
         ] {
             assert_eq!(usual_moment(stamp.as_bytes()), None, "{stamp}");
             assert_eq!(super::moment(stamp.as_bytes()), moment, "{stamp}");
+        }
+    }
+
+    /// The runs of two lines, and whether the second was taken as a usual one.
+    fn usual_runs(first: &[u8], second: &[u8]) -> (bool, (Vec<Run>, bool)) {
+        let mut runs = RunCollector::default();
+        runs.take(first, 0);
+        let is_usual = runs.take_usual(second);
+        if !is_usual {
+            runs.take(second, 1);
+        }
+        (is_usual, runs.finish())
+    }
+
+    fn any_runs(first: &[u8], second: &[u8]) -> (Vec<Run>, bool) {
+        let mut runs = RunCollector::default();
+        runs.take(first, 0);
+        runs.take(second, 1);
+        runs.finish()
+    }
+
+    #[test]
+    fn a_usual_line_is_taken_as_any_line() {
+        for (name, serial) in [
+            ("X", 1_u32),
+            ("CWD", 9),
+            ("PATH", 99),
+            ("SYSCALL", 2592),
+            ("PROCTITLE", 99_999),
+            ("SERVICE_START", 999_999),
+            ("USER_ROLE_CHANGE", 9_999_998),
+            ("SYSCALL", 9_999_999),
+            ("SYSCALL", 99_999_998),
+            ("SYSCALL", 99_999_999),
+            ("SYSCALL", 999_999_999),
+            ("SYSCALL", u32::MAX - 1),
+        ] {
+            let line = |millis: &str, serial: u32| {
+                format!("type={name} msg=audit(17954600{millis}:{serial}): pid=1 uid=0").into_bytes()
+            };
+            let first = line("22.944", serial);
+            for second in [line("22.944", serial), line("22.944", serial + 1), line("59.007", serial + 1)] {
+                let (is_usual, runs) = usual_runs(&first, &second);
+                assert!(is_usual, "{}", second.as_bstr());
+                assert_eq!(runs.0.len(), 1, "{}", second.as_bstr());
+                assert_eq!(runs, any_runs(&first, &second));
+            }
+            for second in [line("22.944", serial - 1), line("20.000", serial + 1)] {
+                let (is_usual, runs) = usual_runs(&first, &second);
+                assert_eq!(is_usual, name == "SYSCALL" && second == line("20.000", serial + 1));
+                assert_eq!(runs, any_runs(&first, &second));
+            }
+        }
+        let unset = &b"type=X msg=audit(1.000:5): a"[..];
+        let zeros = [b"type=X msg=audit(", &[0; 8][..], b"22.944:6): pid=1 uid=0"].concat();
+        assert!(!usual_runs(unset, &zeros).0);
+    }
+
+    proptest! {
+        #[test]
+        fn a_line_nearly_usual_is_taken_as_any_line(
+            name in "[A-Z_(]{1,18}",
+            places in prop::collection::vec((0..60_usize, prop_oneof![any::<u8>(), Just(b'('), Just(b')'), Just(b'0'), Just(b'9')]), 0..3),
+            serial in prop_oneof![0..120_u64, 9_999_990..10_000_010_u64, 4_294_967_290..4_294_967_300_u64, any::<u64>()],
+            cut in 20..90_usize,
+        ) {
+            let line = |serial: u64| format!("type={name} msg=audit(1795460022.944:{serial}): pid=1 uid=0 a").into_bytes();
+            let (first, mut second) = (line(serial), line(serial.wrapping_add(1)));
+            places.into_iter().for_each(|(place, byte)| second[place.min(40)] = byte);
+            second.truncate(cut);
+            prop_assume!(![&b"type=DAEMON_"[..], b"type=VIRT_", b"node="].iter().any(|front| second.starts_with(front)));
+            prop_assert_eq!(usual_runs(&first, &second).1, any_runs(&first, &second), "{}", second.as_bstr());
         }
     }
 }
