@@ -17,6 +17,7 @@ mod guests;
 mod hostile_qemu;
 mod interference;
 mod lake_keeping;
+mod lake_queries;
 mod ledger;
 mod libvirt;
 mod lifecycle;

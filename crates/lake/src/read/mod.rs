@@ -16,14 +16,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use taptrail_trail::{Coverage, Entry, Finding, GuestRun, Holding, is_same_host};
+use taptrail_trail::{Coverage, Finding, GuestRun, Holding, is_same_host};
 
 pub use self::lines::Lines;
 use self::parts::Parts;
 use crate::tables::columns::micros;
 use crate::{
     Conditions, CoverageRow, Day, FindingRow, HeldRow, LakeError, Limits, Micros, ObjectEntry, ObjectReader,
-    PossibleRow, RecordRow, Row, Rows, RunRow, Snapshot, Store, Table, Test,
+    PossibleRow, Row, Rows, RunRow, Snapshot, Store, Table, Test,
 };
 
 /// A lake, as it is at one moment.
@@ -187,29 +187,6 @@ impl LakeReader {
                     moment.push(row);
                 }
                 emit(&path, &mut moment)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Passes on the entries of a time, the ends included: those of each host in their order.
-    ///
-    /// # Errors
-    ///
-    /// An object can't be read, or `take` fails.
-    pub fn entries<E: From<LakeError>>(
-        &self,
-        question: &Question,
-        until: Option<Timestamp>,
-        take: &mut impl FnMut(&Entry) -> Result<(), E>,
-    ) -> Result<(), E> {
-        let conditions = self.of_time(question, until);
-        for day in self.days(Table::Records, question.since, until) {
-            for (path, rows) in self.rows::<RecordRow>(day, &conditions)? {
-                for row in rows {
-                    let entry = row?.entry().map_err(|error| LakeError::damaged(&path, error))?;
-                    take(&entry)?;
-                }
             }
         }
         Ok(())

@@ -26,8 +26,6 @@ pub(super) enum Part {
     Trail,
     /// Runs of guests.
     Runs,
-    /// Entries and findings.
-    Events,
 }
 
 /// Why reading ends.
@@ -137,24 +135,10 @@ impl<T: TrailConsumer> Reading<'_, T> {
                 self.findings(lake)
             }
             Part::Runs => {
-                let at_any = self.question(Conditions(self.of_guests(false)));
+                let at_any = self.question(Conditions(self.of_guests()));
                 lake.runs(&at_any, &mut |run| {
                     self.passed += 1;
                     Ok(self.to.run(run)?)
-                })
-            }
-            Part::Events => {
-                let mut question = self.question(Conditions(self.of_guests(true)));
-                let at = self.filter.at;
-                question.since = self.filter.start.max(at.map(|at| at.from));
-                let until = [self.filter.end, at.map(|at| at.to)].into_iter().flatten().min();
-                lake.entries(&question, until, &mut |entry| {
-                    self.passed += 1;
-                    Ok::<_, End>(self.to.entry(entry)?)
-                })?;
-                lake.findings(&question, until, &mut |finding| {
-                    self.passed += 1;
-                    Ok(self.to.finding(finding)?)
                 })
             }
         }
@@ -216,15 +200,9 @@ impl<T: TrailConsumer> Reading<'_, T> {
         Question { conditions, host: host.clone(), since, possibly: at.is_some() }
     }
 
-    fn of_guests(&self, or_none: bool) -> Vec<Vec<Test>> {
-        let mut tests: Vec<Test> = self.filter.guests.iter().flat_map(of_guest).collect();
-        if tests.is_empty() {
-            return Vec::new();
-        }
-        if or_none {
-            tests.push(Test::None("guest"));
-        }
-        vec![tests]
+    fn of_guests(&self) -> Vec<Vec<Test>> {
+        let tests: Vec<Test> = self.filter.guests.iter().flat_map(of_guest).collect();
+        if tests.is_empty() { Vec::new() } else { vec![tests] }
     }
 
     /// Adds the time of a holding: findings within it may concern it.

@@ -112,12 +112,13 @@ impl<'a, T: TrailConsumer> TrailReader<'a, T> {
                  `taptrail lake check` compares them"
             )));
         }
+        if self.wanted.resources {
+            return Err(Failure::input(anyhow::anyhow!(
+                "--all-events: a lake has no records of other resources than network devices: give the logs"
+            )));
+        }
         let begun = Instant::now();
-        let part = match (self.runs, self.wanted.resources) {
-            (true, _) => Part::Runs,
-            (_, true) => Part::Events,
-            _ => Part::Trail,
-        };
+        let part = if self.runs { Part::Runs } else { Part::Trail };
         let Some((lake, notes)) = lake::read(url, filter, part, self.to)? else {
             return Ok(Answer::Interrupted);
         };

@@ -41,6 +41,11 @@ impl SourceLines {
     /// The line of a proof as it is in its source, if it could be read again.
     pub(crate) fn get(&self, proof: &Proof) -> Option<String> {
         if let Some(line) = self.lake.get(proof) {
+            // The kernel's open is two records of an audit log, and its proof is the last of them.
+            let mut records = line.split(|byte| *byte == b'\n');
+            let is_record = |line: &[u8]| line.starts_with(b"type=") || line.starts_with(b"node=");
+            let last = records.clone().all(is_record).then(|| records.next_back()).flatten();
+            let line = last.unwrap_or(line);
             return Some(String::from_utf8_lossy(line).trim_end_matches('\r').to_owned());
         }
         let line = self.lines.get(&proof.source)?.get(&proof.line)?.as_deref()?;
