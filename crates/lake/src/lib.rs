@@ -34,6 +34,7 @@ mod sign;
 mod slice;
 mod snapshot;
 mod spool;
+pub mod sql;
 mod store;
 mod tables;
 

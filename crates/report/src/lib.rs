@@ -26,6 +26,7 @@
 
 #![forbid(unsafe_code)]
 
+mod answer;
 mod csv;
 mod duration;
 mod ecs;
@@ -58,6 +59,7 @@ mod verify;
 mod warnings;
 mod who;
 
+pub use answer::{AnswerValue, answer_object, answer_table, write_answer_csv};
 pub use events::{EventSink, GuestEvent};
 pub use explain::{CitedSources, Explainer, Explanation, LineReader, Records};
 pub use filter::{DeviceFilter, DeviceFilterError, Filter, GuestFilter};

@@ -53,6 +53,7 @@ impl Schema {
         "lake-findings",
         "lake-prune",
         "lake-check",
+        "lake-sql",
     ];
 
     /// The one of this name.

@@ -6,6 +6,7 @@ mod format;
 mod groups;
 mod guests;
 mod lake;
+mod lake_sql;
 mod queries;
 mod report;
 mod schema;
@@ -31,6 +32,7 @@ use self::format::{OutputFormat, StreamFormat};
 pub(crate) use self::groups::command;
 pub(crate) use self::guests::Guests;
 pub(crate) use self::lake::{CheckLake, Compact, FleetFindings, LakeCommand, PruneLake, Signing};
+pub(crate) use self::lake_sql::{AnswerFormat, LakeEngine, LakeSql};
 pub(crate) use self::queries::{
     AssumedHost, Findings, Inputs, Output, Scope, Selection, Sources, Times, Trail,
 };

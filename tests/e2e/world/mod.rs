@@ -86,6 +86,7 @@ fn documented<S: AsRef<OsStr>>(arguments: &[S], text: &str) -> Value {
         ("list", "list"),
         ("recover", "recover"),
         ("archive", "archive"),
+        ("sql", "lake-sql"),
         ("compact", "lake-compact"),
         ("checkpoint", "ledger-checkpoint"),
         ("prune", if is_said("lake") { "lake-prune" } else { "ledger-prune" }),

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use taptrail_lake::Root;
 
+use super::LakeSql;
 use super::format::OutputFormat;
 
 /// Look after a lake: the archived trails of many hosts
@@ -23,6 +24,8 @@ pub(crate) enum LakeCommand {
     Prune(PruneLake),
     /// Check that a lake is as it was written
     Check(CheckLake),
+    /// Print a question to a lake as SQL for an engine, or ask it
+    Sql(Box<LakeSql>),
 }
 
 /// Where the key that signs manifests is.

@@ -356,7 +356,7 @@ fn kinds() -> impl TypedValueParser<Value = FindingKind> {
 }
 
 /// Each severity with its meaning, for `--help`.
-fn severities() -> impl TypedValueParser<Value = Severity> {
+pub(super) fn severities() -> impl TypedValueParser<Value = Severity> {
     let named = |severity: &Severity| PossibleValue::new(severity.as_str()).help(severity.summary());
     PossibleValuesParser::new(Severity::ALL.iter().map(named)).map(|word| {
         // Only words of ALL come here.

@@ -1,5 +1,8 @@
 //! `taptrail lake`: looks after the archived trails of many hosts.
 
+mod client;
+mod sql;
+
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -30,6 +33,7 @@ pub(crate) fn lake(command: &LakeCommand) -> CommandResult {
         LakeCommand::Findings(arguments) => findings(arguments),
         LakeCommand::Prune(arguments) => prune(arguments),
         LakeCommand::Check(arguments) => check(arguments),
+        LakeCommand::Sql(arguments) => sql::sql(arguments),
     }
     // Exit code 1 would mean that something is found.
     .map_err(|failure| if failure.code() == FOUND { failure.with_code(Failure::INPUT) } else { failure })

@@ -53,7 +53,7 @@ impl Query {
         self.range(times.start.as_deref(), times.end.as_deref())
     }
 
-    pub(super) fn at(&mut self, at: Option<&str>) -> Result<(), Failure> {
+    pub(crate) fn at(&mut self, at: Option<&str>) -> Result<(), Failure> {
         self.filter.at = self.time("--at", at)?.map(|TimeRange { from, to }| QueryRange { from, to });
         Ok(())
     }

@@ -1,0 +1,212 @@
+//! Questions to a lake, answered natively: each planted case is found, and nothing else.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod fleet;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use fleet::{Options, write_lake};
+use serde_json::Value as Json;
+use taptrail_lake::sql::{Answer, DeviceIs, Moment, Parameters, Question, Value, answer};
+use taptrail_lake::{ObjectEntry, Snapshot, Store};
+
+struct Lake {
+    store: Arc<Store>,
+    objects: Vec<ObjectEntry>,
+    truth: Json,
+    _directory: tempfile::TempDir,
+}
+
+impl Lake {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::open(&format!("file://{}", directory.path().display())).unwrap());
+        let options =
+            Options { hosts: 9, days: 4, guests: 2, first_day: "2026-10-01".parse().unwrap(), seed: 7 };
+        let truth = write_lake(&store, &options).unwrap();
+        let objects = Snapshot::existing(&store).unwrap().generation.unwrap().objects;
+        Self { store, objects, truth, _directory: directory }
+    }
+
+    fn ask(&self, question: Question, parameters: &Parameters) -> Answer {
+        assert_eq!(question.lacks(parameters), None);
+        let answer = answer(&self.store, &self.objects, question, parameters).unwrap();
+        let columns = question.columns().len();
+        assert!(answer.iter().all(|row| row.len() == columns), "{question}");
+        answer
+    }
+
+    fn time(&self, name: &str) -> i64 {
+        micros(self.truth[name].as_str().unwrap())
+    }
+
+    fn at(&self) -> Moment {
+        Moment { first: self.time("at"), last: self.time("at") }
+    }
+}
+
+fn micros(text: &str) -> i64 {
+    text.parse::<jiff::Timestamp>().unwrap().as_microsecond()
+}
+
+/// The values of a column.
+fn column<'a>(question: Question, answer: &'a Answer, name: &str) -> Vec<&'a Value> {
+    let at = question.columns().iter().position(|column| column.name == name).unwrap();
+    answer.iter().map(|row| &row[at]).collect()
+}
+
+fn texts(question: Question, answer: &Answer, name: &str) -> BTreeSet<String> {
+    let text = |value: &Value| match value {
+        Value::Text(text) => text.clone(),
+        other => format!("{other:?}"),
+    };
+    column(question, answer, name).into_iter().map(text).collect()
+}
+
+fn set(words: &[&str]) -> BTreeSet<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
+}
+
+#[test]
+fn a_mac_in_two_guests_is_held_by_both() {
+    let lake = Lake::new();
+    let mac = lake.truth["mac"].as_str().unwrap().parse().unwrap();
+    let asked = Parameters { mac: Some(mac), at: Some(lake.at()), ..Parameters::default() };
+    let held = lake.ask(Question::Who, &asked);
+    // Two hosts, a tap and a vhost-net each.
+    assert_eq!(held.len(), 4);
+    assert_eq!(texts(Question::Who, &held, "host"), set(&["kvm0002", "kvm0003.example.org"]));
+    assert_eq!(texts(Question::Who, &held, "holds"), set(&["yes"]));
+    let released = column(Question::Who, &held, "released");
+    assert!(
+        released.iter().all(|time| matches!(time, Value::Time(_))),
+        "later days' rows say when: {held:?}"
+    );
+
+    let at = micros("2026-10-02T12:00:00Z");
+    let later = Parameters { at: Some(Moment { first: at, last: at }), ..asked };
+    let alone = lake.ask(Question::Who, &later);
+    assert_eq!(texts(Question::Who, &alone, "host"), set(&["kvm0002"]));
+}
+
+#[test]
+fn hosts_without_records_are_unknown_then() {
+    let lake = Lake::new();
+    let question = Question::UnknownHosts;
+    let unknown = |at: &str| {
+        let at = micros(at);
+        let asked = Parameters { at: Some(Moment { first: at, last: at }), ..Parameters::default() };
+        let answer = lake.ask(question, &asked);
+        let why = column(question, &answer, "why").into_iter().cloned();
+        let hosts = column(question, &answer, "host").into_iter().cloned();
+        hosts.zip(why).collect::<Vec<_>>()
+    };
+    let pair = |host: &str, why: &str| (Value::Text(host.into()), Value::Text(why.into()));
+    // Host 6 has no start; records of host 1 are missing for ten minutes on the second day, and
+    // host 4 is silent for three hours, and host 5 from the third day on.
+    let no_start = pair("kvm0006.example.org", "no-start");
+    assert_eq!(unknown("2026-10-01T12:00:00Z"), std::slice::from_ref(&no_start));
+    assert_eq!(unknown("2026-10-02T06:05:00Z"), [pair("kvm0001", "not-covered"), no_start.clone()]);
+    assert_eq!(
+        unknown("2026-10-02T11:00:00Z"),
+        [pair("kvm0001", "no-start"), pair("kvm0004", "not-covered"), no_start.clone()]
+    );
+    assert_eq!(unknown("2026-10-04T11:00:00Z")[2], pair("kvm0005", "not-covered"));
+    assert_eq!(unknown("2026-09-30T11:00:00Z").len(), 9, "before all records");
+}
+
+#[test]
+fn a_migration_is_told_from_a_copied_address() {
+    let lake = Lake::new();
+    let question = Question::MacOnTwoHosts;
+    let met = lake.ask(question, &Parameters::default());
+    assert_eq!(texts(question, &met, "what"), set(&["migration", "two-guests"]));
+    let migrations: Vec<_> = met.iter().filter(|row| row[7] == Value::Text("migration".into())).collect();
+    let [migration] = migrations[..] else { panic!("{met:?}") };
+    assert_eq!(migration[0], Value::Text(lake.truth["migration"]["mac"].as_str().unwrap().into()));
+    // The guest arrives at noon, and has left two seconds later.
+    let arrived = micros("2026-10-02T12:00:00.03Z");
+    assert_eq!(migration[8..], [Value::Time(arrived), Value::Time(micros("2026-10-02T12:00:02Z"))]);
+    // Two short holdings within the long one, each of its own guest; the third comes after its end.
+    let copied: Vec<_> = met.iter().filter(|row| row[7] == Value::Text("two-guests".into())).collect();
+    let mac = Value::Text(lake.truth["copied"]["mac"].as_str().unwrap().into());
+    assert!(copied.len() == 2 && copied.iter().all(|row| row[0] == mac), "{copied:?}");
+}
+
+#[test]
+fn silent_hosts_and_clocks_ahead_are_found() {
+    let lake = Lake::new();
+    let asked = Parameters {
+        end: Some(lake.time("end")),
+        at: Some(Moment { first: lake.time("end"), last: lake.time("end") }),
+        longer_than: Some(3600),
+        ..Parameters::default()
+    };
+    let mut silent = lake.ask(Question::SilentHosts, &asked);
+    silent.sort();
+    let time = |text: &str| Value::Time(micros(text));
+    let expected = [
+        vec![Value::Text("kvm0004".into()), time("2026-10-02T10:00:00Z"), time("2026-10-02T13:00:00Z")],
+        vec![Value::Text("kvm0005".into()), time("2026-10-03T12:00:00Z"), Value::Null],
+    ];
+    assert_eq!(silent, expected);
+    let longer = Parameters { longer_than: Some(4 * 3600), ..asked.clone() };
+    assert_eq!(lake.ask(Question::SilentHosts, &longer).len(), 1);
+    let ahead = lake.ask(Question::ClockSkew, &asked);
+    assert_eq!(texts(Question::ClockSkew, &ahead, "host"), set(&["kvm0007"]));
+}
+
+#[test]
+fn a_guests_name_is_compared_and_never_read() {
+    let lake = Lake::new();
+    for name in lake.truth["hostile"].as_array().unwrap() {
+        let name = name.as_str().unwrap();
+        let asked = Parameters { guest: Some(name.to_owned()), ..Parameters::default() };
+        let held = lake.ask(Question::Trail, &asked);
+        assert_eq!(held.len(), 2, "{name}: a tap and a vhost-net");
+        assert_eq!(texts(Question::Trail, &held, "guest"), set(&[name]));
+    }
+}
+
+#[test]
+fn each_holding_is_there_once_with_all_that_is_known() {
+    let lake = Lake::new();
+    let all = lake.ask(Question::Trail, &Parameters::default());
+    let counts = lake.ask(Question::Count, &Parameters::default());
+    let sum = |name| {
+        let values = column(Question::Count, &counts, name).into_iter();
+        values.map(|value| if let Value::Int(number) = value { *number } else { 0 }).sum::<i64>()
+    };
+    // Each holding began on one day.
+    assert_eq!(sum("began"), i64::try_from(all.len()).unwrap());
+    assert_eq!(sum("lived"), lake.truth["rows"].as_i64().unwrap());
+    assert!(!texts(Question::Trail, &all, "host").contains("superseded"));
+    let never = lake.ask(Question::NeverGranted, &Parameters::default());
+    // One of them was given up on the day after its open.
+    assert!(
+        texts(Question::NeverGranted, &never, "host").is_superset(&set(&["kvm0005", "kvm0006.example.org"]))
+    );
+    let device = Some(DeviceIs::Kind("vhost-net".into()));
+    let asked = Parameters { device, at: Some(lake.at()), ..Parameters::default() };
+    let vhosts = lake.ask(Question::Device, &asked);
+    assert_eq!(texts(Question::Device, &vhosts, "path"), set(&["/dev/vhost-net"]));
+}
+
+#[test]
+fn findings_are_counted_by_kind_and_severity() {
+    let lake = Lake::new();
+    let all = lake.ask(Question::Findings, &Parameters::default());
+    let counted = lake.ask(Question::FindingsByKind, &Parameters::default());
+    let total: i64 = counted.iter().map(|row| if let Value::Int(total) = row[2] { total } else { 0 }).sum();
+    assert_eq!(total, i64::try_from(all.len()).unwrap());
+    let grave = Parameters { severities: vec!["grave"], ..Parameters::default() };
+    let grave = lake.ask(Question::Findings, &grave);
+    assert!(!grave.is_empty() && grave.len() < all.len());
+    assert_eq!(texts(Question::Findings, &grave, "severity"), set(&["grave"]));
+    let one = Parameters { host: Some("kvm0003".into()), ..Parameters::default() };
+    let one = lake.ask(Question::Findings, &one);
+    assert!(!one.is_empty());
+    assert_eq!(texts(Question::Findings, &one, "host"), set(&["kvm0003.example.org"]));
+}
