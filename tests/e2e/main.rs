@@ -18,6 +18,7 @@ mod hostile_qemu;
 mod interference;
 mod lake_keeping;
 mod lake_queries;
+mod lake_sql;
 mod ledger;
 mod libvirt;
 mod lifecycle;
