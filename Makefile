@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help build demo test test-kernels soak test-linux-guest lint doc deny typos bench bench-reading bench-verify bench-watch bpf setup clean
+.PHONY: help build demo test test-engines test-kernels soak test-linux-guest lint doc deny typos bench bench-reading bench-verify bench-watch bpf setup clean
 
 help: ## List these targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -28,6 +28,11 @@ test-kernels: ## What needs a vhost-net, on every kernel of the list in xtask/sr
 test-linux-guest: ## A Linux guest that lets go of its NICs, in a virtual machine (some minutes)
 	@scripts/setup test
 	@scripts/test-vm --profile linux-guest
+
+test-engines: ## A lake's questions in DuckDB, ClickHouse and a Spark cluster, with a worker killed (root; ten minutes, 2 GB)
+	@scripts/setup engines
+	$(CARGO) build --locked -p taptrail
+	@$(CARGO) xtask engines
 
 soak: setup ## 10,000 rounds of hot-plugging, 200 guests at once, 1,000 random requests, 100,000 starts (two hours)
 	TAPTRAIL_SOAK_ROUNDS=10000 TAPTRAIL_SOAK_GUESTS=200 TAPTRAIL_SOAK_REQUESTS=1000 TAPTRAIL_SOAK_STARTS=100000 \

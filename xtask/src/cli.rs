@@ -37,6 +37,7 @@ pub(crate) enum Chore {
     LinuxGuest(LinuxGuestArguments),
     Promises(PromisesArguments),
     Demo(DemoArguments),
+    Engines(EnginesArguments),
     Bench(CostArguments),
     BenchReading(ReadingArguments),
     BenchVerify(VerifyArguments),
@@ -55,6 +56,28 @@ pub(crate) struct PromisesArguments {
     /// Only check that it is up to date
     #[arg(long)]
     pub(crate) check: bool,
+}
+
+/// Ask the questions of `taptrail lake sql` in DuckDB, ClickHouse and Spark, and compare the answers
+/// with taptrail's own, row by row.
+///
+/// The lake is generated, and lies in an S3 server. Spark is a cluster of a master and two workers,
+/// one of which is killed in the middle. All of it is on this machine, and listens on loopback only.
+/// It needs root (to mount the bucket), Java 17 and s3fs; the engines are installed into
+/// target/engines from PyPI (2 GB).
+#[derive(Debug, Args)]
+pub(crate) struct EnginesArguments {
+    /// The program
+    #[arg(value_name = "TAPTRAIL", default_value = "target/debug/taptrail")]
+    pub(crate) taptrail: PathBuf,
+
+    /// Hosts of the lake
+    #[arg(long, value_name = "COUNT", default_value_t = 50, value_parser = clap::value_parser!(u64).range(8..))]
+    pub(crate) hosts: u64,
+
+    /// Days of the lake
+    #[arg(long, value_name = "COUNT", default_value_t = 10, value_parser = clap::value_parser!(u64).range(4..))]
+    pub(crate) days: u64,
 }
 
 /// Show taptrail at work: a guest on a real QEMU from start to stop, and its trail.

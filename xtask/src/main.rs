@@ -7,6 +7,7 @@ mod auditing;
 mod bench;
 mod cli;
 mod demo;
+mod engines;
 mod interrupt;
 mod kernels;
 mod libvirt;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         Chore::BenchWatch(arguments) => bench::watch::run(&arguments),
         Chore::BenchSignals(arguments) => bench::watch::send_signals(&arguments),
         Chore::Demo(arguments) => demo::run(&arguments),
+        Chore::Engines(arguments) => engines::run(&arguments),
         Chore::Promises(arguments) => promises::run(arguments.check),
         Chore::Agent => agent::run(),
     };
