@@ -21,7 +21,7 @@ pub(crate) struct CoverageBuilder {
 }
 
 /// A log, or a rotation of one.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Log {
     family: Arc<str>,
     rotation: u32,
@@ -125,15 +125,21 @@ impl CoverageBuilder {
         }
         for (host, mut spans) in spans {
             spans.sort_by_key(|(span, _)| *span);
-            let mut joined: Vec<(Span, Option<&Log>)> = Vec::new();
+            let mut joined: Vec<Span> = Vec::new();
+            // The logs in the last span: where a rotation and its copy are both read, the next
+            // rotation of either goes on from there.
+            let mut within: HashSet<&Log> = HashSet::new();
             for (span, log) in spans {
                 match joined.last_mut() {
-                    Some((last, before)) if span.from <= last.until || follows(*before, log) => {
+                    Some(last) if span.from <= last.until || follows_one_of(&within, log) => {
                         last.until = last.until.max(span.until);
-                        *before = log;
                     }
-                    _ => joined.push((span, log)),
+                    _ => {
+                        within.clear();
+                        joined.push(span);
+                    }
                 }
+                within.extend(log);
             }
             let gaps = self.gaps.get(&host).cloned().unwrap_or_default();
             let mut starts: Vec<_> = self.starts.get(&host).into_iter().flatten().copied().collect();
@@ -141,18 +147,18 @@ impl CoverageBuilder {
                 starts.extend(self.ledgers.get(&host));
             }
             starts.sort_unstable();
-            let spans = joined.into_iter().map(|(span, _)| span).collect();
-            hosts.push(Coverage { host, spans, gaps, starts });
+            hosts.push(Coverage { host, spans: joined, gaps, starts });
         }
         hosts.sort_by(|a, b| a.host.cmp(&b.host));
         hosts
     }
 }
 
-/// Whether `newer` is the rotation directly after `older`, of the same log.
-fn follows(older: Option<&Log>, newer: Option<&Log>) -> bool {
-    older.zip(newer).is_some_and(|(older, newer)| {
-        older.family == newer.family && older.rotation.checked_sub(1) == Some(newer.rotation)
+/// Whether `newer` is the rotation directly after one of these, of the same log.
+fn follows_one_of(older: &HashSet<&Log>, newer: Option<&Log>) -> bool {
+    newer.is_some_and(|Log { family, rotation }| {
+        let before = rotation.checked_add(1).map(|rotation| Log { family: Arc::clone(family), rotation });
+        before.is_some_and(|before| older.contains(&before))
     })
 }
 
@@ -185,6 +191,20 @@ mod tests {
         assert_eq!(covered.build(&files)[0].spans, [span(10, 50)]);
         covered.add_log(1, "audit.log".into(), 5);
         assert_eq!(covered.build(&files)[0].spans, [span(10, 20), span(30, 40), span(45, 50)]);
+    }
+
+    #[test]
+    fn copies_of_rotations_do_not_part_what_follows_each_other() {
+        let mut covered = CoverageBuilder::default();
+        for (id, family, rotation) in
+            [(0, "a/audit.log", 1), (1, "b/audit.log", 1), (2, "a/audit.log", 0), (3, "b/audit.log", 0)]
+        {
+            covered.add_log(id, family.into(), rotation);
+        }
+        let files = [file(10, 20), file(10, 20), file(30, 40), file(30, 40)];
+        assert_eq!(covered.build(&files)[0].spans, [span(10, 40)]);
+        let files = [file(10, 20), InputFile::default(), InputFile::default(), file(30, 40)];
+        assert_eq!(covered.build(&files)[0].spans, [span(10, 20), span(30, 40)]);
     }
 
     #[test]

@@ -1,5 +1,5 @@
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Why an input can't be read. An unreadable line is no error: it is counted, its place is kept,
 /// and reading goes on.
@@ -76,8 +76,9 @@ pub enum SourceError {
     },
     /// Two directories, each taken for a host, contain the same records.
     #[error(
-        "{first} and {second} are the same record, so directories '{one}' and '{other}' are of one host: say so by \
-         --assume-host NAME=PATH for both, or by --assume-host NAME"
+        "No answer, as directories '{one}' and '{other}' have the logs of one host: {first} and {second} are the same \
+         record. Leave one of them out, or say that they are one host's: {}",
+        assumed(&[first, second])
     )]
     OneHost {
         /// The first directory's host.
@@ -90,7 +91,10 @@ pub enum SourceError {
         second: String,
     },
     /// An input is compressed or encoded in an unsupported format.
-    #[error("{name} is {format}, which is not read: give it by '{command} {name} | taptrail … -'")]
+    #[error(
+        "{name} is {format}, which is not read: unpack it beside, or name - too and say whose it is: '{command} {name} | \
+         taptrail … --assume-host HOST=- … -'"
+    )]
     Packed {
         /// The input.
         name: String,
@@ -120,4 +124,40 @@ pub enum SourceError {
         /// The input.
         name: String,
     },
+}
+
+/// The options that give the directories of these lines (FILE:LINE) one host's name.
+fn assumed(lines: &[&String]) -> String {
+    let option = |line: &&String| {
+        let file = line.rsplit_once(':').map_or(line.as_str(), |(file, _)| file);
+        let directory = Path::new(file).parent().filter(|path| !path.as_os_str().is_empty());
+        let directory = directory.unwrap_or(Path::new(".")).display().to_string();
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-+:@%".contains(&byte);
+        if directory.bytes().all(is_plain) {
+            format!("--assume-host NAME={directory}")
+        } else {
+            format!("--assume-host NAME='{}'", directory.replace('\'', "'\\''"))
+        }
+    };
+    lines.iter().map(option).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_directories_of_one_host_are_named_as_a_shell_takes_them() {
+        let error = |first: &str, second: &str| SourceError::OneHost {
+            one: "a".into(),
+            other: "b".into(),
+            first: first.into(),
+            second: second.into(),
+        };
+        let text = error("logs/a/audit.log:3", "logs/it's b/audit.log:3").to_string();
+        let options = r"--assume-host NAME=logs/a --assume-host NAME='logs/it'\''s b'";
+        assert!(text.ends_with(options), "{text}");
+        let text = error("audit.log:1", "b/audit.log:1").to_string();
+        assert!(text.ends_with("--assume-host NAME=. --assume-host NAME=b"), "{text}");
+    }
 }

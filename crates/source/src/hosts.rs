@@ -6,6 +6,7 @@
 //! `h1/var/log/syslog` are of host `h1`.
 
 use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
@@ -167,6 +168,11 @@ impl ObservedNames {
     }
 }
 
+/// Whether a directory of this name is one in which a host keeps logs, and no host's root.
+pub(crate) fn is_log_directory(name: &OsStr) -> bool {
+    LOG_DIRECTORIES.iter().any(|place| *place == name)
+}
+
 /// The root of the host that has this path: its directory, without the usual log directories.
 fn root(path: &Path) -> PathBuf {
     if path == Path::new(STDIN) {
@@ -175,7 +181,7 @@ fn root(path: &Path) -> PathBuf {
     let path = absolute(path);
     let mut root = path.parent().map(Path::to_owned).unwrap_or_default();
     while let Some(Component::Normal(name)) = root.components().next_back()
-        && LOG_DIRECTORIES.iter().any(|place| *place == name)
+        && is_log_directory(name)
     {
         root.pop();
     }

@@ -131,7 +131,8 @@ pub(crate) fn is_rotation(file: &OsStr, log: &OsStr) -> bool {
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b".") || rest.starts_with(b"-"))
 }
 
-fn is_log(name: &OsStr) -> bool {
+/// Whether a file in a directory is a log, by its name.
+pub(crate) fn is_log(name: &OsStr) -> bool {
     let Some(name) = name.to_str() else { return false };
     let ends = |at: usize| name.as_bytes().get(at).is_none_or(|next| matches!(next, b'.' | b'-'));
     let is_named = |log: &&str| name.starts_with(*log) && ends(log.len());

@@ -70,6 +70,10 @@ pub enum NoteKind {
     GuestRecordsOnly,
     /// It has unauthenticated lines: any local user can write such lines.
     Unauthenticated,
+    /// It has lines of a log, and is not read: a directory was searched, and its name is no log's.
+    NotNamedAsLog,
+    /// A directory beside others with logs, which has none.
+    NoLogs,
     /// It has lines that look like records, in an unsupported shape.
     UnreadLines {
         /// The number of lines.
@@ -127,6 +131,12 @@ impl fmt::Display for Note {
                 "{source}: {lines} line{} like records, in a shape that is not read; the first is line {first}",
                 if lines == 1 { " looks" } else { "s look" },
             ),
+            NoteKind::NotNamedAsLog => write!(
+                f,
+                "{source}: not read, though it has lines of a log: in a directory, only files with a log's name are \
+                 (NAME.log, syslog, messages). Name it as a FILE, too"
+            ),
+            NoteKind::NoLogs => write!(f, "{source}: no file in this directory has a log's name"),
             NoteKind::NoGuestLines => write!(f, "{source}: no line in it is about a guest"),
         }
     }

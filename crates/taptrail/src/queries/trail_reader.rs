@@ -284,11 +284,14 @@ impl ReadSummary {
     /// What could not be read, and notes about reading, a line each.
     pub(super) fn warnings(&self) -> String {
         let mut text = String::new();
-        for failure in self.failed.iter().chain(&self.refused) {
-            text.push_str(&escape_text(&taptrail_guest::chain(failure)));
+        let line = |text: &mut String, error: &SourceError| {
+            text.push_str(&escape_text(&taptrail_guest::chain(error)));
             text.push('\n');
-        }
+        };
+        self.failed.iter().for_each(|error| line(&mut text, error));
         text.push_str(&warnings(&self.unreadable, self.stats.input.unreadable, &self.notes));
+        // Last, where it is seen: there is no answer.
+        self.refused.iter().for_each(|error| line(&mut text, error));
         text
     }
 

@@ -80,7 +80,7 @@ pub(crate) fn entries(
         let hosts = hosts(sources, &paths)?;
         if let Some(unused) = hosts.unused(paths.iter().map(NamedInput::path)) {
             return Err(Failure::input(anyhow::anyhow!(
-                "--assume-host names {}, and no input is it or in it",
+                "--assume-host names {}, which is none of the logs that are read, and no directory of one",
                 unused.display()
             )));
         }
@@ -104,6 +104,7 @@ pub(crate) fn entries(
         ..ReadOptions::default()
     };
     let mut outcome = taptrail_source::read(inputs, options, take);
+    outcome.notes.extend(taptrail_source::passed_over(&sources.files));
     failed.append(&mut outcome.failed);
     outcome.failed = failed;
     let in_hand = std::mem::take(&mut *in_hand.lock().unwrap_or_else(PoisonError::into_inner));
