@@ -19,13 +19,22 @@ pub struct Subject {
     guest: Option<GuestFilter>,
 }
 
-/// The text names nothing.
+/// What the text names can't be known.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "'{0}' names nothing: a MAC, a device (/dev/tap7, vnet0, 0A:C8, tun, macvtap, vhost-net), or a guest's name or \
-     UUID is needed"
-)]
-pub struct SubjectError(String);
+pub enum SubjectError {
+    /// It names nothing.
+    #[error(
+        "'{0}' names nothing: a MAC, a device (/dev/tap7, vnet0, 0A:C8, tun, macvtap, vhost-net), or a guest's name \
+         or UUID is needed"
+    )]
+    Nothing(String),
+    /// It is written as a MAC and is none. That no record has it would be no answer.
+    #[error(
+        "'{0}' looks like a MAC and is none: a MAC has six pairs of hex digits (52:54:00:12:34:56); a guest of this \
+         name can be named by its UUID"
+    )]
+    NoMac(String),
+}
 
 impl FromStr for Subject {
     type Err = SubjectError;
@@ -33,9 +42,12 @@ impl FromStr for Subject {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let mut subject = Self { text: text.to_owned(), mac: None, device: None, guest: None };
         if text.is_empty() || text.starts_with('/') && text.trim_matches('/').is_empty() {
-            return Err(SubjectError(text.to_owned()));
+            return Err(SubjectError::Nothing(text.to_owned()));
         }
         subject.mac = MacAddr::from_any_form(text).ok();
+        if subject.mac.is_none() && is_like_mac(text) {
+            return Err(SubjectError::NoMac(text.to_owned()));
+        }
         let bare = text.bytes().all(|byte| byte.is_ascii_hexdigit());
         if subject.mac.is_some() && !bare {
             return Ok(subject);
@@ -127,6 +139,19 @@ impl Subject {
     }
 }
 
+/// Whether a text is written as a MAC: five to seven groups of one to four characters with `:`,
+/// `-`, `.` or a blank between, and most of them two hex digits. What has other groups may be a
+/// guest's name (`web-01-eu`), and with four groups an address of PCI or IP.
+fn is_like_mac(text: &str) -> bool {
+    [':', '-', '.', ' '].iter().any(|separator| {
+        let groups: Vec<&str> = text.split(*separator).collect();
+        let is_short = |group: &&str| (1..=4).contains(&group.len());
+        let is_pair = |group: &&&str| group.len() == 2 && group.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let pairs = groups.iter().filter(is_pair).count();
+        (5..=7).contains(&groups.len()) && groups.iter().all(is_short) && pairs >= 3
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -204,5 +229,25 @@ mod tests {
             Some("'vnet0' is a device and a guest's name here".to_owned())
         );
         assert_eq!(found("525400000001", &[]), None);
+    }
+
+    #[test]
+    fn a_mac_with_a_typo_is_no_name() {
+        for text in [
+            "52:54:00:14:01",
+            "52:54:00:14:01:0g",
+            "52:54:00:14:01:02:03",
+            "52:54:0:14:1:02",
+            "5254:00:14:01:02",
+            "52.54.00.14.01.02",
+            "52 54 00 14 01 02",
+            "52-54-00-14-01-O2",
+        ] {
+            let error = text.parse::<Subject>().unwrap_err();
+            assert!(matches!(error, SubjectError::NoMac(_)), "{text}: {error}");
+        }
+        for text in ["web-01-eu-a-7", "a.b.c.d.example.org", "0000:03:00.0", "10.0.20.30", "0A:C8", "vnet0"] {
+            assert!(text.parse::<Subject>().is_ok(), "{text}");
+        }
     }
 }

@@ -80,8 +80,10 @@ impl Nearest {
         }
         self.compared.insert(name.clone());
         let distance = damerau_levenshtein(&name.to_lowercase(), &asked.to_lowercase());
-        // A name of four characters may have one other, one of ten three.
-        if name == asked || distance > asked.chars().count().div_ceil(4).min(3) {
+        // A name of four characters may have one other, one of ten three; or part of a name is asked
+        // for, or its blanks and dashes were left out.
+        let is_near = distance <= asked.chars().count().div_ceil(4).min(3);
+        if name == asked || !(is_near || contains(name, asked)) {
             return;
         }
         let at = self.similar.partition_point(|(other, known)| (*other, known) <= (distance, name));
@@ -124,6 +126,16 @@ impl Nearest {
     }
 }
 
+/// Whether a name has the letters and digits asked for in a row, in either case, and whatever stands
+/// between them; of less than three, many have.
+fn contains(name: &str, asked: &str) -> bool {
+    let plain = |text: &str| -> String {
+        text.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
+    };
+    let asked = plain(asked);
+    asked.chars().count() >= 3 && plain(name).contains(&asked)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -150,6 +162,16 @@ mod tests {
         assert_eq!(nearest("web3", None, &all), ["Guests with similar names: Web2, web1"]);
         assert_eq!(nearest("dB", None, &all), ["A guest with a similar name: db"]);
         assert_eq!(nearest("mail", None, &all), [] as [&str; 0]);
+        // Part of a name, or the name with other blanks and dashes.
+        let shop = [holding("Web Shop db-3", 1, 10, None)];
+        for asked in ["webshop", "db3", "web-shop-DB", "shop"] {
+            assert_eq!(
+                nearest(asked, None, &shop),
+                ["A guest with a similar name: Web Shop db-3"],
+                "{asked}"
+            );
+        }
+        assert_eq!(nearest("b3", None, &shop), [] as [&str; 0]);
         // A MAC has no similar name.
         assert_eq!(nearest("52:54:00:00:00:09", None, &all), [] as [&str; 0]);
         let hostile = [holding(&"x".repeat(5000), 1, 10, None), holding("web\x1b3", 1, 10, None)];

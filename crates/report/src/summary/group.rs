@@ -1,6 +1,7 @@
 //! A row for each guest, host, day or device.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -51,9 +52,21 @@ pub struct Group {
 /// Host, name and UUID.
 type Key = (String, String, Option<String>);
 
-pub(super) fn group(report: &Report, sessions: &[Session<'_>], by: GroupBy, style: &Style) -> Vec<Group> {
+/// The rows. `all_hosts` have a row each with [`GroupBy::Host`], also without sessions and findings.
+pub(super) fn group(
+    report: &Report,
+    sessions: &[Session<'_>],
+    by: GroupBy,
+    all_hosts: &[Arc<str>],
+    style: &Style,
+) -> Vec<Group> {
     let clock = TimeFormat::new(style);
     let mut groups = Groups(BTreeMap::new());
+    if by == GroupBy::Host {
+        for host in all_hosts {
+            groups.of((host.to_string(), String::new(), None), None);
+        }
+    }
     for session in sessions {
         let host = session.host().to_owned();
         let begin = session.opened().or(session.granted());

@@ -5,10 +5,11 @@ mod text;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::Serialize;
-use taptrail_trail::{Coverage, Finding, FindingKind, Holding, Input, Report, Span, State};
+use taptrail_trail::{Coverage, Finding, FindingKind, Holding, Input, Report, Span, State, is_same_host};
 
 pub use self::group::GroupBy;
 use self::group::{Group, group};
@@ -36,7 +37,13 @@ impl Summarizer {
     pub fn finish(mut self, input: Input, by: Option<GroupBy>, style: &Style) -> Summary {
         self.report.input = input;
         sort_by_time(&mut self.report);
-        Summary::of(&self.report, by, style)
+        let Filter { host, guests, mac, device, .. } = &self.filter;
+        // That a host has nothing is an answer only where all of it was asked for.
+        let is_whole = guests.is_empty() && mac.is_none() && device.is_none();
+        let is_asked = |of: &Coverage| host.as_ref().is_none_or(|asked| is_same_host(asked, &of.host));
+        let hosts = self.report.input.coverage.iter().filter(|of| is_whole && is_asked(of));
+        let hosts: Vec<_> = hosts.map(|of| Arc::clone(&of.host)).collect();
+        Summary::of(&self.report, by, &hosts, style)
     }
 }
 
@@ -98,6 +105,9 @@ pub struct HostSummary {
     pub gaps: u64,
     /// The length of those, in milliseconds.
     pub gap_ms: u64,
+    /// The time ranges of which records may be missing, because of a gap or as no input covers
+    /// them.
+    pub missing: Vec<Span>,
     /// Boots of the host, and other times at which no device was held without a record.
     pub starts: u64,
 }
@@ -157,7 +167,7 @@ pub struct Grouped {
 }
 
 impl Summary {
-    fn of(report: &Report, by: Option<GroupBy>, style: &Style) -> Self {
+    fn of(report: &Report, by: Option<GroupBy>, all_hosts: &[Arc<str>], style: &Style) -> Self {
         let sessions = Session::group(&report.holdings);
         let Input { bytes, lines, records, unreadable, unread, duplicates, .. } = report.input;
         let files = report.input.files.len() as u64;
@@ -169,7 +179,7 @@ impl Summary {
             basis: BTreeMap::new(),
             devices: BTreeMap::new(),
             findings: BTreeMap::new(),
-            by: by.map(|key| Grouped { key, rows: group(report, &sessions, key, style) }),
+            by: by.map(|key| Grouped { key, rows: group(report, &sessions, key, all_hosts, style) }),
             notes: report.input.notes.clone(),
         };
         for session in &sessions {
@@ -204,6 +214,7 @@ impl HostSummary {
             uncovered: (spans.len() as u64).saturating_sub(1),
             gaps: gaps.len() as u64,
             gap_ms: u64::try_from(gap_ms).unwrap_or(u64::MAX),
+            missing: missing(spans, gaps),
             starts: starts.len() as u64,
         }
     }
@@ -235,6 +246,21 @@ impl DeviceCounts {
     }
 }
 
+/// The gaps, and the ranges between the spans, in order; ranges that touch are one.
+fn missing(spans: &[Span], gaps: &[Span]) -> Vec<Span> {
+    let uncovered = spans.windows(2).map(|two| Span { from: two[0].until, until: two[1].from });
+    let mut all: Vec<Span> = uncovered.chain(gaps.iter().copied()).collect();
+    all.sort_unstable();
+    let mut joined: Vec<Span> = Vec::with_capacity(all.len());
+    for range in all {
+        match joined.last_mut() {
+            Some(last) if range.from <= last.until => last.until = last.until.max(range.until),
+            _ => joined.push(range),
+        }
+    }
+    joined
+}
+
 /// From the first moment of some ranges to the last.
 fn range<'a>(spans: impl IntoIterator<Item = &'a Span>) -> Option<Span> {
     let widen =
@@ -247,4 +273,41 @@ fn range<'a>(spans: impl IntoIterator<Item = &'a Span>) -> Option<Span> {
 /// The earlier or later of two times, where one may not be known.
 fn earliest(one: Option<Timestamp>, other: Option<Timestamp>) -> Option<Timestamp> {
     one.into_iter().chain(other).min()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::at;
+
+    fn span(from: i64, until: i64) -> Span {
+        Span { from: at(from), until: at(until) }
+    }
+
+    fn coverage(host: &str, spans: &[Span], gaps: &[Span]) -> Coverage {
+        Coverage { host: host.into(), spans: spans.to_vec(), gaps: gaps.to_vec(), starts: Vec::new() }
+    }
+
+    #[test]
+    fn what_is_missing_is_named_by_host_once() {
+        let day = 86_400;
+        let coverage = vec![
+            // The numbers of the rotation that is missing are a gap, and nothing covers its time.
+            coverage("a", &[span(0, 100), span(5000, 2 * day)], &[span(100, 5000), span(5000, 5010)]),
+            coverage("b", &[span(0, 100)], &[]),
+            coverage("c", &[span(0, day)], &[span(1, 2), span(4, 5), span(7, 8)]),
+        ];
+        let input = Input { coverage, ..Input::default() };
+        let style = Style { utc: true, ..Style::default() };
+        let summary = Summarizer::new(Filter::default()).finish(input.clone(), Some(GroupBy::Host), &style);
+        assert_eq!(summary.hosts[0].missing, [span(100, 5010)]);
+        insta::assert_snapshot!(summary.text(&style));
+        // A host that was not asked for, or that a guest was asked for on, has no row of zeros.
+        let rows = |filter| Summarizer::new(filter).finish(input.clone(), Some(GroupBy::Host), &style).by;
+        let names = |filter| -> Vec<String> {
+            rows(filter).into_iter().flat_map(|by| by.rows).map(|row| row.host).collect()
+        };
+        assert_eq!(names(Filter { host: Some("b".into()), ..Filter::default() }), ["b"]);
+        assert!(names(Filter { guests: vec!["web".parse().unwrap()], ..Filter::default() }).is_empty());
+    }
 }

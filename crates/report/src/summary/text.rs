@@ -9,7 +9,7 @@ use super::{GroupBy, Grouped, HostSummary, Summary};
 use crate::Style;
 use crate::fold::fold;
 use crate::style::TimeFormat;
-use crate::table::{Table, cell, good, number};
+use crate::table::{Table, bad, cell, good, number};
 use crate::text::{NONE, duration, escape_name};
 use crate::trail::{count, thousands};
 
@@ -44,9 +44,10 @@ impl Summary {
             }
         }
         page.line("Losses", &self.losses_line());
+        self.missing(&mut page);
         if let Some(by) = &self.by {
             page.text.push('\n');
-            page.text.push_str(&rows(by, &page.clock, style));
+            page.text.push_str(&rows(by, &self.hosts, &page.clock, style));
         }
         page.text
     }
@@ -63,6 +64,31 @@ impl Summary {
             all => format!("{all}: {}{more}", named.join(", ")),
         };
         page.line("Hosts", &text);
+    }
+
+    /// The times of which records may be missing, by host.
+    fn missing(&self, page: &mut Page<'_>) {
+        /// Hosts that are named; the others are counted.
+        const MAX_NAMED: usize = 8;
+        /// Time ranges of a host that are shown.
+        const MAX_RANGES: usize = 2;
+        let with: Vec<_> = self.hosts.iter().filter(|of| !of.missing.is_empty()).collect();
+        for HostSummary { host, missing, .. } in with.iter().take(MAX_NAMED) {
+            let range = |range: &Span| {
+                let from = page.clock.short(range.from, None);
+                let day = page.clock.date(range.from);
+                let until = page.clock.short(range.until, Some(day));
+                format!("{from} to {until} ({})", duration(range.until.duration_since(range.from)))
+            };
+            let shown: Vec<_> = missing.iter().take(MAX_RANGES).map(range).collect();
+            let more = missing.len().saturating_sub(MAX_RANGES);
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            page.line("", &format!("{}: {}{more}", escape_name(host), shown.join(", ")));
+        }
+        let more = with.len().saturating_sub(MAX_NAMED);
+        if more > 0 {
+            page.line("", &format!("and {}", count(more as u64, "more host")));
+        }
     }
 
     fn sessions_line(&self) -> String {
@@ -148,37 +174,57 @@ impl Page<'_> {
     }
 }
 
-/// A row for each guest, host, day or device.
-fn rows(by: &Grouped, clock: &TimeFormat, style: &Style) -> String {
+/// A row for each guest, host, day or device. A host's row has the time that its logs cover, the
+/// others the times of their sessions.
+fn rows(by: &Grouped, hosts: &[HostSummary], clock: &TimeFormat, style: &Style) -> String {
     let several = by.rows.iter().any(|row| row.host != by.rows[0].host);
-    let (name, hosts) = match by.key {
+    let (name, with_host) = match by.key {
         GroupBy::Guest => (Some("GUEST"), several),
         GroupBy::Host => (None, true),
         GroupBy::Day => (Some("DAY"), false),
         GroupBy::Device => (Some("DEVICE"), several),
     };
-    let front = hosts.then_some("HOST").into_iter().chain(name);
-    let rest = ["HELD", "STILL", "UNKNOWN", "NEVER", "FINDINGS", "FIRST", "LAST"];
-    let header: Vec<_> = front.chain(rest).collect();
+    let front = with_host.then_some("HOST").into_iter().chain(name);
+    let counts = ["HELD", "STILL", "UNKNOWN", "NEVER", "FINDINGS"];
+    let times: &[&str] =
+        if by.key == GroupBy::Host { &["GAPS", "LOGS FROM", "LOGS TO"] } else { &["FIRST", "LAST"] };
+    let header: Vec<_> = front.chain(counts).chain(times.iter().copied()).collect();
     let mut table = Table::new(style, &header);
     for row in &by.rows {
-        let host = hosts.then(|| cell(escape_name(&row.host)));
+        let host = with_host.then(|| cell(escape_name(&row.host)));
         let name = name.map(|_| cell(escape_name(&row.name)));
         let of = &row.sessions;
         let still = thousands(of.still_held);
         let time = |time| cell(clock.optional_short(time));
-        table.row(host.into_iter().chain(name).chain([
+        let times = if by.key == GroupBy::Host {
+            let logs = hosts.iter().find(|of| of.host == row.host);
+            let range = logs.and_then(|of| of.range);
+            let gaps = logs.map_or(0, |of| of.missing.len() as u64);
+            let shown = thousands(gaps);
+            vec![
+                if gaps > 0 { bad(&shown).aligned_right() } else { number(shown) },
+                time(range.map(|range| range.from)),
+                time(range.map(|range| range.until)),
+            ]
+        } else {
+            vec![time(row.first), if of.still_held > 0 { cell(NONE) } else { time(row.last) }]
+        };
+        let counts = [
             number(thousands(of.held)),
             if of.still_held > 0 { good(&still).aligned_right() } else { number(still) },
             number(thousands(of.unknown)),
             number(thousands(of.never_granted)),
             number(thousands(row.findings)),
-            time(row.first),
-            if of.still_held > 0 { cell(NONE) } else { time(row.last) },
-        ]));
+        ];
+        table.row(host.into_iter().chain(name).chain(counts).chain(times));
     }
     let mut left = header.clone();
-    let dropped = table.drop_columns(style, &header, &["FIRST", "LAST", "UNKNOWN"], 0);
+    let may_drop: &[&str] = if by.key == GroupBy::Host {
+        &["UNKNOWN", "STILL", "NEVER", "LOGS FROM", "LOGS TO"]
+    } else {
+        &["FIRST", "LAST", "UNKNOWN"]
+    };
+    let dropped = table.drop_columns(style, &header, may_drop, 0);
     left.retain(|name| !dropped.contains(name));
     table.fold_columns(style, &left, &[("DEVICE", 12), ("GUEST", 12), ("HOST", 8)]);
     table.text()

@@ -15,8 +15,7 @@ pub(super) fn note_unknown(answer: &mut ReadSummary, query: &Filter, none: Optio
     let coverage = &answer.stats.input.coverage;
     let is_empty = coverage.is_empty();
     let host = query.host.as_ref().filter(|host| !coverage.iter().any(|of| *of.host == ***host));
-    let mut lines: Vec<String> =
-        host.iter().map(|host| format!("No input has records of host '{host}'; if its lines name no host, --assume-host {host} says whose they are")).collect();
+    let mut lines: Vec<String> = host.iter().map(|host| no_host(host, coverage)).collect();
     if is_empty {
         lines.push("No input has a record with a time".to_owned());
     }
@@ -74,6 +73,21 @@ fn note_times(answer: &mut ReadSummary, query: &Filter, none: bool) -> bool {
 
 /// Hosts that are named in notes; the others are counted.
 const MAX_HOSTS_NAMED: usize = 8;
+
+fn no_host(host: &str, coverage: &[Coverage]) -> String {
+    let named: Vec<_> = coverage.iter().take(MAX_HOSTS_NAMED).map(|of| format!("'{}'", of.host)).collect();
+    let more = coverage.len().saturating_sub(MAX_HOSTS_NAMED);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let there = match coverage.len() {
+        0 => String::new(),
+        1 => format!(" There are records of {}.", named.concat()),
+        _ => format!(" There are records of {}{more}.", named.join(", ")),
+    };
+    format!(
+        "No input has records of host '{host}'.{there} If its lines name no host, --assume-host {host}=PATH says which \
+         they are"
+    )
+}
 
 fn more(all: usize, what: &str) -> Option<String> {
     let more = all.saturating_sub(MAX_HOSTS_NAMED);

@@ -1,6 +1,7 @@
 use taptrail_guest::Dirs;
 use taptrail_report::Summarizer;
 
+use super::coverage;
 use super::query::Query;
 use super::trail_reader::TrailReader;
 use crate::CommandResult;
@@ -11,15 +12,16 @@ pub(crate) fn summary(arguments: &Summary, dirs: &Dirs) -> CommandResult {
     let mut query = Query::new(arguments.utc);
     query.about(&arguments.selection);
     query.times(&arguments.times)?;
-    let filter = query.filter.clone();
+    let asked = query.filter.clone();
     let mut summarizer = Summarizer::new(query.filter);
-    let answer = match TrailReader::new(&mut summarizer)
-        .read(&arguments.sources, &filter, dirs)?
+    let mut answer = match TrailReader::new(&mut summarizer)
+        .read(&arguments.sources, &asked, dirs)?
         .complete(arguments.sources.stats)
     {
         Ok(answer) => answer,
         Err(code) => return Ok(code),
     };
+    coverage::note_unknown(&mut answer, &asked, None);
     let style = style(arguments.utc);
     let summary = summarizer.finish(answer.input(), arguments.by.map(Into::into), &style);
     if arguments.output.is_json() {
