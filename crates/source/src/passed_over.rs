@@ -39,8 +39,15 @@ pub fn passed_over(paths: &[PathBuf]) -> Vec<Note> {
             }
             Ok(())
         });
-        notes.extend(without_logs(path).iter().map(|path| note(path, NoteKind::NoLogs)));
+        // Not those with a log that is named, or whose log is noted.
+        let known: Vec<_> = notes.iter().map(|note| PathBuf::from(&*note.source)).collect();
+        let has_known = |directory: &Path| {
+            paths.iter().chain(&known).any(|file| file != path && file.starts_with(directory))
+        };
+        let without = without_logs(path).into_iter().filter(|directory| !has_known(directory));
+        notes.extend(without.map(|directory| note(&directory, NoteKind::NoLogs)));
     }
+    notes.sort_by(|one, other| one.source.cmp(&other.source));
     notes
 }
 
@@ -136,9 +143,17 @@ mod tests {
 
     #[test]
     fn a_directory_without_logs_is_noted_beside_several_with_logs() {
-        let files = [("h1/audit.log", LINE), ("h2/log/audit.log", LINE), ("h3", ""), ("h4/README", "text")];
+        let files = [
+            ("h1/audit.log", LINE),
+            ("h2/log/audit.log", LINE),
+            ("h3", ""),
+            ("h4/README", "text"),
+            ("h5/saved.txt", LINE),
+        ];
         let none = |name: &str| (name.to_owned(), NoteKind::NoLogs);
-        assert_eq!(noted(&files, &[]), [none("h3"), none("h4")]);
+        let unnamed = ("h5/saved.txt".to_owned(), NoteKind::NotNamedAsLog);
+        assert_eq!(noted(&files, &[]), [none("h3"), none("h4"), unnamed]);
+        assert_eq!(noted(&files, &["h5/saved.txt"]), [none("h3"), none("h4")]);
         // One host's directories.
         assert_eq!(noted(&[("audit/audit.log", LINE), ("libvirt/a.log", LINE), ("private", "")], &[]), []);
     }

@@ -9,8 +9,11 @@ use super::queries::{Inputs, OUTPUT_HEADING, Selection, Times};
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  taptrail summary --start this-week\n  taptrail summary --by host /srv/logs\n  taptrail \
-                  summary --by day --guest web1 --format json\n\n`taptrail trail --help` says what FILE and TIME may \
-                  be.\n\nExit codes: 0 success; 2 wrong arguments, or input that can't be read."
+                  summary --by host --start tuesday --end tuesday /srv/logs\n  taptrail summary --by day --guest web1 \
+                  --format json\n\n--by host has a row for each host that was read, with the time that its logs \
+                  cover, and in how many time ranges within records may be missing; 'Losses' has those times. With \
+                  --start or --end, standard error names the hosts whose logs don't cover all of that time.\n\n\
+                  `taptrail trail --help` says what FILE and TIME may be.\n\nExit codes: 0 success; 2 wrong arguments, or input that can't be read."
 )]
 pub(crate) struct Summary {
     #[command(flatten)]

@@ -63,6 +63,11 @@ impl Query {
         self.at(scope.at.as_deref())
     }
 
+    /// Whether a text is a time.
+    pub(super) fn is_time(&self, text: &str) -> bool {
+        parse(text, &self.now, booted()).is_ok()
+    }
+
     fn time(&self, option: &str, text: Option<&str>) -> Result<Option<TimeRange>, Failure> {
         let Some(text) = text else { return Ok(None) };
         match parse(text, &self.now, booted()) {

@@ -33,6 +33,11 @@ pub(crate) enum TimeError {
     /// It has no known format.
     #[error("'{0}' is no time; one of these is needed: {ACCEPTED}")]
     Unknown(String),
+    /// It is written as a date, and there is no such day.
+    #[error(
+        "There is no day '{0}': with '/', the month is first (11/23/2026), and with '.', the day (23.11.2026)"
+    )]
+    NoDay(String),
     /// It has a known format, and no such time exists.
     #[error("'{0}' is not a valid time")]
     Impossible(String),
@@ -93,7 +98,23 @@ pub(crate) fn parse(
     if let Some(found) = clock(text, now) {
         return found;
     }
+    let date = text.split([' ', 'T', 't']).next().unwrap_or_default();
+    if is_like_date(date) && civil_date(date).is_none() {
+        return Err(TimeError::NoDay(date.to_owned()));
+    }
     Err(TimeError::Unknown(text.chars().take(64).collect()))
+}
+
+/// Whether a text is written as one of the dates that are read, whatever its numbers.
+fn is_like_date(text: &str) -> bool {
+    let lengths = |separator: char| -> Vec<usize> {
+        let parts: Vec<&str> = text.split(separator).collect();
+        let is_number = |part: &&str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+        if parts.iter().all(is_number) { parts.iter().map(|part| part.len()).collect() } else { Vec::new() }
+    };
+    matches!(lengths('-')[..], [4, 2, 2])
+        || matches!(lengths('.')[..], [1 | 2, 1 | 2, 4])
+        || matches!(lengths('/')[..], [1 | 2, 1 | 2, 2 | 4])
 }
 
 type Found = Option<Result<TimeRange, jiff::Error>>;
@@ -224,8 +245,18 @@ fn clock_of(
 ) -> Option<Result<TimeRange, TimeError>> {
     let impossible = |_| TimeError::Impossible(text.chars().take(64).collect());
     let Some(time) = time else { return Some(day(date, now.time_zone()).map_err(impossible)) };
+    // As the answers print it.
+    let (time, zone) = match time.strip_suffix(" UTC") {
+        Some(time) => (time, Some("Z")),
+        None => (time, None),
+    };
     let zone_at = time.find(['Z', 'z', '+', '-']);
-    let (time, zone) = time.split_at(zone_at.unwrap_or(time.len()));
+    let (time, zone) = match zone {
+        Some(_) if zone_at.is_some() => return None,
+        Some(zone) => (time, zone),
+        None => time.split_at(zone_at.unwrap_or(time.len())),
+    };
+    let time = time.trim_end();
     let long = match (time.contains('.'), time.bytes().filter(|b| *b == b':').count()) {
         (false, 1) => SignedDuration::from_mins(1),
         (true, 2) => precision(false),

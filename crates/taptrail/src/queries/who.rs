@@ -1,5 +1,6 @@
 //! `taptrail who` and `explain`: who held something when, and the records that prove it.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use taptrail_guest::Dirs;
@@ -22,6 +23,7 @@ const NOTHING_FOUND: u8 = 1;
 pub(crate) fn who(arguments: &Who, dirs: &Dirs) -> CommandResult {
     let Who { what, sources, scope, explain, columns, output } = arguments;
     hashes(output.hash, output.has_input())?;
+    check_files(what, sources, output.utc)?;
     let mut filter = filter(what, scope, output.utc)?;
     filter.granted = true;
     as_grep(if output.is_table() {
@@ -33,6 +35,7 @@ pub(crate) fn who(arguments: &Who, dirs: &Dirs) -> CommandResult {
 
 pub(crate) fn explain(arguments: &Explain, dirs: &Dirs) -> CommandResult {
     let Explain { what, sources, scope, raw, output, hash, utc } = arguments;
+    check_files(what, sources, *utc)?;
     let filter = filter(what, scope, *utc)?;
     let hashes = hashes(*hash, output.is_json())?;
     let form = match (output.is_json(), raw) {
@@ -71,6 +74,26 @@ impl Form<'_> {
             Self::Json { .. } => print(&of.json(style, evidence.line)?),
         }
     }
+}
+
+/// An error that names the way out if the arguments' order, or a missing `--at`, makes something
+/// else of a FILE that is none.
+fn check_files(what: &Subject, sources: &Inputs, utc: bool) -> Result<(), Failure> {
+    let Some(file) = sources.files.iter().find(|file| **file != *Path::new("-") && !file.exists()) else {
+        return Ok(());
+    };
+    let text = file.display();
+    if Query::new(utc).is_time(&text.to_string()) {
+        let error = anyhow::anyhow!("'{text}' is a time, and no FILE: --at '{text}' asks for it");
+        return Err(Failure::input(error));
+    }
+    if Path::new(what.text()).exists() && !what.text().starts_with("/dev/") {
+        return Err(Failure::input(anyhow::anyhow!(
+            "'{}' is a FILE, and '{text}' is none: the MAC, device or guest is the first argument, and FILEs follow it",
+            what.text()
+        )));
+    }
+    Ok(())
 }
 
 /// Exit code 1 would mean that nothing was found.
