@@ -216,6 +216,53 @@ fn directories_that_are_one_hosts_are_named_or_refused() {
     assert_eq!(both.code, Some(0), "{}", both.stderr);
 }
 
+// Shows 10.40.
+#[test]
+fn what_a_heap_of_hosts_lacks_is_said_with_the_way_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let hosts = write_host_logs(dir.path());
+    let at = |name: &str| dir.path().join(name);
+    // One is named as no log, one is there twice, of one nothing was delivered, one lacks lines.
+    let unnamed = hosts[0].1.with_file_name("saved.txt");
+    fs::rename(&hosts[0].1, &unnamed).unwrap();
+    fs::create_dir(at("copy")).unwrap();
+    fs::copy(&hosts[6].1, at("copy/audit.log")).unwrap();
+    fs::create_dir(at("nothing")).unwrap();
+    let cut = &hosts[13];
+    let text = fs::read_to_string(&cut.1).unwrap();
+    let lines = text.lines().enumerate().filter(|(number, _)| !(20..30).contains(number));
+    fs::write(&cut.1, lines.map(|(_, line)| format!("{line}\n")).collect::<String>()).unwrap();
+
+    let refused = taptrail(&["summary", "--by", "host"], &[dir.path()]);
+    assert_eq!((refused.status.code(), refused.stdout.as_slice()), (Some(2), &b""[..]));
+    let stderr = String::from_utf8(refused.stderr).unwrap();
+    for (path, what) in [(unnamed.clone(), "lines of a log"), (at("nothing"), "no file in this directory")] {
+        let said = |line: &str| line.contains(&format!("{}:", path.display())) && line.contains(what);
+        assert!(stderr.lines().any(said), "{stderr}");
+    }
+    // The reason stands last, with the options that let the next command answer.
+    let reason = stderr.lines().last().unwrap();
+    assert!(reason.contains("No answer") && reason.contains("copy"), "{reason}");
+    let options: Vec<&str> = reason.split_whitespace().skip_while(|word| *word != "--assume-host").collect();
+    let known = [&["summary", "--by", "host", "--json", "--start", "2026-11-20"], &options[..]].concat();
+    let answer = run_json(&known, &[dir.path(), &unnamed]);
+    assert_eq!(answer.code, Some(0), "{}", answer.stderr);
+    assert!(!answer.stderr.contains("saved.txt: not read"), "{}", answer.stderr);
+    assert!(answer.stderr.contains("nothing: no file in this directory"), "{}", answer.stderr);
+
+    // Each host that was read has a row; what is missing is named, and nothing else is.
+    let rows = answer.json["by"]["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), hosts.len(), "{rows:?}");
+    let missing: Vec<&Value> = answer.json["hosts"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|host| host["missing"].as_array().unwrap() != &[] as &[Value])
+        .map(|host| &host["host"])
+        .collect();
+    assert_eq!(missing, [&cut.0]);
+}
+
 // Shows 10.22.
 #[test]
 fn files_that_a_host_keeps_in_several_places_are_of_one_host() {

@@ -333,6 +333,28 @@ fn a_terminal_gets_a_pager() {
 }
 
 #[test]
+fn what_was_mistaken_in_the_arguments_is_named_and_never_answered() {
+    let log = log(HOTPLUG);
+    let said = |arguments: &[&str], logs: &[&Path], what: &str| {
+        let done = run(arguments, logs);
+        let stderr = String::from_utf8(done.stderr).unwrap();
+        assert_eq!((done.status.code(), done.stdout.as_slice()), (Some(2), &b""[..]), "{stderr}");
+        assert!(stderr.contains(what), "{stderr}");
+    };
+    for command in ["who", "explain"] {
+        for typo in ["52:54:00:00:06", "52:54:00:00:06:ag", "52:54:00:00:06:aa:bb", "5254:00:00:06:aa"] {
+            said(&[command, typo], &[&log], "looks like a MAC and is none");
+        }
+        said(&[command, log.to_str().unwrap(), HOTPLUGGED], &[], "is the first argument");
+        said(&[command, HOTPLUGGED, "tue 14:05"], &[&log], "--at 'tue 14:05' asks for it");
+    }
+    said(&["who", HOTPLUGGED, "--at", "31.11.2026"], &[&log], "There is no day '31.11.2026'");
+    // The time as an answer prints it.
+    let (code, text) = answer(&["who", HOTPLUGGED, "--at", "2026-11-23 18:53:51.000 UTC"], HOTPLUG);
+    assert!(code == Some(0) && text.contains("held 52:54:00:00:06:aa"), "{text}");
+}
+
+#[test]
 fn a_pager_that_ends_early_changes_no_exit_code_and_nothing_is_said() {
     let directory = tempfile::tempdir().unwrap();
     let pager = pager(directory.path(), "exit 7");
