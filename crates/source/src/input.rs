@@ -50,6 +50,8 @@ pub struct SnapshotFile {
     path: PathBuf,
     pub(crate) identity: FileIdentity,
     pub(crate) deferred: DeferredFile,
+    /// Compressed copies of it that stand beside it, and are not read.
+    pub(crate) packed_copies: Vec<PathBuf>,
 }
 
 impl SnapshotFile {
@@ -79,6 +81,11 @@ impl SnapshotFile {
             Some(left) => *open_slots = left,
             None => deferred.close(path)?,
         }
-        Ok(Self { path: path.to_owned(), identity: FileIdentity::of(&about), deferred })
+        Ok(Self {
+            path: path.to_owned(),
+            identity: FileIdentity::of(&about),
+            deferred,
+            packed_copies: Vec::new(),
+        })
     }
 }

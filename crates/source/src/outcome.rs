@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 
 use taptrail_trail::Unreadable;
@@ -74,6 +75,8 @@ pub enum NoteKind {
     NotNamedAsLog,
     /// A directory beside others with logs, which has none.
     NoLogs,
+    /// It is not read: what it has, the log beside it that it was compressed from has, too.
+    PackedCopy,
     /// It has lines that look like records, in an unsupported shape.
     UnreadLines {
         /// The number of lines.
@@ -137,6 +140,11 @@ impl fmt::Display for Note {
                  (NAME.log, syslog, messages). Name it as a FILE, too"
             ),
             NoteKind::NoLogs => write!(f, "{source}: no file in this directory has a log's name"),
+            NoteKind::PackedCopy => write!(
+                f,
+                "{source}: not read: it is a compressed copy of {} beside it, whole or in part",
+                Path::new(&**source).with_extension("").display()
+            ),
             NoteKind::NoGuestLines => write!(f, "{source}: no line in it is about a guest"),
         }
     }

@@ -1,6 +1,7 @@
 //! Reads all inputs in one order.
 
 use std::num::NonZero;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -11,7 +12,7 @@ use crate::merge::Merge;
 use crate::ordered_entry::EntrySink;
 use crate::parsed_line::Clock;
 use crate::scan::Scanning;
-use crate::{Input, ReadOutcome};
+use crate::{Input, NoteKind, ReadOutcome};
 
 /// Options of [`read`].
 pub struct ReadOptions<'a> {
@@ -74,6 +75,13 @@ impl Default for ReadOptions<'_> {
 pub fn read(inputs: Vec<Input>, options: ReadOptions<'_>, sink: &mut EntrySink<'_>) -> ReadOutcome {
     let has_directory_hosts = options.hosts.has_directory_hosts();
     let mut collector = Collector::new(&options.hosts, options.extract, options.progress);
+    for input in &inputs {
+        if let Input::Opened(file) = input {
+            for copy in &file.packed_copies {
+                collector.note(&Arc::from(copy.display().to_string()), NoteKind::PackedCopy);
+            }
+        }
+    }
     let clock = Clock::new(options.zone, options.now);
     let ReadOptions { threads, resources, keep_text, .. } = options;
     let scanning = Scanning { threads, resources, keep_text };

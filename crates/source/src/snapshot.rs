@@ -95,6 +95,13 @@ pub(crate) fn directory(
     inputs.retain(|input| snapshot_file(input).is_none_or(is_named));
     let copies: HashSet<PathBuf> = inputs.iter().filter_map(|input| packed_copy(input, &inputs)).collect();
     inputs.retain(|input| snapshot_file(input).is_none_or(|file| !copies.contains(file.path())));
+    for input in &mut inputs {
+        if let Input::Opened(file) = input {
+            let is_its = |copy: &&PathBuf| copy.with_extension("") == file.path();
+            file.packed_copies = copies.iter().filter(is_its).cloned().collect();
+            file.packed_copies.sort();
+        }
+    }
     Ok(inputs)
 }
 

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
@@ -348,6 +349,34 @@ fn text_that_any_user_can_write_does_not_replace_an_audit_logs_line() {
         });
         assert_eq!(entries, expect);
     }
+}
+
+#[test]
+fn a_compressed_copy_beside_its_log_is_named_and_not_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let pack = |name: &str, text: &str| {
+        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        packed.write_all(text.as_bytes()).unwrap();
+        std::fs::write(path(name), packed.finish().unwrap()).unwrap();
+    };
+    std::fs::write(path("audit.log"), audit(3000, 13, 3)).unwrap();
+    pack("audit.log.gz", &audit(1000, 11, 1));
+    std::fs::write(path("audit.log.1"), audit(2000, 12, 2)).unwrap();
+    pack("audit.log.1.gz", &audit(2000, 12, 2));
+    let mut macs = Vec::new();
+    let outcome = read(expand(&[dir.path().to_owned()]).0, ReadOptions::default(), &mut |entry| {
+        macs.push(summary(entry).1);
+        ControlFlow::Continue(())
+    });
+    assert_eq!((macs, outcome.input.duplicates), (vec![1, 2, 3], 0));
+    let copies: Vec<_> = outcome.notes.iter().filter(|note| note.kind == NoteKind::PackedCopy).collect();
+    let [copy] = copies[..] else { panic!("{copies:?}") };
+    assert_eq!(PathBuf::from(&*copy.source), path("audit.log.1.gz"));
+    assert!(
+        copy.to_string().contains(&format!("copy of {} beside it", path("audit.log.1").display())),
+        "{copy}"
+    );
 }
 
 /// Opens a log, rotates it and then reads it. Returns the last bytes of the MACs, and the outcome.
