@@ -2,7 +2,7 @@ use std::fmt::Write as _;
 
 use taptrail_trail::{Proof, Report, State};
 
-use crate::findings::{count_incidents, each_table, findings_block};
+use crate::findings::{count_incidents, each_table, findings_block, has_marks};
 use crate::fold::fold;
 use crate::sessions::sessions;
 use crate::span::{Holds, holds_within_coverage};
@@ -33,7 +33,9 @@ pub fn trail_table(report: &Report, columns: &Columns, style: &Style) -> String 
         text.push_str(part);
         text.push('\n');
     }
-    text.push_str(footnote(report));
+    let has_marks =
+        report.holdings.iter().any(|of| Proof::any_unauthenticated(&of.proof)) || has_marks(report);
+    text.push_str(footnote(has_marks));
     text
 }
 
@@ -76,7 +78,12 @@ pub fn findings_table(report: &Report, each: bool, style: &Style) -> String {
     }
     text.push_str(&summary(report));
     text.push('\n');
-    text.push_str(footnote(report));
+    let has_marks = if each {
+        report.findings.iter().any(|finding| Proof::any_unauthenticated(&finding.proof))
+    } else {
+        has_marks(report)
+    };
+    text.push_str(footnote(has_marks));
     if !report.findings.is_empty() && !each {
         text.push_str("`taptrail findings --each` lists each finding, `--kind KIND` those of one kind;\n");
     }
@@ -108,10 +115,8 @@ fn summary(report: &Report) -> String {
 }
 
 /// What the mark of unauthenticated lines means, if it is there.
-fn footnote(report: &Report) -> &'static str {
-    let marked = report.holdings.iter().any(|holding| Proof::any_unauthenticated(&holding.proof))
-        || report.findings.iter().any(|finding| Proof::any_unauthenticated(&finding.proof));
-    if marked { UNAUTHENTICATED_FOOTNOTE } else { "" }
+fn footnote(has_marks: bool) -> &'static str {
+    if has_marks { UNAUTHENTICATED_FOOTNOTE } else { "" }
 }
 
 pub(crate) fn count(number: u64, what: &str) -> String {
@@ -130,4 +135,40 @@ pub(crate) fn thousands(number: u64) -> String {
         text.push(digit);
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use taptrail_trail::Finding;
+
+    use super::*;
+    use crate::sample::finding;
+
+    fn of(time: i64, unauthenticated: bool) -> Finding {
+        let mut finding = finding(Some("web1"), Some(1), time);
+        finding.proof.iter_mut().for_each(|proof| proof.unauthenticated = unauthenticated);
+        finding
+    }
+
+    #[test]
+    fn the_footnote_stands_where_a_row_has_its_mark() {
+        let style = Style { utc: true, ..Style::default() };
+        // By kind, the row shows the newer one.
+        for (older, newer) in [(false, false), (true, false), (false, true), (true, true)] {
+            let report = Report { findings: vec![of(1, older), of(2, newer)], ..Report::default() };
+            let tables = [
+                (findings_table(&report, false, &style), newer),
+                (findings_table(&report, true, &style), older || newer),
+                (trail_table(&report, &Columns::default(), &style), newer),
+            ];
+            for (text, is_marked) in tables {
+                let has_mark = text.lines().any(|line| line.ends_with("(serial 7)*"));
+                assert_eq!(
+                    (has_mark, text.contains(UNAUTHENTICATED_FOOTNOTE)),
+                    (is_marked, is_marked),
+                    "{text}"
+                );
+            }
+        }
+    }
 }

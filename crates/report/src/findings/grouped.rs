@@ -126,6 +126,11 @@ fn groups(findings: &[Finding]) -> Vec<KindGroup<'_>> {
     groups
 }
 
+/// The findings that the table shows.
+pub(super) fn examples(report: &Report) -> impl Iterator<Item = &Finding> {
+    groups(&report.findings).into_iter().filter_map(|group| group.example())
+}
+
 /// A row for each kind of incident, and below it what follows from these incidents, and the newest.
 pub(super) fn grouped_table(report: &Report, style: &Style) -> String {
     let (hosts, clock) = (hosts(report), TimeFormat::new(style));

@@ -42,8 +42,17 @@ pub(crate) fn sentence(finding: &Finding) -> CompactString {
     cut(&finding.text, MAX_SENTENCE_CHARS)
 }
 
+/// Whether one of the [`findings_block`]'s rows has a mark of unauthenticated lines.
+pub(crate) fn has_marks(report: &Report) -> bool {
+    grouped::examples(report).any(is_marked)
+}
+
+fn is_marked(finding: &Finding) -> bool {
+    Proof::any_unauthenticated(&finding.proof)
+}
+
 fn last_location(finding: &Finding) -> String {
-    let mark = if Proof::any_unauthenticated(&finding.proof) { UNAUTHENTICATED_MARK } else { "" };
+    let mark = if is_marked(finding) { UNAUTHENTICATED_MARK } else { "" };
     finding.proof.last().map_or(NONE.to_owned(), |proof| format!("{}{mark}", location(proof)))
 }
 
