@@ -8,7 +8,7 @@
 //!      admit(attempts, recorder) ── it refuses ──▶ every descriptor is closed
 //!        │ each open is on record
 //!        ▼
-//!     Admitted: AsFd, and the only thing that reaches a QEMU
+//!     Admitted: AsFd and pass(), and the only thing that reaches a QEMU
 //! ```
 //!
 //! **A device that is not recorded can't be passed to QEMU: code that tries does not compile.** An
@@ -43,6 +43,7 @@ mod gate;
 mod ifreq;
 mod macvtap;
 mod node;
+mod pass;
 mod tun;
 mod vhost;
 

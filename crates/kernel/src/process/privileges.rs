@@ -42,7 +42,7 @@ impl PrivilegeDrop {
     }
 }
 
-fn set_limit(limit: Limit) -> io::Result<()> {
+pub(super) fn set_limit(limit: Limit) -> io::Result<()> {
     let value = libc::rlimit { rlim_cur: limit.value, rlim_max: limit.value };
     // SAFETY: the kernel reads one live rlimit.
     check(unsafe { libc::setrlimit(limit.resource, &raw const value) })
