@@ -3,7 +3,7 @@ use std::sync::Arc;
 use compact_str::CompactString;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use taptrail_record::{Abend, Denial, Fragment, KernelOpen, MacAddr, Record, ResourceChange};
+use taptrail_record::{Abend, BridgeOpen, Denial, Fragment, KernelOpen, MacAddr, Record, ResourceChange};
 use uuid::Uuid;
 
 use crate::{LineRef, Proof};
@@ -65,6 +65,9 @@ pub enum Content {
     Record(Record),
     /// The kernel recorded an open(2) of a raw network device.
     KernelOpen(KernelOpen),
+    /// `taptrail-bridge-helper` gave or refused its caller a tap. No holding is made of it: whose
+    /// the tap is, and until when, is not known.
+    BridgeOpen(BridgeOpen),
     /// The kernel recorded that a process that runs a guest, as it seems, got a fatal signal.
     Abend(Abend),
     /// The kernel recorded that a process was refused the access to a raw network device.

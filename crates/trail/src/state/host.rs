@@ -5,7 +5,7 @@ use std::collections::hash_map;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use taptrail_record::{Event, Fragment, GuestId, KernelOpen, Outcome, Record};
+use taptrail_record::{BridgeOpen, Event, Fragment, GuestId, KernelOpen, Outcome, Record};
 use uuid::Uuid;
 
 use crate::model::entry::RecordEntry;
@@ -94,6 +94,7 @@ impl Host {
         match &entry.content {
             Content::Record(record) => self.apply_record(&RecordEntry { entry, record }, out),
             Content::KernelOpen(open) => self.kernel_opened(entry, open, out),
+            Content::BridgeOpen(open) => self.bridge_opened(entry, open),
             Content::Abend(abend) => self.on_abend(entry, abend, out),
             Content::Denial(denial) => self.on_denial(entry, denial, out),
             Content::Truncated(fragment) => {
@@ -301,6 +302,13 @@ impl Host {
         }
         if let Some(oldest) = self.kernel_opens.add(open, entry.proof()) {
             self.report_unmanaged(oldest, out);
+        }
+    }
+
+    /// The bridge helper's record accounts for the open(2) that the kernel recorded.
+    fn bridge_opened(&mut self, entry: &Entry, open: &BridgeOpen) {
+        if let Some(device) = &open.device {
+            self.kernel_opens.match_record(entry, device, Some(0));
         }
     }
 

@@ -2,7 +2,7 @@
 
 use crate::fixtures::{findings, macvtap, tun, vhost};
 use crate::log_builder::*;
-use taptrail_record::{Device, DeviceKind, Event, KernelOpen, Rdev};
+use taptrail_record::{BridgeOpen, Device, DeviceKind, Event, KernelOpen, Outcome, Rdev, Requester};
 use taptrail_trail::{Content, FindingKind};
 
 const DAEMON: &str = "/usr/sbin/libvirtd";
@@ -206,4 +206,50 @@ fn an_open_by_io_uring_or_without_a_name_is_reported_as_such() {
     assert_eq!(open("/dev/net/tun", None), by_io_uring);
     let unnamed = "/tmp/opens (process 77) opened a tun without naming it, and no record grants it";
     assert_eq!(open("", Some(4)), unnamed);
+}
+
+/// The bridge helper's record of a tap, or of a request that it refused before it opened one.
+fn bridge_open(device: Option<Device>, parent: u32) -> Content {
+    Content::BridgeOpen(BridgeOpen {
+        bridge: "br0".into(),
+        outcome: if device.is_some() { Outcome::Success } else { Outcome::Failed },
+        refusal: device.is_none().then(|| "acl".into()),
+        device,
+        errno: None,
+        requester: Requester { uid: 1000, auid: 1000, pid: parent },
+        start_time: None,
+        claimed_name: Some(guest(1).name),
+        claimed_uuid: Some(guest(1).uuid),
+    })
+}
+
+#[test]
+fn a_bridge_helpers_record_accounts_for_its_open_and_makes_no_holding() {
+    const HELPER: &str = "/usr/libexec/taptrail-bridge-helper";
+    let log = || LogBuilder::new().by(77).kernel_open(77, HELPER, &tun());
+    let of_later = |log: LogBuilder| log.after(120).by(LIBVIRTD).boot(2, &vhost(), 41).report();
+    let tap = || Some(Device::new("/dev/net/tun", Some(Rdev::TUN), Some("tap0".into())));
+
+    let report = of_later(log().entry(bridge_open(tap(), 4711)));
+    assert_eq!(findings(&report), [""; 0]);
+    assert!(report.holdings.iter().all(|holding| holding.guest != guest(1)));
+    // Without the record, with a refusal that opened nothing, or with another process's record.
+    for log in [log(), log().entry(bridge_open(None, 4711)), log().by(78).entry(bridge_open(tap(), 4711))] {
+        assert_eq!(findings(&of_later(log)), ["unmanaged-open"]);
+    }
+}
+
+#[test]
+fn a_tap_that_a_managed_guest_gets_from_a_bridge_helper_is_not_managed() {
+    let open = KernelOpen {
+        pid: 77,
+        ppid: Some(40),
+        exe: "/usr/libexec/taptrail-bridge-helper".into(),
+        device: tun(),
+        fd: Some(3),
+        errno: None,
+    };
+    let log = LogBuilder::new().boot(1, &vhost(), 40).entry(Content::KernelOpen(open)).by(77);
+    let report = log.entry(bridge_open(Some(tun()), 40)).report();
+    assert_eq!(findings(&report), ["unmanaged-open"]);
 }

@@ -1,8 +1,8 @@
 use jiff::Timestamp;
 use proptest::prelude::*;
 use taptrail_record::{
-    Abend, CloseDoubt, Denial, Descriptor, Device, DeviceKind, Event, Fragment, GuestId, KernelOpen, MacAddr,
-    Outcome, Rdev, Reason, Record, Requester, ResourceChange,
+    Abend, BridgeOpen, CloseDoubt, Denial, Descriptor, Device, DeviceKind, Event, Fragment, GuestId,
+    KernelOpen, MacAddr, Outcome, Rdev, Reason, Record, Requester, ResourceChange,
 };
 use uuid::Uuid;
 
@@ -56,6 +56,31 @@ fn reason() -> impl Strategy<Value = GapReason> {
     prop::sample::select(GapReason::ALL.to_vec())
 }
 
+fn bridge_open() -> impl Strategy<Value = BridgeOpen> {
+    let options = (
+        proptest::option::of(device()),
+        proptest::option::of(text()),
+        proptest::option::of(any::<i32>()),
+        proptest::option::of(any::<u64>()),
+        proptest::option::of(text()),
+        proptest::option::of(any::<u128>()),
+    );
+    (text(), options, any::<(u32, u32, u32)>(), any::<bool>()).prop_map(|(bridge, options, ids, success)| {
+        let (device, refusal, errno, start_time, claimed_name, uuid) = options;
+        BridgeOpen {
+            bridge,
+            device,
+            refusal,
+            errno,
+            requester: Requester { uid: ids.0, auid: ids.1, pid: ids.2 },
+            start_time,
+            claimed_name,
+            claimed_uuid: uuid.map(Uuid::from_u128),
+            outcome: if success { Outcome::Success } else { Outcome::Failed },
+        }
+    })
+}
+
 fn content() -> impl Strategy<Value = Content> {
     let number = || proptest::option::of(any::<i32>());
     let kernel_open =
@@ -67,6 +92,7 @@ fn content() -> impl Strategy<Value = Content> {
         1 => kernel_open.prop_map(|(pid, ppid, exe, device, fd, errno)| {
             Content::KernelOpen(KernelOpen { pid, ppid, exe, device, fd, errno })
         }),
+        1 => bridge_open().prop_map(Content::BridgeOpen),
         1 => (any::<u32>(), text(), text(), any::<u32>()).prop_map(|(pid, comm, exe, signal)| {
             Content::Abend(Abend { pid, comm, exe, signal })
         }),
@@ -163,6 +189,7 @@ fn content_kind(content: &Content) -> &'static str {
     match content {
         Content::Record(_) => "record",
         Content::KernelOpen(_) => "kernel-open",
+        Content::BridgeOpen(_) => "bridge-open",
         Content::Abend(_) => "abend",
         Content::Denial(_) => "denial",
         Content::Resource(_) => "resource",
@@ -177,7 +204,7 @@ fn content_kind(content: &Content) -> &'static str {
     }
 }
 
-const CONTENT_KINDS: usize = 13;
+const CONTENT_KINDS: usize = 14;
 
 fn is_stored_as(content: Content, json: &str) {
     assert_eq!(serde_json::to_string(&content).unwrap(), json);
@@ -310,6 +337,20 @@ fn each_content_has_its_form() {
                 errno: Some(16),
             }),
             r#"{"kernel-open":{"pid":7,"device":{"kind":"tun","path":"/dev/net/tun","rdev":"0A:C8"},"errno":16}}"#.to_owned(),
+        ),
+        (
+            Content::BridgeOpen(BridgeOpen {
+                bridge: "br0".into(),
+                device: Some(Device::new("/dev/net/tun", Some(Rdev::TUN), Some("tap0".into()))),
+                refusal: None,
+                errno: None,
+                requester: Requester { uid: 1000, auid: 1000, pid: 7 },
+                start_time: Some(99),
+                claimed_name: Some("web 1".into()),
+                claimed_uuid: Some(a_guest().uuid),
+                outcome: Outcome::Success,
+            }),
+            r#"{"bridge-open":{"bridge":"br0","device":{"kind":"tun","path":"/dev/net/tun","rdev":"0A:C8","dev":"tap0"},"requester":{"uid":1000,"auid":1000,"pid":7},"start_time":99,"claimed_name":"web 1","claimed_uuid":"2ea4e9f1-1c4a-4c49-a5a1-0bbbbf2a1b0e","outcome":"success"}}"#.to_owned(),
         ),
         (
             Content::Abend(Abend { pid: 9, comm: "CPU 0/KVM".into(), exe: "/usr/bin/qemu".into(), signal: 11 }),
