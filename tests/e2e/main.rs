@@ -6,6 +6,7 @@ mod api;
 mod archive;
 mod auditing;
 mod bpf;
+mod bridge_helper;
 mod cli_queries;
 mod confinement;
 mod documents;
