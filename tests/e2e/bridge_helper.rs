@@ -94,7 +94,8 @@ impl Lab {
     /// As setcap(8) does with `+ep`: `struct vfs_cap_data`, linux/capability.h.
     fn grant(&self, path: &Path, capabilities: &[u32]) {
         let bits = capabilities.iter().fold(0_u64, |bits, number| bits | 1 << number);
-        let words = [0x0200_0001, bits as u32, 0, (bits >> 32) as u32, 0];
+        let low = |bits: u64| u32::try_from(bits & u64::from(u32::MAX)).expect("32 bits");
+        let words = [0x0200_0001, low(bits), 0, low(bits >> 32), 0];
         let value: Vec<u8> = words.iter().flat_map(|word: &u32| word.to_le_bytes()).collect();
         setxattr(path, "security.capability", &value, XattrFlags::empty()).unwrap();
     }
@@ -322,7 +323,9 @@ fn the_acl_differs_from_qemus_own_helper_where_that_is_unsafe() {
     }
     // A relative path is relative to what the caller chooses.
     lab.acl(b"include inner\n");
-    let here = |command: &mut Command| drop(command.current_dir("/etc/qemu"));
+    let here = |command: &mut Command| {
+        command.current_dir("/etc/qemu");
+    };
     assert_eq!(lab.ask_with(&lab.theirs, b"br0", here).tap(), "tap0");
     lab.ask_with(&lab.ours, b"br0", here).refused("bridge.conf:1: the path of an included file");
     // Files that others can change.
@@ -471,9 +474,13 @@ fn what_a_caller_lets_it_inherit_changes_nothing() {
         ("TMPDIR", "/nosuch"),
         ("LC_ALL", "x".repeat(10_000).as_str()),
     ] {
-        quiet(&lab.ask_with(&lab.ours, b"br0", |command| drop(command.env(name, value))));
+        quiet(&lab.ask_with(&lab.ours, b"br0", |command| {
+            command.env(name, value);
+        }));
     }
-    quiet(&lab.ask_with(&lab.ours, b"br0", |command| drop(command.env_clear().arg0(""))));
+    quiet(&lab.ask_with(&lab.ours, b"br0", |command| {
+        command.env_clear().arg0("");
+    }));
     // By a shell: no stdio, a umask, limits, other descriptors, another directory.
     for before in [
         "exec <&- >&- 2>&-",
@@ -493,7 +500,10 @@ fn what_a_caller_lets_it_inherit_changes_nothing() {
     // None of it helps a caller whose bridge is not listed.
     lab.acl(b"allow br1\n");
     for (name, value) in [("HOME", "/tmp"), ("QEMU_BRIDGE_CONF", "/tmp/x"), ("TAPTRAIL_STATE_DIR", "/tmp")] {
-        lab.ask_with(&lab.ours, b"br0", |command| drop(command.env(name, value))).refused("does not allow");
+        lab.ask_with(&lab.ours, b"br0", |command| {
+            command.env(name, value);
+        })
+        .refused("does not allow");
     }
     assert_eq!(lab.world.links(), [""; 0]);
 }
