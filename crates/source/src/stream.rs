@@ -87,6 +87,8 @@ impl Stream {
             let spawned = std::thread::Builder::new().name("reader".to_owned()).spawn(move || {
                 if let Err(error) = work(&of.0) {
                     of.0.lock().failed.get_or_insert(error);
+                    // Nobody takes what comes after it: the other readers must not wait for room.
+                    of.0.room.notify_all();
                 }
             });
             match spawned {
@@ -169,10 +171,11 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a batch once there is room for it; `false` if the stream was dropped.
+    /// Adds a batch once there is room for it; `false` if the stream was dropped, or another reader
+    /// has failed.
     fn put(&self, number: u64, batch: Batch) -> bool {
         let mut state = self.lock();
-        while number >= state.wanted + MAX_BATCHES_AHEAD && !state.dropped {
+        while number >= state.wanted + MAX_BATCHES_AHEAD && !state.is_over() {
             state.waiting_readers += 1;
             state = wait(&self.room, state);
             state.waiting_readers -= 1;
@@ -181,7 +184,14 @@ impl Shared {
         if state.consumer_waits && number == state.wanted {
             self.ready.notify_one();
         }
-        !state.dropped
+        !state.is_over()
+    }
+}
+
+impl State {
+    /// Whether no further batch is needed.
+    fn is_over(&self) -> bool {
+        self.dropped || self.failed.is_some()
     }
 }
 
@@ -196,5 +206,33 @@ impl Drop for ActiveReader {
     fn drop(&mut self) {
         self.0.lock().active_readers -= 1;
         self.0.ready.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reader_that_fails_leaves_no_other_waiting() {
+        let mut readers = 0;
+        let mut stream = Stream::start(2, move || {
+            readers += 1;
+            let fails = readers == 1;
+            move |shared: &Shared| {
+                if !fails {
+                    // More than there is room for: the first batch is never there.
+                    let mut numbers = 1..MAX_BATCHES_AHEAD * 4;
+                    while numbers.next().is_some_and(|number| shared.put(number, Batch::default())) {}
+                    return Ok(());
+                }
+                // The other one waits for room by now, or is about to.
+                std::thread::sleep(std::time::Duration::from_millis(50));
+                Err(io::Error::other("the disk is damaged"))
+            }
+        })
+        .unwrap();
+        assert!(stream.next().is_some_and(|batch| batch.is_err()));
+        assert!(stream.next().is_none());
     }
 }
