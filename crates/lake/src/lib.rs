@@ -23,6 +23,8 @@ mod compact;
 mod conditions;
 mod error;
 mod fleet;
+#[doc(hidden)]
+pub mod fuzzing;
 mod layout;
 mod manifest;
 mod object;
