@@ -1,11 +1,12 @@
 //! Parquet objects: rows in, bytes out, and back.
 
 use std::marker::PhantomData;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray as _;
 use arrow_array::{ArrayRef, RecordBatch};
-use arrow_schema::{ArrowError, DataType, FieldRef, Schema, SchemaRef};
+use arrow_schema::{DataType, FieldRef, Schema, SchemaRef};
 use bytes::Bytes;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
@@ -14,6 +15,7 @@ use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::errors::ParquetError;
+use parquet::file::metadata::ColumnChunkMetaData;
 use parquet::file::metadata::{ColumnChunkMask, PageIndexPolicy, ParquetStatisticsPolicy};
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
 use parquet::schema::types::ColumnPath;
@@ -151,6 +153,16 @@ impl Default for Limits {
     }
 }
 
+/// Whether a column's pages lie within an object of this size.
+fn lies_within(column: &ColumnChunkMetaData, bytes: u64) -> bool {
+    let pages = column.data_page_offset();
+    let begin = column.dictionary_page_offset().unwrap_or(pages);
+    let place = |at: i64| u64::try_from(at).ok().filter(|at| *at <= bytes);
+    let end = place(begin).zip(u64::try_from(column.compressed_size()).ok());
+    let is_inside = end.and_then(|(begin, size)| begin.checked_add(size)).is_some_and(|end| end <= bytes);
+    is_inside && place(pages).is_some() && column.num_values() >= 0 && column.uncompressed_size() >= 0
+}
+
 /// Reads the rows of one object.
 pub struct ObjectReader<R: Row> {
     object: RemoteObject,
@@ -184,10 +196,15 @@ impl<R: Row> ObjectReader<R> {
     ) -> Result<Self, LakeError> {
         let name: Arc<str> = Arc::from(path);
         let object = RemoteObject::open(store, &name, bytes, limits)?;
-        let builder = Self::builder(&object, &conditions).map_err(|error| object.error(error))?;
+        let builder = guarded(&object, || Self::builder(&object, &conditions))?;
         for (number, group) in builder.metadata().row_groups().iter().enumerate() {
             if !(0..=limits.row_group).contains(&group.num_rows()) {
                 return Err(LakeError::damaged(&name, format!("a row group has {} rows", group.num_rows())));
+            }
+            // The library panics at negative places.
+            if let Some(column) = group.columns().iter().find(|column| !lies_within(column, bytes)) {
+                let column = column.column_path().string();
+                return Err(LakeError::damaged(&name, format!("the column {column} lies outside of it")));
             }
             let index = builder.metadata().page_index_for_row_group(number);
             if (0..group.num_columns()).any(|leaf| index.page_locations(leaf).is_none()) {
@@ -240,9 +257,8 @@ impl<R: Row> ObjectReader<R> {
         }
         let mask = ProjectionMask::columns(builder.parquet_schema(), names.iter().copied());
         object.check_pages();
-        let batches = builder.with_projection(mask).with_batch_size(PAGE).build();
-        let batches = batches.map_err(|error| object.error(error))?;
-        Ok(batches.map(move |batch| batch.map_err(|error| object.error(error))))
+        let mut batches = guarded(&object, || builder.with_projection(mask).with_batch_size(PAGE).build())?;
+        Ok(std::iter::from_fn(move || guarded(&object, || batches.next().transpose()).transpose()))
     }
 
     /// Its rows, in the order of the object.
@@ -252,10 +268,22 @@ impl<R: Row> ObjectReader<R> {
     /// The object is damaged.
     pub fn rows(self) -> Result<Rows<R>, LakeError> {
         let Self { object, builder, conditions, limits, row } = self;
-        let builder = conditions.apply(builder).map_err(|error| object.error(error))?;
+        let builder = guarded(&object, || conditions.apply(builder))?;
         object.check_pages();
-        let batches = builder.with_batch_size(BATCH).build().map_err(|error| object.error(error))?;
+        let batches = guarded(&object, || builder.with_batch_size(BATCH).build())?;
         Ok(Rows { object, batches, decoded: Vec::new().into_iter(), limits, row })
+    }
+}
+
+/// Calls the Parquet library. It panics at some objects that no writer makes, where it should
+/// return an error; what it was reading is not used after that.
+fn guarded<T, E: ToString>(
+    object: &RemoteObject,
+    work: impl FnOnce() -> Result<T, E>,
+) -> Result<T, LakeError> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(done) => done.map_err(|error| object.error(error)),
+        Err(_) => Err(object.error("the Parquet library does not expect what is in it")),
     }
 }
 
@@ -282,12 +310,11 @@ pub struct Rows<R: Row> {
 }
 
 impl<R: Row> Rows<R> {
-    fn decode(&self, batch: Result<RecordBatch, ArrowError>) -> Result<Vec<R>, LakeError> {
-        let batch = batch.map_err(|error| self.object.error(error))?;
+    fn decode(&self, batch: &RecordBatch) -> Result<Vec<R>, LakeError> {
         if !batch.columns().iter().all(|column| is_within(column, self.limits.text)) {
             return Err(self.object.error("a text of it is too long"));
         }
-        serde_arrow::from_record_batch(&batch).map_err(|error| self.object.error(error))
+        serde_arrow::from_record_batch(batch).map_err(|error| self.object.error(error))
     }
 }
 
@@ -313,9 +340,11 @@ impl<R: Row> Iterator for Rows<R> {
             if let Some(row) = self.decoded.next() {
                 return Some(Ok(row));
             }
-            let batch = self.batches.next()?;
-            match self.decode(batch) {
-                Ok(rows) => self.decoded = rows.into_iter(),
+            let (object, batches) = (&self.object, &mut self.batches);
+            let batch = guarded(object, || batches.next().transpose());
+            match batch.and_then(|batch| batch.map(|batch| self.decode(&batch)).transpose()) {
+                Ok(None) => return None,
+                Ok(Some(rows)) => self.decoded = rows.into_iter(),
                 Err(error) => return Some(Err(error)),
             }
         }

@@ -48,6 +48,10 @@ impl RemoteObject {
         if bytes > limits.object {
             return Err(LakeError::damaged(path, format!("it has {bytes} bytes")));
         }
+        // A mark at each end, and the footer's length.
+        if bytes < 12 {
+            return Err(LakeError::damaged(path, "it is too short"));
+        }
         let file = store.file(path)?;
         let mut object = Shared {
             store: Arc::clone(store),
