@@ -10,7 +10,9 @@ use std::sync::Arc;
 use fleet::{Options, write_lake};
 use serde_json::Value as Json;
 use taptrail_lake::sql::{Answer, DeviceIs, Moment, Parameters, Question, Value, answer};
-use taptrail_lake::{ObjectEntry, Snapshot, Store};
+use taptrail_lake::{BatchWriter, CoverageRow, ObjectEntry, Snapshot, Store, compact};
+use taptrail_record::{Device, GuestId};
+use taptrail_trail::{Certainty, Coverage, Holding, Input, Proof, Span, State};
 
 struct Lake {
     store: Arc<Store>,
@@ -209,4 +211,51 @@ fn findings_are_counted_by_kind_and_severity() {
     let one = lake.ask(Question::Findings, &one);
     assert!(!one.is_empty());
     assert_eq!(texts(Question::Findings, &one, "host"), set(&["kvm0003.example.org"]));
+}
+
+#[test]
+fn what_is_learned_on_a_later_day_makes_no_second_holding() {
+    let time = |text: &str| text.parse::<jiff::Timestamp>().unwrap();
+    let (opened, granted) = (time("2026-10-01T23:59:59.99Z"), time("2026-10-02T00:00:00.2Z"));
+    let end = time("2026-10-03T12:00:00Z");
+    let proof = |time| Proof {
+        serial: None,
+        time,
+        source: "audit.log".into(),
+        line: 1,
+        copies: Vec::new(),
+        unauthenticated: false,
+    };
+    let holding = Holding {
+        host: "kvm1".into(),
+        guest: GuestId { name: "web".into(), uuid: uuid::Uuid::nil() },
+        mac: "52:54:00:00:00:01".parse().unwrap(),
+        device: Device::new("/dev/net/tun", None, None),
+        queues: None,
+        opened: Some(opened),
+        granted: Some(granted),
+        released: None,
+        last_seen: None,
+        end_doubt: None,
+        uncertain_since: None,
+        possibly_held: Vec::new(),
+        state: State::Held,
+        ended_by: None,
+        certainty: Certainty::Definitive,
+        pid: None,
+        proof: vec![proof(opened), proof(granted)],
+    };
+    let spans = vec![Span { from: opened, until: end }];
+    let coverage = Coverage { host: "kvm1".into(), spans, gaps: Vec::new(), starts: Vec::new() };
+    let rows = CoverageRow::all_of(&coverage);
+    let directory = tempfile::tempdir().unwrap();
+    let store = Arc::new(Store::open(&format!("file://{}", directory.path().display())).unwrap());
+    let mut batch = BatchWriter::new().unwrap();
+    batch.holding(holding).unwrap();
+    batch.finish(&store, &Input { coverage: vec![coverage], ..Input::default() }, rows).unwrap();
+    compact(&store, None).unwrap();
+    let objects = Snapshot::existing(&store).unwrap().generation.unwrap().objects;
+    let whole = answer(&store, &objects, Question::Trail, &Parameters::default()).unwrap();
+    assert_eq!(whole.len(), 1, "not another one that was opened on the first day: {whole:?}");
+    assert_eq!(texts(Question::Trail, &whole, "state"), set(&["held"]));
 }

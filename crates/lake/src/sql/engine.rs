@@ -167,15 +167,15 @@ impl Engine {
         }
     }
 
-    /// A field of the first (1) or last (-1) proof.
-    fn of_proof(self, index: i8, field: &str) -> String {
+    /// The time of the first (1) or last (-1) proof.
+    fn time_of_proof(self, index: i8) -> String {
         match self {
-            Self::Duckdb => format!("proof[{index}].{field}"),
+            Self::Duckdb => format!("proof[{index}].time"),
             // An index outside of an array gives no null there, but zeros.
-            Self::Clickhouse => format!("if(empty(proof), NULL, tupleElement(proof[{index}], '{field}'))"),
-            Self::Spark => format!("try_element_at(proof, {index}).{field}"),
-            Self::Trino => format!("element_at(proof, {index}).{field}"),
-            Self::Datafusion => format!("array_element(proof, {index})['{field}']"),
+            Self::Clickhouse => format!("if(empty(proof), NULL, tupleElement(proof[{index}], 'time'))"),
+            Self::Spark => format!("try_element_at(proof, {index}).time"),
+            Self::Trino => format!("element_at(proof, {index}).time"),
+            Self::Datafusion => format!("array_element(proof, {index})['time']"),
         }
     }
 
@@ -204,17 +204,15 @@ impl Engine {
         let mut columns = columns(table).join(", ");
         if table == Table::Held {
             let never = self.never();
-            let proof = |name: &str, index, field| format!(", {} AS {name}", self.of_proof(index, field));
-            columns.push_str(&proof("proof_time", 1, "time"));
-            columns.push_str(&proof("proof_serial", 1, "serial"));
-            columns.push_str(&proof("proof_source", 1, "source"));
-            columns.push_str(&proof("proof_line", 1, "line"));
-            columns.push_str(&proof("last_proof_time", -1, "time"));
             let begun =
-                format!("coalesce(granted, CASE WHEN opened IS NULL THEN {} END)", self.of_proof(1, "time"));
+                format!("coalesce(granted, CASE WHEN opened IS NULL THEN {} END)", self.time_of_proof(1));
             let or_never = |name: &str| format!("coalesce({name}, {never})");
             let ends = ["released", "last_seen", "uncertain_since"].map(or_never).join(", ");
-            let _ = write!(columns, ", {begun} AS begun, least({ends}) AS ended");
+            let last_proof = self.time_of_proof(-1);
+            let _ = write!(
+                columns,
+                ", {last_proof} AS last_proof_time, {begun} AS begun, least({ends}) AS ended"
+            );
         }
         let midnights = format!("{} AS day_start, {} AS day_end", self.midnight(false), self.midnight(true));
         let nothing = if never { " WHERE 1 = 0" } else { "" };

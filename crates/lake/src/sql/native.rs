@@ -10,8 +10,7 @@ use taptrail_trail::{Holding, State, is_same_host};
 
 use super::{Answer, DeviceIs, Moment, Parameters, Question, Value};
 use crate::{
-    CoverageRow, Day, FindingRow, HeldRow, LakeError, Limits, Micros, ObjectEntry, ObjectReader, ProofRow,
-    Row, Store,
+    CoverageRow, Day, FindingRow, HeldRow, LakeError, Limits, Micros, ObjectEntry, ObjectReader, Row, Store,
 };
 
 /// The answer to a question, from the objects of a generation. The rows have no order.
@@ -48,9 +47,6 @@ struct Lake<'a> {
     question: Question,
     parameters: &'a Parameters,
 }
-
-/// What identifies a holding.
-type Key = (String, String, String, String, String, Option<Micros>, Option<Micros>, Option<ProofRow>);
 
 /// A guest's interface on a host: host, guest, uuid.
 type Interface = (String, String, String);
@@ -93,18 +89,9 @@ impl Lake<'_> {
             && device.as_ref().is_none_or(is_device)
     }
 
-    /// Whole holdings that meet the conditions: the last row of each.
-    fn whole(&self, keep: impl Fn(&HeldRow) -> bool) -> Result<Vec<HeldRow>, LakeError> {
-        let mut all: BTreeMap<Key, HeldRow> = BTreeMap::new();
-        self.each(|_, row: HeldRow| {
-            if self.is_about(&row) && keep(&row) {
-                let HeldRow { host, uuid, mac, kind, path, opened, granted, proof, .. } = row.clone();
-                let key = (host, uuid, mac, kind, path, opened, granted, proof.into_iter().next());
-                all.insert(key, row);
-            }
-            Ok(())
-        })?;
-        Ok(all.into_values().collect())
+    /// Passes on the whole holdings that meet the conditions: the last row of each.
+    fn each_whole(&self, mut take: impl FnMut(HeldRow) -> Result<(), LakeError>) -> Result<(), LakeError> {
+        self.each(|_, row: HeldRow| if row.last && self.is_about(&row) { take(row) } else { Ok(()) })
     }
 
     fn start(&self) -> Micros {
@@ -128,11 +115,11 @@ impl Lake<'_> {
     fn who(&self) -> Result<Answer, LakeError> {
         let Some(at) = self.parameters.at else { return Ok(Vec::new()) };
         let mut answer = Answer::new();
-        for row in self.whole(|_| true)? {
+        self.each_whole(|row| {
             let holds = match holds(&holding(&row)?, at) {
                 Some(true) => "yes",
                 Some(false) => "possibly",
-                None => continue,
+                None => return Ok(()),
             };
             let mut values = subject(&row);
             values.extend([
@@ -146,7 +133,8 @@ impl Lake<'_> {
                 Value::Text(holds.to_owned()),
             ]);
             answer.push(values);
-        }
+            Ok(())
+        })?;
         Ok(answer)
     }
 
@@ -171,7 +159,7 @@ impl Lake<'_> {
 
     fn trail(&self) -> Result<Answer, LakeError> {
         let mut answer = Answer::new();
-        for row in self.whole(|_| true)? {
+        self.each_whole(|row| {
             if self.overlaps(&row)? {
                 let mut values = subject(&row);
                 values.extend([
@@ -191,14 +179,15 @@ impl Lake<'_> {
                 ]);
                 answer.push(values);
             }
-        }
+            Ok(())
+        })?;
         Ok(answer)
     }
 
     fn never_granted(&self) -> Result<Answer, LakeError> {
         let mut answer = Answer::new();
-        for row in self.whole(|row| row.state == State::NeverGranted.as_str())? {
-            if self.overlaps(&row)? {
+        self.each_whole(|row| {
+            if row.state == State::NeverGranted.as_str() && self.overlaps(&row)? {
                 let mut values = subject(&row);
                 values.extend([
                     maybe_text(row.dev),
@@ -208,7 +197,8 @@ impl Lake<'_> {
                 ]);
                 answer.push(values);
             }
-        }
+            Ok(())
+        })?;
         Ok(answer)
     }
 

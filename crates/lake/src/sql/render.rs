@@ -95,7 +95,6 @@ pub fn render(
     };
     // Texts of a user come last: what is in them is not filled in.
     fill(table.as_str(), &|| engine.table(table, base, &paths, is_empty));
-    fill("key", &|| KEY.to_owned());
     if let Some(at) = parameters.at {
         fill("at_first", &|| engine.time(at.first));
         fill("at_last", &|| engine.time(at.last));
@@ -123,10 +122,6 @@ pub fn render(
     let before = settings().chain(engine.view(table, base, &paths)).collect();
     Ok(Statement { before, query: Some(query) })
 }
-
-/// What identifies a holding, the same on all its days.
-const KEY: &str = "host, uuid, mac, kind, path, opened, granted,
-      proof_time, proof_serial, proof_source, proof_line";
 
 /// The conditions that each row of the question's table meets.
 fn condition(question: Question, engine: Engine, parameters: &Parameters) -> String {

@@ -1,11 +1,9 @@
 -- Which guests held an interface's address at a time, and where: all that is known of these holdings.
 WITH {{held}}
 whole AS (
-  SELECT * FROM (
-    SELECT held.*, row_number() OVER (PARTITION BY {{key}} ORDER BY day DESC) AS age
-    FROM held
-    WHERE {{condition}}) AS numbered
-  WHERE age = 1),
+  SELECT *
+  FROM held
+  WHERE held.last AND {{condition}}),
 judged AS (
   SELECT whole.*, CASE
     WHEN state IN ('held', 'released') AND begun < ended AND begun <= {{at_last}} AND ended > {{at_first}} THEN 'yes'
