@@ -26,15 +26,7 @@ pub fn held_rows(holding: &Holding, end: Timestamp) -> Vec<(Day, HeldRow)> {
         }
     };
     let days = days(first, last, &holding.proof);
-    let all = days.len();
-    let rows = days.into_iter().zip(1..).map(|(day, number)| {
-        let mut row = HeldRow::of(holding, number == 1, number == all);
-        if number < all {
-            row.cut_at(day);
-        }
-        (day, row)
-    });
-    rows.collect()
+    cut(days, |first, last| HeldRow::of(holding, first, last), HeldRow::cut_at)
 }
 
 /// The rows of a run, as [`held_rows`].
@@ -45,11 +37,17 @@ pub fn run_rows(run: &GuestRun, end: Timestamp) -> Vec<(Day, RunRow)> {
         RunState::Ended => run.ended,
     };
     let days = days(first, last, &run.proof);
+    cut(days, |first, last| RunRow::of(run, first, last), RunRow::cut_at)
+}
+
+/// The row of each day: `row` makes it, for the first and the last of the days, and `cut_at` removes
+/// what came after the day.
+fn cut<R>(days: Vec<Day>, row: impl Fn(bool, bool) -> R, cut_at: fn(&mut R, Day)) -> Vec<(Day, R)> {
     let all = days.len();
     let rows = days.into_iter().zip(1..).map(|(day, number)| {
-        let mut row = RunRow::of(run, number == 1, number == all);
+        let mut row = row(number == 1, number == all);
         if number < all {
-            row.cut_at(day);
+            cut_at(&mut row, day);
         }
         (day, row)
     });

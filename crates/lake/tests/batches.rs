@@ -194,9 +194,11 @@ fn sorted<T: fmt::Debug>(mut all: Vec<T>) -> Vec<String> {
 
 /// What the rows say is what the trail said.
 fn assert_same(store: &Arc<Store>, reading: &Reading) {
-    let whole: Vec<_> = HeldRow::whole(rows(store)).into_iter().map(|row| row.holding().unwrap()).collect();
+    let last = rows::<HeldRow>(store).into_iter().map(|(_, row)| row).filter(|row| row.last);
+    let whole: Vec<_> = last.map(|row| row.holding().unwrap()).collect();
     assert_eq!(sorted(whole), sorted(reading.holdings.clone()));
-    let whole: Vec<_> = RunRow::whole(rows(store)).into_iter().map(|row| row.run().unwrap()).collect();
+    let last = rows::<RunRow>(store).into_iter().map(|(_, row)| row).filter(|row| row.last);
+    let whole: Vec<_> = last.map(|row| row.run().unwrap()).collect();
     assert_eq!(sorted(whole), sorted(reading.runs.clone()));
 }
 

@@ -1,10 +1,10 @@
 //! Derives a host's rows from the entries of several readings.
 
 use std::collections::{HashMap, VecDeque};
-use std::iter::Peekable;
 use std::path::Path;
 use std::sync::Arc;
 
+use itertools::Itertools as _;
 use jiff::Timestamp;
 use taptrail_trail::{Content, Entry, Finding, Gap, GapReason, GuestRun, Holding, Span, Trail};
 
@@ -13,7 +13,7 @@ use super::merge::HostMerge;
 use super::plan::{Derive, Plan};
 use crate::batch::Positions;
 use crate::slice::{held_rows, run_rows};
-use crate::spool::{SortedRows, Spool};
+use crate::spool::Spool;
 use crate::tables::columns::micros;
 use crate::{CoverageRow, Day, FindingRow, HeldRow, LakeError, RecordRow, RunRow, Store, Table};
 
@@ -45,8 +45,8 @@ impl Derivation {
         let begin = hosts.values().map(|host| host.how.since.unwrap_or(Timestamp::MIN)).min();
         let Some(begin) = begin.map(Day::of) else { return Ok(derived) };
         for day in plan.days(Table::Records).range(begin..).copied() {
-            let mut heads = Heads::of(store, plan, day)?;
-            while let Some((reading, row)) = heads.next()? {
+            for (reading, row) in merged_records(store, plan, day)? {
+                let row = row?;
                 if let Some(host) = hosts.get_mut(row.host.as_str()) {
                     host.add(reading, row, &mut derived)?;
                 }
@@ -57,39 +57,26 @@ impl Derivation {
     }
 }
 
-/// The records of one day, of each reading in its order, merged by host and time.
-struct Heads(Vec<Peekable<SortedRows<RecordRow>>>);
-
-impl Heads {
-    fn of(store: &Arc<Store>, plan: &Plan, day: Day) -> Result<Self, LakeError> {
-        let rows = |reading| Ok(plan.rows(store, reading, day)?.peekable());
-        Ok(Self((0..plan.readings()).map(rows).collect::<Result<_, LakeError>>()?))
-    }
-
-    /// The next row, and its reading.
-    fn next(&mut self) -> Result<Option<(usize, RecordRow)>, LakeError> {
-        let mut least = None;
-        for (reading, head) in self.0.iter_mut().enumerate() {
-            match head.peek() {
-                None => {}
-                Some(Err(_)) => {
-                    least = Some((reading, None));
-                    break;
-                }
-                Some(Ok(row)) => {
-                    let key = (row.host.clone(), row.time, row.serial.is_none(), row.serial);
-                    if least
-                        .as_ref()
-                        .is_none_or(|(_, least)| least.as_ref().is_some_and(|least| key < *least))
-                    {
-                        least = Some((reading, Some(key)));
-                    }
-                }
-            }
+/// The records of one day with their readings, merged by host and time. Those of one reading stay in
+/// its order; an error comes first.
+fn merged_records(
+    store: &Arc<Store>,
+    plan: &Plan,
+    day: Day,
+) -> Result<impl Iterator<Item = (usize, Result<RecordRow, LakeError>)> + use<>, LakeError> {
+    let of_reading = |reading| {
+        let rows = plan.rows::<RecordRow>(store, reading, day)?;
+        Ok(rows.map(move |row| (reading, row)))
+    };
+    let all: Vec<_> = (0..plan.readings()).map(of_reading).collect::<Result<_, LakeError>>()?;
+    let key = |row: &RecordRow| (row.time, row.serial.is_none(), row.serial);
+    Ok(all.into_iter().kmerge_by(move |(reading, row), (other_reading, other)| match (row, other) {
+        (Ok(row), Ok(other)) => {
+            let order = row.host.cmp(&other.host).then_with(|| key(row).cmp(&key(other)));
+            order.then(reading.cmp(other_reading)).is_lt()
         }
-        let Some((reading, _)) = least else { return Ok(None) };
-        self.0[reading].next().transpose().map(|row| row.map(|row| (reading, row)))
-    }
+        (row, other) => row.is_err() && other.is_ok(),
+    }))
 }
 
 /// The derivation of one host.

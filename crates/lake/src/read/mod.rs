@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use taptrail_trail::{Coverage, Finding, GuestRun, Holding, is_same_host};
+use taptrail_trail::{Certainty, Coverage, Doubt, Finding, GuestRun, Holding, RunState, State, is_same_host};
 
 pub use self::lines::Lines;
 use self::parts::Parts;
@@ -169,24 +169,10 @@ impl LakeReader {
     ) -> Result<(), E> {
         let conditions = self.of_time(question, until);
         for day in self.days(Table::Findings, question.since, until) {
-            // Those of one moment come in the order of their incidents, as a trail has them.
-            let mut moment: Vec<FindingRow> = Vec::new();
-            let mut emit = |path: &str, rows: &mut Vec<FindingRow>| {
-                rows.sort_by_key(|row| (row.incident, row.follows));
-                rows.drain(..).try_for_each(|row| match row.finding() {
-                    Some(finding) => take(finding),
-                    None => Err(out_of_range(path).into()),
-                })
-            };
             for (path, rows) in self.rows::<FindingRow>(day, &conditions)? {
                 for row in rows {
-                    let row = row?;
-                    if moment.first().is_some_and(|of| (&of.host, of.time) != (&row.host, row.time)) {
-                        emit(&path, &mut moment)?;
-                    }
-                    moment.push(row);
+                    take(row?.finding().ok_or_else(|| out_of_range(&path))?)?;
                 }
-                emit(&path, &mut moment)?;
             }
         }
         Ok(())
@@ -446,35 +432,34 @@ impl Lasting for HeldRow {
     }
 
     fn is_open(&self) -> bool {
-        !matches!(self.state.as_str(), "released" | "open-failed")
+        ![State::Released, State::OpenFailed].map(State::as_str).contains(&&*self.state)
     }
 
     fn key_text(&self) -> String {
-        let Self { host, uuid, mac, opened, proof, .. } = self;
-        format!("{:?}", (host, uuid, mac, opened, proof.first().map(crate::ProofRow::event)))
+        format!("{:?}", self.key())
     }
 
     fn make_uncertain(&mut self, since: Timestamp) {
         let since = micros(since);
         self.uncertain_since = Some(self.uncertain_since.map_or(since, |known| known.min(since)));
-        "incomplete".clone_into(&mut self.certainty);
+        Certainty::Incomplete.as_str().clone_into(&mut self.certainty);
         self.possibly_held.push(PossibleRow {
             from: Some(since),
             until: None,
-            why: "records-lost".to_owned(),
+            why: Doubt::RecordsLost.as_str().to_owned(),
         });
     }
 
     fn may_go_on() -> Option<Vec<Test>> {
-        let state = |state: &str| Test::Is("state", state.to_owned());
+        let state = |state: State| Test::Is("state", state.as_str().to_owned());
         Some(vec![
             Test::Some("end_doubt"),
             Test::Some("last_seen"),
             Test::Some("uncertain_since"),
-            state("held"),
-            state("never-granted"),
-            state("opening"),
-            state("unknown"),
+            state(State::Held),
+            state(State::NeverGranted),
+            state(State::Opening),
+            state(State::Unknown),
         ])
     }
 }
@@ -485,21 +470,20 @@ impl Lasting for RunRow {
     }
 
     fn is_open(&self) -> bool {
-        self.state == "running"
+        self.state == RunState::Running.as_str()
     }
 
     fn key_text(&self) -> String {
-        let Self { host, uuid, started, proof, .. } = self;
-        format!("{:?}", (host, uuid, started, proof.first().map(crate::ProofRow::event)))
+        format!("{:?}", self.key())
     }
 
     fn make_uncertain(&mut self, since: Timestamp) {
         let since = micros(since);
         self.uncertain_since = Some(self.uncertain_since.map_or(since, |known| known.min(since)));
-        "incomplete".clone_into(&mut self.certainty);
+        Certainty::Incomplete.as_str().clone_into(&mut self.certainty);
     }
 
     fn may_go_on() -> Option<Vec<Test>> {
-        Some(vec![Test::Is("state", "running".to_owned())])
+        Some(vec![Test::Is("state", RunState::Running.as_str().to_owned())])
     }
 }

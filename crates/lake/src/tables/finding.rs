@@ -7,7 +7,6 @@ use serde::{Deserialize, Serialize};
 use taptrail_record::{Device, DeviceKind, GuestId};
 use taptrail_trail::{Finding, FindingKind, Incident};
 
-use super::Place;
 use super::columns::{
     Micros, ProofRow, all_proofs, flag, int, maybe_text, micros, proofs, text, time, timestamp,
 };
@@ -121,12 +120,8 @@ impl Row for FindingRow {
         &self.host
     }
 
-    fn take_places(&mut self) -> Vec<Place> {
-        self.proof.iter_mut().map(ProofRow::take_place).collect()
-    }
-
-    fn put_places(&mut self, places: Vec<Place>) {
-        self.proof.iter_mut().zip(places).for_each(|(proof, place)| proof.put_place(place));
+    fn proofs(&mut self) -> &mut [ProofRow] {
+        &mut self.proof
     }
 
     fn order(&self, other: &Self) -> Ordering {

@@ -1,6 +1,7 @@
 //! `held`: a row for each holding and UTC day on which it lived.
 
 use std::cmp::Ordering;
+use std::fmt;
 
 use arrow_schema::FieldRef;
 use serde::{Deserialize, Serialize};
@@ -11,8 +12,7 @@ use super::columns::{
     Micros, ProofRow, all_proofs, flag, list, maybe_int, maybe_text, maybe_time, maybe_timestamp, maybe_word,
     micros, proofs, text,
 };
-use super::{Place, latest_of_each};
-use crate::{Day, Row, Table};
+use crate::{Row, Table};
 
 /// A holding on one day.
 ///
@@ -125,16 +125,10 @@ impl HeldRow {
     /// The device is no part of it: its node or number may be learned days after the grant. Nor is
     /// a file's name or a line's number: a log is rotated. Several holdings may have one key: those
     /// of queues that were closed at different times, and devices that were opened in the same
-    /// moment by records without serial numbers. See [`whole`](Self::whole).
-    pub fn key(&self) -> impl Ord + use<'_> {
+    /// moment by records without serial numbers. A whole holding is its [`last`](Self::last) row.
+    pub fn key(&self) -> impl Ord + fmt::Debug + use<'_> {
         let Self { host, uuid, mac, opened, proof, .. } = self;
         (host, uuid, mac, opened, proof.first().map(ProofRow::event))
-    }
-
-    /// The whole holdings that some rows are about, each once: the rows that are
-    /// [`last`](Self::last), and where no row of a key is, those of its latest day.
-    pub fn whole(rows: Vec<(Day, Self)>) -> Vec<Self> {
-        latest_of_each(rows, |a, b| a.key().cmp(&b.key()), |row| row.last)
     }
 }
 
@@ -191,12 +185,8 @@ impl Row for HeldRow {
         &self.host
     }
 
-    fn take_places(&mut self) -> Vec<Place> {
-        self.proof.iter_mut().map(ProofRow::take_place).collect()
-    }
-
-    fn put_places(&mut self, places: Vec<Place>) {
-        self.proof.iter_mut().zip(places).for_each(|(proof, place)| proof.put_place(place));
+    fn proofs(&mut self) -> &mut [ProofRow] {
+        &mut self.proof
     }
 
     fn order(&self, other: &Self) -> Ordering {

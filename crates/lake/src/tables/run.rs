@@ -1,6 +1,7 @@
 //! `runs`: a row for each run of a guest and UTC day on which it ran.
 
 use std::cmp::Ordering;
+use std::fmt;
 
 use arrow_schema::FieldRef;
 use serde::{Deserialize, Serialize};
@@ -11,8 +12,7 @@ use super::columns::{
     Micros, ProofRow, all_proofs, flag, int, maybe_int, maybe_text, maybe_time, maybe_timestamp, maybe_word,
     micros, proofs, text, timestamp,
 };
-use super::{Place, latest_of_each};
-use crate::{Day, Row, Table};
+use crate::{Row, Table};
 
 /// A run on one day.
 ///
@@ -170,13 +170,8 @@ impl RunRow {
     }
 
     /// What identifies the run, the same on all its days and in every reading of its records.
-    pub fn key(&self) -> impl Ord + use<'_> {
+    pub fn key(&self) -> impl Ord + fmt::Debug + use<'_> {
         (&self.host, &self.uuid, self.started, self.proof.first().map(ProofRow::event))
-    }
-
-    /// The whole runs that some rows are about, as [`HeldRow::whole`](crate::HeldRow::whole).
-    pub fn whole(rows: Vec<(Day, Self)>) -> Vec<Self> {
-        latest_of_each(rows, |a, b| a.key().cmp(&b.key()), |row| row.last)
     }
 }
 
@@ -221,12 +216,8 @@ impl Row for RunRow {
         &self.host
     }
 
-    fn take_places(&mut self) -> Vec<Place> {
-        self.proof.iter_mut().map(ProofRow::take_place).collect()
-    }
-
-    fn put_places(&mut self, places: Vec<Place>) {
-        self.proof.iter_mut().zip(places).for_each(|(proof, place)| proof.put_place(place));
+    fn proofs(&mut self) -> &mut [ProofRow] {
+        &mut self.proof
     }
 
     fn order(&self, other: &Self) -> Ordering {
