@@ -89,9 +89,21 @@ impl Lake<'_> {
             && device.as_ref().is_none_or(is_device)
     }
 
-    /// Passes on the whole holdings that meet the conditions: the last row of each.
-    fn each_whole(&self, mut take: impl FnMut(HeldRow) -> Result<(), LakeError>) -> Result<(), LakeError> {
-        self.each(|_, row: HeldRow| if row.last && self.is_about(&row) { take(row) } else { Ok(()) })
+    /// What there is to say of each whole holding that meets the conditions, which is its last row; in
+    /// the order of the values.
+    fn of_whole(
+        &self,
+        values: impl Fn(HeldRow) -> Result<Option<Vec<Value>>, LakeError>,
+    ) -> Result<Answer, LakeError> {
+        let mut answer = Answer::new();
+        self.each(|_, row: HeldRow| {
+            if row.last && self.is_about(&row) {
+                answer.extend(values(row)?);
+            }
+            Ok(())
+        })?;
+        answer.sort_unstable();
+        Ok(answer)
     }
 
     fn start(&self) -> Micros {
@@ -114,12 +126,11 @@ impl Lake<'_> {
 
     fn who(&self) -> Result<Answer, LakeError> {
         let Some(at) = self.parameters.at else { return Ok(Vec::new()) };
-        let mut answer = Answer::new();
-        self.each_whole(|row| {
+        self.of_whole(|row| {
             let holds = match holds(&holding(&row)?, at) {
                 Some(true) => "yes",
                 Some(false) => "possibly",
-                None => return Ok(()),
+                None => return Ok(None),
             };
             let mut values = subject(&row);
             values.extend([
@@ -132,10 +143,8 @@ impl Lake<'_> {
                 Value::Text(row.certainty),
                 Value::Text(holds.to_owned()),
             ]);
-            answer.push(values);
-            Ok(())
-        })?;
-        Ok(answer)
+            Ok(Some(values))
+        })
     }
 
     fn device(&self) -> Result<Answer, LakeError> {
@@ -158,48 +167,44 @@ impl Lake<'_> {
     }
 
     fn trail(&self) -> Result<Answer, LakeError> {
-        let mut answer = Answer::new();
-        self.each_whole(|row| {
-            if self.overlaps(&row)? {
-                let mut values = subject(&row);
-                values.extend([
-                    maybe_text(row.rdev),
-                    maybe_text(row.dev),
-                    Value::Text(row.state),
-                    Value::Text(row.certainty),
-                    maybe_text(row.ended_by),
-                    maybe_text(row.end_doubt),
-                    row.queues.map_or(Value::Null, Value::Int),
-                    row.pid.map_or(Value::Null, Value::Int),
-                    maybe_time(row.opened),
-                    maybe_time(row.granted),
-                    maybe_time(row.released),
-                    maybe_time(row.last_seen),
-                    maybe_time(row.uncertain_since),
-                ]);
-                answer.push(values);
+        self.of_whole(|row| {
+            if !self.overlaps(&row)? {
+                return Ok(None);
             }
-            Ok(())
-        })?;
-        Ok(answer)
+            let mut values = subject(&row);
+            values.extend([
+                maybe_text(row.rdev),
+                maybe_text(row.dev),
+                Value::Text(row.state),
+                Value::Text(row.certainty),
+                maybe_text(row.ended_by),
+                maybe_text(row.end_doubt),
+                row.queues.map_or(Value::Null, Value::Int),
+                row.pid.map_or(Value::Null, Value::Int),
+                maybe_time(row.opened),
+                maybe_time(row.granted),
+                maybe_time(row.released),
+                maybe_time(row.last_seen),
+                maybe_time(row.uncertain_since),
+            ]);
+            Ok(Some(values))
+        })
     }
 
     fn never_granted(&self) -> Result<Answer, LakeError> {
-        let mut answer = Answer::new();
-        self.each_whole(|row| {
-            if row.state == State::NeverGranted.as_str() && self.overlaps(&row)? {
-                let mut values = subject(&row);
-                values.extend([
-                    maybe_text(row.dev),
-                    maybe_time(row.opened),
-                    maybe_time(row.released),
-                    Value::Text(row.certainty),
-                ]);
-                answer.push(values);
+        self.of_whole(|row| {
+            if row.state != State::NeverGranted.as_str() || !self.overlaps(&row)? {
+                return Ok(None);
             }
-            Ok(())
-        })?;
-        Ok(answer)
+            let mut values = subject(&row);
+            values.extend([
+                maybe_text(row.dev),
+                maybe_time(row.opened),
+                maybe_time(row.released),
+                Value::Text(row.certainty),
+            ]);
+            Ok(Some(values))
+        })
     }
 
     fn count(&self) -> Result<Answer, LakeError> {
