@@ -107,7 +107,7 @@ fn rows<R: Row>(lake: &str) -> Vec<(Day, R)> {
     let store = Arc::new(Store::open(lake).unwrap());
     let snapshot = Snapshot::existing(&store).unwrap();
     let mut all = Vec::new();
-    for (_, object) in snapshot.objects(R::TABLE) {
+    for object in snapshot.objects().filter(|object| object.table == R::TABLE) {
         let reader = ObjectReader::<R>::open(&store, &object.path, object.bytes, Limits::default()).unwrap();
         all.extend(reader.rows().unwrap().map(|row| (object.day, row.unwrap())));
     }

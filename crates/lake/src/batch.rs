@@ -9,15 +9,15 @@ use serde::{Deserialize, Serialize};
 use taptrail_trail::{Coverage, Entry, Finding, GuestRun, Holding, Input, RunState, State};
 use tempfile::TempDir;
 
+use crate::day_tables::DayTables;
 use crate::layout::{BatchId, Day};
-use crate::manifest::{BatchManifest, ObjectEntry, VERSION, sha256};
-use crate::object::ObjectWriter;
+use crate::manifest::{BatchManifest, ObjectEntry, VERSION};
+use crate::object::Encoded;
 use crate::sent::{RowsSum, SentDays};
-use crate::slice::{held_rows, run_rows};
 use crate::spool::Spool;
 use crate::store::Put;
 use crate::tables::columns::{Micros, micros};
-use crate::{CoverageRow, FindingRow, HeldRow, LakeError, RecordRow, Row, RunRow, Store, Table};
+use crate::{CoverageRow, LakeError, RecordRow, Row, Store};
 
 /// Collects what one reading gives, on disk, and adds it to a lake in one piece.
 ///
@@ -26,41 +26,10 @@ use crate::{CoverageRow, FindingRow, HeldRow, LakeError, RecordRow, Row, RunRow,
 pub struct BatchWriter {
     /// Where rows are sorted. It is removed on drop.
     _scratch: TempDir,
-    held: Spool<HeldRow>,
-    runs: Spool<RunRow>,
-    findings: Spool<FindingRow>,
-    coverage: Spool<CoverageRow>,
-    records: Spool<RecordRow>,
-    positions: Positions,
-    finding_positions: Positions,
+    tables: DayTables,
     /// What lives until its host's records end: when that is, is known at the end.
     live: Vec<Holding>,
     running: Vec<GuestRun>,
-}
-
-/// Counts what comes of each host, from 0 on each day.
-#[derive(Debug, Default)]
-pub(crate) struct Positions(HashMap<Arc<str>, (Day, i64)>);
-
-impl Positions {
-    /// The position of the next one of a host.
-    pub(crate) fn next(&mut self, host: &Arc<str>, day: Day) -> i64 {
-        match self.0.get_mut(host) {
-            Some((last, position)) if *last >= day => {
-                // A time may be of the day before: its position goes on from the next one's.
-                *position += 1;
-                *position
-            }
-            Some(last) => {
-                *last = (day, 0);
-                0
-            }
-            None => {
-                self.0.insert(Arc::clone(host), (day, 0));
-                0
-            }
-        }
-    }
 }
 
 /// What a batch added.
@@ -176,19 +145,8 @@ impl BatchWriter {
     /// There is no place for temporary files.
     pub fn new() -> Result<Self, LakeError> {
         let scratch = tempfile::tempdir().map_err(LakeError::Scratch)?;
-        let path = scratch.path();
-        Ok(Self {
-            held: Spool::new(path)?,
-            runs: Spool::new(path)?,
-            findings: Spool::new(path)?,
-            coverage: Spool::new(path)?,
-            records: Spool::new(path)?,
-            positions: Positions::default(),
-            finding_positions: Positions::default(),
-            live: Vec::new(),
-            running: Vec::new(),
-            _scratch: scratch,
-        })
+        let tables = DayTables::new(scratch.path())?;
+        Ok(Self { tables, live: Vec::new(), running: Vec::new(), _scratch: scratch })
     }
 
     /// Adds an entry, in the order in which the trail is fed.
@@ -197,9 +155,7 @@ impl BatchWriter {
     ///
     /// It can't be kept on disk.
     pub fn entry(&mut self, entry: &Entry) -> Result<(), LakeError> {
-        let day = Day::of(entry.time);
-        let position = self.positions.next(&entry.host, day);
-        self.records.push(day, RecordRow::of(entry, position))
+        self.tables.add_record(&entry.host, Day::of(entry.time), RecordRow::of(entry, 0))
     }
 
     /// Adds a holding.
@@ -212,11 +168,7 @@ impl BatchWriter {
             self.live.push(holding);
             return Ok(());
         }
-        self.add_holding(&holding, Timestamp::MIN)
-    }
-
-    fn add_holding(&mut self, holding: &Holding, end: Timestamp) -> Result<(), LakeError> {
-        held_rows(holding, end).into_iter().try_for_each(|(day, row)| self.held.push(day, row))
+        self.tables.add_holding(&holding, Timestamp::MIN, |_| true)
     }
 
     /// Adds a run of a guest.
@@ -229,11 +181,7 @@ impl BatchWriter {
             self.running.push(run);
             return Ok(());
         }
-        self.add_run(&run, Timestamp::MIN)
-    }
-
-    fn add_run(&mut self, run: &GuestRun, end: Timestamp) -> Result<(), LakeError> {
-        run_rows(run, end).into_iter().try_for_each(|(day, row)| self.runs.push(day, row))
+        self.tables.add_run(&run, Timestamp::MIN, |_| true)
     }
 
     /// Adds a finding.
@@ -242,9 +190,7 @@ impl BatchWriter {
     ///
     /// It can't be kept on disk.
     pub fn finding(&mut self, finding: &Finding) -> Result<(), LakeError> {
-        let day = Day::of(finding.time);
-        let position = self.finding_positions.next(&finding.host, day);
-        self.findings.push(day, FindingRow { position, ..FindingRow::of(finding) })
+        self.tables.add_finding(finding, |_| true)
     }
 
     /// Writes the batch to a lake. None if it has nothing: no host's time is covered.
@@ -284,21 +230,21 @@ impl BatchWriter {
             input.coverage.iter().filter_map(|of| Some((Arc::clone(&of.host), end(of)?))).collect();
         let end = |host: &Arc<str>| ends.get(host).copied().unwrap_or(Timestamp::MIN);
         for holding in std::mem::take(&mut self.live) {
-            self.add_holding(&holding, end(&holding.host))?;
+            self.tables.add_holding(&holding, end(&holding.host), |_| true)?;
         }
         for run in std::mem::take(&mut self.running) {
-            self.add_run(&run, end(&run.host))?;
+            self.tables.add_run(&run, end(&run.host), |_| true)?;
         }
-        coverage.into_iter().try_for_each(|(day, row)| self.coverage.push(day, row))?;
+        coverage.into_iter().try_for_each(|(day, row)| self.tables.coverage.push(day, row))?;
         let mut objects = Objects { store, all: Vec::new(), written: 0 };
         let mut sent_now = sent.begin();
-        for day in self.days() {
+        for day in self.tables.days() {
             let content = self.take_day(day, sent.is_kept())?;
-            let sums = content.iter().map(|one| (one.table, one.rows_sha256.clone())).collect();
+            let sums = content.iter().map(|one| (one.object.table, one.rows_sha256.clone())).collect();
             if sent_now.add(day, sums, sent) {
                 continue;
             }
-            content.into_iter().try_for_each(|one| objects.write(day, one))?;
+            content.into_iter().try_for_each(|one| objects.write(day, one.object))?;
         }
         let Objects { mut all, written, .. } = objects;
         if all.is_empty() {
@@ -338,21 +284,14 @@ impl BatchWriter {
         Ok(Some(Archived { existed: put == Put::Existed, ..archived }))
     }
 
-    /// The days that have rows.
-    fn days(&self) -> BTreeSet<Day> {
-        let Self { held, runs, findings, coverage, records, .. } = self;
-        let derived = held.days().chain(runs.days()).chain(findings.days());
-        derived.chain(coverage.days()).chain(records.days()).collect()
-    }
-
     /// Takes the objects of a day: those of one day are in memory.
     fn take_day(&mut self, day: Day, has_sums: bool) -> Result<Vec<DayObject>, LakeError> {
         let all = [
-            DayObject::take(&mut self.held, day, has_sums)?,
-            DayObject::take(&mut self.runs, day, has_sums)?,
-            DayObject::take(&mut self.findings, day, has_sums)?,
-            DayObject::take(&mut self.coverage, day, has_sums)?,
-            DayObject::take(&mut self.records, day, has_sums)?,
+            DayObject::take(&mut self.tables.held, day, has_sums)?,
+            DayObject::take(&mut self.tables.runs, day, has_sums)?,
+            DayObject::take(&mut self.tables.findings, day, has_sums)?,
+            DayObject::take(&mut self.tables.coverage, day, has_sums)?,
+            DayObject::take(&mut self.tables.records, day, has_sums)?,
         ];
         Ok(all.into_iter().flatten().collect())
     }
@@ -360,9 +299,7 @@ impl BatchWriter {
 
 /// A table's object of a day.
 struct DayObject {
-    table: Table,
-    content: Bytes,
-    rows: u64,
+    object: Encoded,
     /// The SHA-256 of its rows without the places that they were read from; empty if nobody asks.
     rows_sha256: String,
 }
@@ -373,21 +310,12 @@ impl DayObject {
         day: Day,
         has_sum: bool,
     ) -> Result<Option<Self>, LakeError> {
-        let mut writer = ObjectWriter::<R>::new()?;
-        let mut sum = RowsSum::default();
-        for row in spool.take(day)? {
-            let mut row = row?;
-            if has_sum {
-                row = sum.add(row);
-            }
-            writer.push(row)?;
-        }
-        let rows = writer.rows();
-        if rows == 0 {
-            return Ok(None);
-        }
-        let rows_sha256 = if has_sum { sum.finish() } else { String::new() };
-        Ok(Some(Self { table: R::TABLE, content: writer.finish()?, rows, rows_sha256 }))
+        let mut sum = has_sum.then(RowsSum::default);
+        let rows = spool.take(day)?;
+        let rows = rows.map(|row| row.map(|row| if let Some(sum) = &mut sum { sum.add(row) } else { row }));
+        let object = Encoded::of(rows)?;
+        let rows_sha256 = sum.map(RowsSum::finish).unwrap_or_default();
+        Ok(object.map(|object| Self { object, rows_sha256 }))
     }
 }
 
@@ -399,14 +327,11 @@ struct Objects<'a> {
 }
 
 impl Objects<'_> {
-    fn write(&mut self, day: Day, object: DayObject) -> Result<(), LakeError> {
-        let DayObject { table, content, rows, .. } = object;
-        let (sum, bytes) = (sha256(&content), content.len() as u64);
-        let path = BatchId::object(table, day, &sum);
-        if self.store.put_verified(&path, content, &sum)? == Put::Written {
-            self.written += 1;
-        }
-        self.all.push(ObjectEntry { table, day, path, sha256: sum, bytes, rows });
+    fn write(&mut self, day: Day, object: Encoded) -> Result<(), LakeError> {
+        let path = BatchId::object(object.table, day, &object.sha256);
+        let (put, entry) = object.put(self.store, day, path)?;
+        self.written += u64::from(put == Put::Written);
+        self.all.push(entry);
         Ok(())
     }
 }

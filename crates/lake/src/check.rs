@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::layout::{GENERATIONS, Generation, INBOX, Table};
+use crate::layout::{GENERATIONS, Generation, Table};
 use crate::manifest::{GenerationManifest, MAX_MANIFEST, ObjectEntry, Root};
 use crate::object::{Limits, ObjectReader};
 use crate::sign::VerifyingKey;
@@ -98,38 +98,30 @@ impl ProblemKind {
 
 /// Compares all objects of a lake with its manifests, and these with each other.
 ///
-/// `progress` is called after each object, with how many there are.
-///
 /// # Errors
 ///
 /// There is no lake, the last manifest is damaged, or the store fails. What is wrong with other
 /// objects is in the result.
-pub fn check(
-    store: &Arc<Store>,
-    checks: &Checks<'_>,
-    progress: &mut dyn FnMut(u64, u64),
-) -> Result<Checked, LakeError> {
+pub fn check(store: &Arc<Store>, checks: &Checks<'_>) -> Result<Checked, LakeError> {
     let snapshot = Snapshot::existing(store)?;
     let mut checking = Checking { store, checks, problems: Vec::new() };
     let generations = checking.chain()?;
-    let named: Vec<&ObjectEntry> =
-        Table::ALL.iter().flat_map(|table| snapshot.objects(*table)).map(|(_, object)| object).collect();
-    let there = checking.there()?;
-    let (all, mut bytes, mut rows) = (named.len() as u64, 0, 0);
-    for (number, object) in (1..).zip(&named) {
-        checking.object(object, there.get(&object.path).copied())?;
-        bytes += object.bytes;
-        rows += object.rows;
-        progress(number, all);
+    let named: Vec<&ObjectEntry> = snapshot.objects().collect();
+    let listed = store.list_tables()?;
+    let there: BTreeMap<&str, u64> = listed.iter().map(|object| (&*object.path, object.bytes)).collect();
+    for object in &named {
+        checking.object(object, there.get(&*object.path).copied())?;
     }
+    let (bytes, rows) = named.iter().fold((0, 0), |(bytes, rows), of| (bytes + of.bytes, rows + of.rows));
+    let objects = named.len() as u64;
     let named: HashSet<&str> = named.iter().map(|object| object.path.as_str()).collect();
-    let leftovers = there.keys().filter(|path| !named.contains(path.as_str())).count() as u64;
+    let leftovers = there.keys().filter(|path| !named.contains(**path)).count() as u64;
     let mut problems = checking.problems;
     problems.sort();
     Ok(Checked {
         root: snapshot.root,
         generations,
-        objects: all,
+        objects,
         bytes,
         rows,
         batches: snapshot.batches.len() as u64,
@@ -149,17 +141,6 @@ struct Checking<'a> {
 impl Checking<'_> {
     fn problem(&mut self, object: impl Into<String>, kind: ProblemKind, text: impl Into<String>) {
         self.problems.push(Problem { object: object.into(), kind, text: text.into() });
-    }
-
-    /// The Parquet objects that are there, with their sizes.
-    fn there(&self) -> Result<BTreeMap<String, u64>, LakeError> {
-        let mut all = BTreeMap::new();
-        for folder in Table::ALL.iter().map(|table| table.as_str()).chain([INBOX]) {
-            let listed = self.store.list(folder)?.into_iter();
-            let objects = listed.filter(|object| object.path.ends_with(".parquet"));
-            all.extend(objects.map(|object| (object.path, object.bytes)));
-        }
-        Ok(all)
     }
 
     /// Compares the generations' manifests with each other. Returns how many there are.

@@ -21,6 +21,7 @@ mod check;
 mod commit;
 mod compact;
 mod conditions;
+mod day_tables;
 mod error;
 mod fleet;
 #[doc(hidden)]
@@ -58,7 +59,7 @@ pub use snapshot::Snapshot;
 pub use spool::{SortedRows, Spool};
 pub use store::{Listed, Put, Store};
 pub use tables::columns::{LineRow, Micros, ProofRow};
-pub use tables::coverage::CoverageRow;
+pub use tables::coverage::{CoverageRow, SpanLogs};
 pub use tables::finding::FindingRow;
 pub use tables::held::{HeldRow, PossibleRow};
 pub use tables::record::{RawText, RecordRow, UnknownRecord};

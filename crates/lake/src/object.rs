@@ -21,8 +21,10 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersi
 use parquet::schema::types::ColumnPath;
 
 use crate::conditions::Conditions;
+use crate::manifest::{ObjectEntry, sha256};
 use crate::remote::RemoteObject;
-use crate::{LakeError, Row, Store};
+use crate::store::Put;
+use crate::{Day, LakeError, Row, Store, Table};
 
 /// The rows of a row group: what a writer and a reader hold in memory.
 pub(crate) const ROW_GROUP: usize = 64 * 1024;
@@ -87,6 +89,41 @@ impl<R: Row> ObjectWriter<R> {
             .map_err(|error| unwritable::<R>(&error))?;
         self.waiting.clear();
         self.writer.write(&batch).map_err(|error| unwritable::<R>(&error))
+    }
+}
+
+/// An object that is not written yet.
+pub(crate) struct Encoded {
+    pub(crate) table: Table,
+    pub(crate) content: Bytes,
+    /// Its SHA-256, in lower-case hex.
+    pub(crate) sha256: String,
+    pub(crate) rows: u64,
+}
+
+impl Encoded {
+    /// The object of some rows, which come in their [order](Row::order); none of none.
+    pub(crate) fn of<R: Row>(
+        rows: impl Iterator<Item = Result<R, LakeError>>,
+    ) -> Result<Option<Self>, LakeError> {
+        let mut writer = ObjectWriter::<R>::new()?;
+        for row in rows {
+            writer.push(row?)?;
+        }
+        let rows = writer.rows();
+        if rows == 0 {
+            return Ok(None);
+        }
+        let content = writer.finish()?;
+        Ok(Some(Self { table: R::TABLE, sha256: sha256(&content), content, rows }))
+    }
+
+    /// Writes it, and returns what a manifest says of it.
+    pub(crate) fn put(self, store: &Store, day: Day, path: String) -> Result<(Put, ObjectEntry), LakeError> {
+        let Self { table, content, sha256, rows } = self;
+        let bytes = content.len() as u64;
+        let put = store.put_verified(&path, content, &sha256)?;
+        Ok((put, ObjectEntry { table, day, path, sha256, bytes, rows }))
     }
 }
 

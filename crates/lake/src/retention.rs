@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
 use crate::commit::commit;
-use crate::layout::{BATCHES, BatchId, GENERATIONS, Generation, INBOX, Table};
+use crate::layout::{BATCHES, BatchId, GENERATIONS, Generation};
 use crate::manifest::{BatchManifest, GenerationManifest, Root, VERSION};
 use crate::{Day, LakeError, SigningKey, Snapshot, Store};
 
@@ -87,11 +87,7 @@ fn remove_days(
 /// Deletes what no manifest has named since `before`.
 fn sweep(store: &Arc<Store>, before: Timestamp, pruned: &mut Pruned) -> Result<(), LakeError> {
     let snapshot = Snapshot::existing(store)?;
-    let mut named: HashSet<String> = Table::ALL
-        .iter()
-        .flat_map(|table| snapshot.objects(*table))
-        .map(|(_, object)| object.path.clone())
-        .collect();
+    let mut named: HashSet<String> = snapshot.objects().map(|object| object.path.clone()).collect();
     let mut generations: Vec<(Generation, Timestamp)> = store
         .list(GENERATIONS)?
         .into_iter()
@@ -122,12 +118,9 @@ fn sweep(store: &Arc<Store>, before: Timestamp, pruned: &mut Pruned) -> Result<(
             }
         }
     }
-    for folder in Table::ALL.iter().map(|table| table.as_str()).chain([INBOX]) {
-        for object in store.list(folder)? {
-            let is_object = object.path.ends_with(".parquet");
-            if is_object && object.arrived < before && !named.contains(&object.path) {
-                delete(store, &object.path, object.bytes, pruned)?;
-            }
+    for object in store.list_tables()? {
+        if object.arrived < before && !named.contains(&object.path) {
+            delete(store, &object.path, object.bytes, pruned)?;
         }
     }
     Ok(())

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use crate::layout::{BATCHES, BatchId, Day, GENERATIONS, Generation, Table};
+use crate::layout::{BATCHES, BatchId, GENERATIONS, Generation, Table};
 use crate::manifest::{BatchManifest, GenerationManifest, ObjectEntry, Root};
 use crate::{LakeError, Store};
 
@@ -63,18 +63,18 @@ impl Snapshot {
         Ok(Self { generation, root, batches })
     }
 
-    /// The generation's object of a table and day.
-    pub fn compacted(&self, table: Table, day: Day) -> Option<&ObjectEntry> {
-        let mut objects = self.generation.iter().flat_map(|generation| &generation.objects);
-        objects.find(|object| object.table == table && object.day == day)
+    /// The generation's objects of a table, in the order of their days.
+    pub fn compacted(&self, table: Table) -> Vec<&ObjectEntry> {
+        let objects = self.generation.iter().flat_map(|generation| &generation.objects);
+        let mut of_table: Vec<_> = objects.filter(|object| object.table == table).collect();
+        of_table.sort_by_key(|object| object.day);
+        of_table
     }
 
-    /// All objects of a table, compacted and not, with their batch.
-    pub fn objects(&self, table: Table) -> impl Iterator<Item = (Option<&BatchId>, &ObjectEntry)> {
-        let compacted = self.generation.iter().flat_map(|of| &of.objects).map(|object| (None, object));
-        let pending =
-            self.batches.iter().flat_map(|of| of.objects.iter().map(|object| (Some(&of.batch), object)));
-        compacted.chain(pending).filter(move |(_, object)| object.table == table)
+    /// All objects, compacted and not.
+    pub fn objects(&self) -> impl Iterator<Item = &ObjectEntry> {
+        let pending = self.batches.iter().flat_map(|batch| &batch.objects);
+        self.generation.iter().flat_map(|generation| &generation.objects).chain(pending)
     }
 }
 
@@ -131,8 +131,9 @@ mod tests {
         put(&store, &Generation(1).manifest(), &generation);
         let snapshot = Snapshot::load(&store).unwrap();
         assert_eq!(snapshot.batches, [two]);
-        assert_eq!(snapshot.compacted(Table::Held, compacted.day), Some(&compacted));
-        assert_eq!(snapshot.objects(Table::Held).count(), 2);
+        assert_eq!(snapshot.compacted(Table::Held), [&compacted]);
+        assert_eq!(snapshot.compacted(Table::Runs), [&compacted; 0]);
+        assert_eq!(snapshot.objects().count(), 2);
         assert_eq!(snapshot.root.unwrap().generation, Generation(1));
     }
 

@@ -167,7 +167,7 @@ fn archive_all(store: &Store, log: &Log) -> Result<Reading, LakeError> {
 fn rows<R: Row>(store: &Arc<Store>) -> Vec<(Day, R)> {
     let snapshot = Snapshot::load(store).unwrap();
     let mut all = Vec::new();
-    for (_, object) in snapshot.objects(R::TABLE) {
+    for object in snapshot.objects().filter(|object| object.table == R::TABLE) {
         let reader = ObjectReader::<R>::open(store, &object.path, object.bytes, Limits::default()).unwrap();
         all.extend(reader.rows().unwrap().map(|row| (object.day, row.unwrap())));
     }

@@ -10,11 +10,11 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use taptrail_lake::{
-    BatchWriter, Checks, CoverageRow, Day, FindingRow, HeldRow, LakeError, Limits, ObjectReader, Row, RunRow,
-    Snapshot, Store, compact,
+    BatchWriter, Checks, CoverageRow, FindingRow, HeldRow, LakeError, Limits, ObjectReader, Row, RunRow,
+    Snapshot, SpanLogs, Store, compact,
 };
 use taptrail_source::{Hosts, Input, ReadOptions, ReadOutcome, read};
-use taptrail_trail::{Finding, GuestRun, Holding, Proof, Trail};
+use taptrail_trail::{Coverage, Finding, GuestRun, Holding, Proof, Span, Trail};
 
 /// The runs of the lab that are used, each as a host.
 fn logs() -> Vec<(String, PathBuf)> {
@@ -61,12 +61,14 @@ fn archive(store: &Store, host: &str, log: &Path) -> Whole {
     rest.holdings.iter().cloned().for_each(|holding| batch.holding(holding).unwrap());
     runs.iter().cloned().for_each(|run| batch.run(run).unwrap());
     rest.findings.iter().for_each(|finding| batch.finding(finding).unwrap());
-    let mut rows: Vec<(Day, CoverageRow)> = input.coverage.iter().flat_map(CoverageRow::all_of).collect();
-    if let Some(range) = serials.first().filter(|range| range.all_events) {
-        let is_span = |row: &&mut (Day, CoverageRow)| row.1.what == CoverageRow::SPAN;
-        rows.iter_mut().find(is_span).unwrap().1.first_serial = Some(range.first.into());
-        rows.iter_mut().rev().find(is_span).unwrap().1.last_serial = Some(range.last.into());
-    }
+    let range = serials.first().filter(|range| range.all_events);
+    let logs = |of: &Coverage, span: &Span| SpanLogs {
+        records: 0,
+        first_serial: range.filter(|_| of.spans.first() == Some(span)).map(|range| range.first),
+        last_serial: range.filter(|_| of.spans.last() == Some(span)).map(|range| range.last),
+    };
+    let rows =
+        input.coverage.iter().flat_map(|of| CoverageRow::all_with(of, |span| logs(of, span))).collect();
     batch.finish(store, &input, rows).unwrap();
     Whole { holdings: rest.holdings, runs, findings: rest.findings }
 }
@@ -162,7 +164,7 @@ fn whole_logs_give_what_they_give_alone() {
     whole.findings.sort_by(|a, b| a.host.cmp(&b.host));
     assert_eq!(findings, whole.findings);
     assert_eq!(compact(&store, None).unwrap(), None, "all is in the generation");
-    let checked = taptrail_lake::check(&store, &Checks::default(), &mut |_, _| {}).unwrap();
+    let checked = taptrail_lake::check(&store, &Checks::default()).unwrap();
     assert_eq!((checked.problems, checked.root), (Vec::new(), Some(compacted.root)));
 }
 
@@ -193,7 +195,7 @@ fn pieces_give_the_whole(pieces: &[(usize, usize)], compact_each: bool) {
     for (host, of) in different.iter().take(1) {
         assert_eq!(mine.get(*host), Some(*of), "{host}, and {} other hosts", different.len() - 1);
     }
-    let checked = taptrail_lake::check(&store, &Checks::default(), &mut |_, _| {}).unwrap();
+    let checked = taptrail_lake::check(&store, &Checks::default()).unwrap();
     assert_eq!(checked.problems, Vec::new());
 }
 

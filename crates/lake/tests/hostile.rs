@@ -32,7 +32,7 @@ fn objects() -> Vec<(Table, Vec<u8>)> {
     batch.finish(&store, &input, rows).unwrap();
     let snapshot = Snapshot::existing(&store).unwrap();
     let object = |table| {
-        let (_, object) = snapshot.objects(table).next().unwrap();
+        let object = snapshot.objects().find(|object| object.table == table).unwrap();
         (table, store.get(&object.path, object.bytes).unwrap().to_vec())
     };
     Table::ALL.into_iter().map(object).collect()

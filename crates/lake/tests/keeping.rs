@@ -88,7 +88,7 @@ fn lake(directory: &Path, key: &SigningKey) -> (Arc<Store>, Root) {
 }
 
 fn problems(store: &Arc<Store>, checks: &Checks<'_>) -> Vec<(ProblemKind, String)> {
-    let checked = check(store, checks, &mut |_, _| {}).unwrap();
+    let checked = check(store, checks).unwrap();
     checked.problems.into_iter().map(|Problem { kind, object, .. }| (kind, object)).collect()
 }
 
@@ -209,7 +209,7 @@ fn days_that_may_go_are_left_out_and_their_objects_deleted_after_the_grace_time(
     assert_eq!((pruned.days, &pruned.root), (0, &None));
     assert!(pruned.objects_deleted > 0, "{pruned:?}");
     let checks = Checks { key: Some(&public), root: Some(&root), quick: false };
-    let checked = check(&store, &checks, &mut |_, _| {}).unwrap();
+    let checked = check(&store, &checks).unwrap();
     assert_eq!((checked.problems, checked.leftovers, checked.generations), (Vec::new(), 0, 3));
     assert_eq!(prune(&store, &retention, later).unwrap().objects_deleted, 0);
     assert_eq!(compact(&store, None).unwrap(), None, "its batches are not taken for new ones");

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use taptrail_trail::{Coverage, Span};
 
-use crate::tables::columns::micros;
-use crate::{CoverageRow, Day};
+use crate::{CoverageRow, Day, SpanLogs};
 
 /// What one reading covers of a host.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -23,9 +22,7 @@ pub(crate) struct Covered {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct CoveredSpan {
     pub(crate) span: Span,
-    pub(crate) records: i64,
-    pub(crate) first_serial: Option<u32>,
-    pub(crate) last_serial: Option<u32>,
+    pub(crate) logs: SpanLogs,
 }
 
 /// The coverage of several readings together, and what lies between them.
@@ -42,22 +39,8 @@ impl Covered {
         let spans = self.spans.iter().map(|of| of.span).collect();
         let coverage =
             Coverage { host: Arc::clone(host), spans, gaps: self.gaps.clone(), starts: self.starts.clone() };
-        let mut rows = CoverageRow::all_of(&coverage);
-        for of in &self.spans {
-            let is_of = |row: &CoverageRow| row.what == CoverageRow::SPAN && row.host == **host;
-            if let Some((_, first)) =
-                rows.iter_mut().find(|(_, row)| is_of(row) && row.since == micros(of.span.from))
-            {
-                first.records = of.records;
-                first.first_serial = of.first_serial.map(i64::from);
-            }
-            if let Some((_, last)) =
-                rows.iter_mut().rev().find(|(_, row)| is_of(row) && row.until == micros(of.span.until))
-            {
-                last.last_serial = of.last_serial.map(i64::from);
-            }
-        }
-        rows
+        let logs = |span: &Span| self.spans.iter().find(|of| of.span == *span).map(|of| of.logs);
+        CoverageRow::all_with(&coverage, |span| logs(span).unwrap_or_default())
     }
 
     /// Whether all of a range is covered without a gap.
@@ -78,7 +61,7 @@ impl Covered {
             other.gaps.contains(gap)
                 || !other.spans.iter().any(|of| of.span.from <= gap.until && gap.from <= of.span.until)
         });
-        let records = |of: &Self| of.spans.iter().map(|of| of.records).sum::<i64>();
+        let records = |of: &Self| of.spans.iter().map(|of| of.logs.records).sum::<i64>();
         let starts = other.starts.iter().all(|start| self.starts.contains(start));
         spans && gaps && starts && records(self) >= records(other)
     }
@@ -99,9 +82,9 @@ pub(crate) fn join(readings: &[Covered]) -> Joined {
             Some(last) if next.span.from <= last.span.until || continues(last, &next) => {
                 if next.span.until > last.span.until {
                     last.span.until = next.span.until;
-                    last.last_serial = next.last_serial;
+                    last.logs.last_serial = next.logs.last_serial;
                 }
-                last.records = last.records.max(next.records);
+                last.logs.records = last.logs.records.max(next.logs.records);
             }
             _ => joined.push(next),
         }
@@ -123,7 +106,7 @@ pub(crate) fn join(readings: &[Covered]) -> Joined {
 /// Whether a span goes on where another ends: the kernel numbers events one by one, and a log may be
 /// cut within an event.
 fn continues(last: &CoveredSpan, next: &CoveredSpan) -> bool {
-    let (Some(last), Some(next)) = (last.last_serial, next.first_serial) else { return false };
+    let (Some(last), Some(next)) = (last.logs.last_serial, next.logs.first_serial) else { return false };
     last == next || last.checked_add(1) == Some(next)
 }
 
@@ -144,9 +127,7 @@ mod tests {
             let serial = |second: i64| u32::try_from(second).ok();
             CoveredSpan {
                 span: range(*from, *until),
-                records: 1,
-                first_serial: serial(*from),
-                last_serial: serial(*until),
+                logs: SpanLogs { records: 1, first_serial: serial(*from), last_serial: serial(*until) },
             }
         };
         Covered {

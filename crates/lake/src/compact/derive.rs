@@ -6,55 +6,32 @@ use std::sync::Arc;
 
 use itertools::Itertools as _;
 use jiff::Timestamp;
-use taptrail_trail::{Content, Entry, Finding, Gap, GapReason, GuestRun, Holding, Span, Trail};
+use taptrail_trail::{Content, Entry, Gap, GapReason, Span, Trail};
 
 use super::coverage::Covered;
 use super::merge::HostMerge;
 use super::plan::{Derive, Plan};
-use crate::batch::Positions;
-use crate::slice::{held_rows, run_rows};
-use crate::spool::Spool;
+use crate::day_tables::DayTables;
 use crate::tables::columns::micros;
-use crate::{CoverageRow, Day, FindingRow, HeldRow, LakeError, RecordRow, RunRow, Store, Table};
+use crate::{Day, LakeError, RecordRow, Store, Table};
 
-/// The derived rows of each table.
-pub(super) struct Derivation {
-    pub(super) held: Spool<HeldRow>,
-    pub(super) runs: Spool<RunRow>,
-    pub(super) findings: Spool<FindingRow>,
-    pub(super) coverage: Spool<CoverageRow>,
-    pub(super) records: Spool<RecordRow>,
-    positions: Positions,
-    finding_positions: Positions,
-}
-
-impl Derivation {
-    /// Derives the rows of the hosts for which the plan says so.
-    pub(super) fn run(store: &Arc<Store>, plan: &Plan, scratch: &Path) -> Result<Self, LakeError> {
-        let mut derived = Self {
-            held: Spool::new(scratch)?,
-            runs: Spool::new(scratch)?,
-            findings: Spool::new(scratch)?,
-            coverage: Spool::new(scratch)?,
-            records: Spool::new(scratch)?,
-            positions: Positions::default(),
-            finding_positions: Positions::default(),
-        };
-        let mut hosts: HashMap<Arc<str>, HostDerivation<'_>> =
-            plan.derived().map(|(host, how)| (Arc::clone(host), HostDerivation::new(host, how))).collect();
-        let begin = hosts.values().map(|host| host.how.since.unwrap_or(Timestamp::MIN)).min();
-        let Some(begin) = begin.map(Day::of) else { return Ok(derived) };
-        for day in plan.days(Table::Records).range(begin..).copied() {
-            for (reading, row) in merged_records(store, plan, day)? {
-                let row = row?;
-                if let Some(host) = hosts.get_mut(row.host.as_str()) {
-                    host.add(reading, row, &mut derived)?;
-                }
+/// Derives the rows of the hosts for which the plan says so.
+pub(super) fn derive(store: &Arc<Store>, plan: &Plan, scratch: &Path) -> Result<DayTables, LakeError> {
+    let mut derived = DayTables::new(scratch)?;
+    let mut hosts: HashMap<Arc<str>, HostDerivation<'_>> =
+        plan.derived().map(|(host, how)| (Arc::clone(host), HostDerivation::new(host, how))).collect();
+    let begin = hosts.values().map(|host| host.how.since.unwrap_or(Timestamp::MIN)).min();
+    let Some(begin) = begin.map(Day::of) else { return Ok(derived) };
+    for day in plan.days(Table::Records).range(begin..).copied() {
+        for (reading, row) in merged_records(store, plan, day)? {
+            let row = row?;
+            if let Some(host) = hosts.get_mut(row.host.as_str()) {
+                host.add(reading, row, &mut derived)?;
             }
         }
-        hosts.into_values().try_for_each(|host| host.finish(&mut derived))?;
-        Ok(derived)
     }
+    hosts.into_values().try_for_each(|host| host.finish(&mut derived))?;
+    Ok(derived)
 }
 
 /// The records of one day with their readings, merged by host and time. Those of one reading stay in
@@ -101,7 +78,7 @@ impl<'a> HostDerivation<'a> {
     }
 
     /// Adds a row of a reading.
-    fn add(&mut self, reading: usize, row: RecordRow, to: &mut Derivation) -> Result<(), LakeError> {
+    fn add(&mut self, reading: usize, row: RecordRow, to: &mut DayTables) -> Result<(), LakeError> {
         let time = row.time;
         if self.how.since.is_some_and(|since| time < micros(since)) || self.is_filled_gap(reading, &row) {
             return Ok(());
@@ -127,7 +104,7 @@ impl<'a> HostDerivation<'a> {
     }
 
     /// Feeds the trail with a merged row, and keeps it.
-    fn feed(&mut self, mut row: RecordRow, to: &mut Derivation) -> Result<(), LakeError> {
+    fn feed(&mut self, row: RecordRow, to: &mut DayTables) -> Result<(), LakeError> {
         let entry = row.clone().entry().map_err(|error| LakeError::Rows {
             table: Table::Records.as_str(),
             reason: format!("host {}: {error}", self.host),
@@ -140,60 +117,39 @@ impl<'a> HostDerivation<'a> {
         }
         self.feed_entry(&entry, to)?;
         if self.how.has(day) {
-            row.position = to.positions.next(&self.host, day);
-            to.records.push(day, row)?;
+            to.add_record(&self.host, day, row)?;
         }
         Ok(())
     }
 
-    fn feed_entry(&mut self, entry: &Entry, to: &mut Derivation) -> Result<(), LakeError> {
+    fn feed_entry(&mut self, entry: &Entry, to: &mut DayTables) -> Result<(), LakeError> {
         self.trail.feed(entry);
         for holding in self.trail.drain_ended() {
-            to.add_holding(self.how, &holding)?;
+            to.add_holding(&holding, self.how.end(), |day| self.how.has(day))?;
         }
         for run in self.trail.drain_runs() {
-            to.add_run(self.how, &run)?;
+            to.add_run(&run, self.how.end(), |day| self.how.has(day))?;
         }
         for finding in self.trail.drain_findings() {
-            to.add_finding(self.how, &finding)?;
+            to.add_finding(&finding, |day| self.how.has(day))?;
         }
         Ok(())
     }
 
-    fn finish(mut self, to: &mut Derivation) -> Result<(), LakeError> {
+    fn finish(mut self, to: &mut DayTables) -> Result<(), LakeError> {
         let mut merge = std::mem::take(&mut self.merge);
         merge.release(i64::MAX, &mut |row| self.feed(row, to))?;
         self.trail.cover(&self.host, self.how.end());
         let (rest, runs) = std::mem::take(&mut self.trail).finish_with_runs();
-        rest.holdings.iter().try_for_each(|holding| to.add_holding(self.how, holding))?;
-        rest.findings.iter().try_for_each(|finding| to.add_finding(self.how, finding))?;
-        runs.iter().try_for_each(|run| to.add_run(self.how, run))?;
+        let (end, has) = (self.how.end(), |day| self.how.has(day));
+        rest.holdings.iter().try_for_each(|holding| to.add_holding(holding, end, has))?;
+        rest.findings.iter().try_for_each(|finding| to.add_finding(finding, has))?;
+        runs.iter().try_for_each(|run| to.add_run(run, end, has))?;
         for (day, row) in self.how.joined.covered.rows(&self.host) {
             if self.how.has(day) {
                 to.coverage.push(day, row)?;
             }
         }
         Ok(())
-    }
-}
-
-impl Derivation {
-    fn add_holding(&mut self, how: &Derive, holding: &Holding) -> Result<(), LakeError> {
-        let rows = held_rows(holding, how.end()).into_iter().filter(|(day, _)| how.has(*day));
-        rows.into_iter().try_for_each(|(day, row)| self.held.push(day, row))
-    }
-
-    fn add_run(&mut self, how: &Derive, run: &GuestRun) -> Result<(), LakeError> {
-        let rows = run_rows(run, how.end()).into_iter().filter(|(day, _)| how.has(*day));
-        rows.into_iter().try_for_each(|(day, row)| self.runs.push(day, row))
-    }
-
-    fn add_finding(&mut self, how: &Derive, finding: &Finding) -> Result<(), LakeError> {
-        let day = Day::of(finding.time);
-        if !how.has(day) {
-            return Ok(());
-        }
-        let position = self.finding_positions.next(&finding.host, day);
-        self.findings.push(day, FindingRow { position, ..FindingRow::of(finding) })
     }
 }

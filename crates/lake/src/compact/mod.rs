@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use taptrail_trail::Span;
 
-use self::derive::Derivation;
+use self::derive::derive;
 use self::objects::NewObjects;
 use self::plan::Plan;
 use crate::commit::commit;
@@ -79,7 +79,7 @@ fn next_generation(
 ) -> Result<Option<Compacted>, LakeError> {
     let scratch = tempfile::tempdir().map_err(LakeError::Scratch)?;
     let plan = Plan::new(store, snapshot)?;
-    let derived = Derivation::run(store, &plan, scratch.path())?;
+    let derived = derive(store, &plan, scratch.path())?;
     let generation =
         Generation(snapshot.generation.as_ref().map_or(1, |last| last.generation.0.saturating_add(1)));
     let NewObjects { objects, written, kept } = NewObjects::write(store, &plan, derived, generation)?;

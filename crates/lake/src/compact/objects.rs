@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::derive::Derivation;
 use super::plan::{COMPACTED, Plan};
+use crate::day_tables::DayTables;
 use crate::layout::Generation;
-use crate::manifest::{ObjectEntry, sha256};
-use crate::object::ObjectWriter;
+use crate::manifest::ObjectEntry;
+use crate::object::Encoded;
 use crate::spool::{SortedRows, Spool, merged};
 use crate::{Day, LakeError, Row, Store};
 
@@ -26,11 +26,11 @@ impl NewObjects {
     pub(super) fn write(
         store: &Arc<Store>,
         plan: &Plan,
-        derived: Derivation,
+        derived: DayTables,
         generation: Generation,
     ) -> Result<Self, LakeError> {
         let mut all = Self { objects: Vec::new(), written: 0, kept: 0 };
-        let Derivation { held, runs, findings, coverage, records, .. } = derived;
+        let DayTables { held, runs, findings, coverage, records, .. } = derived;
         all.write_table(store, plan, held, generation)?;
         all.write_table(store, plan, runs, generation)?;
         all.write_table(store, plan, findings, generation)?;
@@ -80,25 +80,14 @@ impl NewObjects {
         before: Option<&ObjectEntry>,
         generation: Generation,
     ) -> Result<(), LakeError> {
-        let mut writer = ObjectWriter::<R>::new()?;
-        for row in rows {
-            writer.push(row?)?;
-        }
-        let rows = writer.rows();
-        if rows == 0 {
-            return Ok(());
-        }
-        let object = writer.finish()?;
-        let sum = sha256(&object);
-        if let Some(before) = before.filter(|before| before.sha256 == sum) {
+        let Some(object) = Encoded::of(rows)? else { return Ok(()) };
+        if let Some(before) = before.filter(|before| before.sha256 == object.sha256) {
             self.objects.push(before.clone());
             self.kept += 1;
             return Ok(());
         }
-        let path = generation.object(R::TABLE, day, &sum);
-        let bytes = object.len() as u64;
-        store.put_verified(&path, object, &sum)?;
-        self.objects.push(ObjectEntry { table: R::TABLE, day, path, sha256: sum, bytes, rows });
+        let path = generation.object(R::TABLE, day, &object.sha256);
+        self.objects.push(object.put(store, day, path)?.1);
         self.written += 1;
         Ok(())
     }

@@ -11,7 +11,7 @@ use super::coverage::{Covered, CoveredSpan, Joined, join};
 use crate::manifest::ObjectEntry;
 use crate::spool::{SortedRows, merged};
 use crate::tables::columns::timestamp;
-use crate::{CoverageRow, Day, LakeError, Limits, ObjectReader, Row, Snapshot, Store, Table};
+use crate::{CoverageRow, Day, LakeError, Limits, ObjectReader, Row, Snapshot, SpanLogs, Store, Table};
 
 /// The generation before, as a reading. The batches follow it.
 pub(super) const COMPACTED: usize = 0;
@@ -192,8 +192,7 @@ fn add(covered: &mut Covered, row: &CoverageRow) {
     let serial = |serial: Option<i64>| serial.and_then(|serial| u32::try_from(serial).ok());
     match row.what.as_str() {
         CoverageRow::SPAN => {
-            let next = CoveredSpan {
-                span,
+            let logs = SpanLogs {
                 records: row.records,
                 first_serial: serial(row.first_serial),
                 last_serial: serial(row.last_serial),
@@ -202,10 +201,10 @@ fn add(covered: &mut Covered, row: &CoverageRow) {
                 // Cut at midnight.
                 Some(last) if last.span.until == from => {
                     last.span.until = until;
-                    last.records = last.records.saturating_add(next.records);
-                    last.last_serial = next.last_serial.or(last.last_serial);
+                    last.logs.records = last.logs.records.saturating_add(logs.records);
+                    last.logs.last_serial = logs.last_serial.or(last.logs.last_serial);
                 }
-                _ => covered.spans.push(next),
+                _ => covered.spans.push(CoveredSpan { span, logs }),
             }
         }
         CoverageRow::GAP => match covered.gaps.last_mut() {
@@ -249,7 +248,8 @@ mod tests {
 
     fn covered(from: Timestamp, until: Timestamp, records: i64, starts: &[Timestamp]) -> Covered {
         let span = Span { from, until };
-        let spans = vec![CoveredSpan { span, records, first_serial: None, last_serial: None }];
+        let logs = SpanLogs { records, ..SpanLogs::default() };
+        let spans = vec![CoveredSpan { span, logs }];
         Covered { spans, gaps: Vec::new(), starts: starts.to_vec() }
     }
 

@@ -1,6 +1,6 @@
 //! Hosts without records.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -17,16 +17,8 @@ pub(super) fn find<E: From<LakeError>>(
     limits: FleetLimits,
     found: &mut impl FnMut(FleetFinding) -> Result<(), E>,
 ) -> Result<(), E> {
-    let days: BTreeSet<Day> = snapshot
-        .generation
-        .iter()
-        .flat_map(|of| &of.objects)
-        .filter(|of| of.table == Table::Coverage)
-        .map(|of| of.day)
-        .collect();
     let mut ends: BTreeMap<String, i64> = BTreeMap::new();
-    for day in days.into_iter().filter(|day| within(*day)) {
-        let Some(object) = snapshot.compacted(Table::Coverage, day) else { continue };
+    for object in snapshot.compacted(Table::Coverage).into_iter().filter(|object| within(object.day)) {
         let reader = ObjectReader::<CoverageRow>::open(store, &object.path, object.bytes, Limits::default())?;
         for row in reader.rows()? {
             let row = row?;

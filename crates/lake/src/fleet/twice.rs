@@ -1,6 +1,6 @@
 //! One MAC, guest or device number in two places at once.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray as _;
@@ -81,17 +81,10 @@ pub(super) fn find<E: From<LakeError>>(
     limits: FleetLimits,
     found: &mut impl FnMut(FleetFinding) -> Result<(), E>,
 ) -> Result<(), E> {
-    let days: BTreeSet<Day> = snapshot
-        .generation
-        .iter()
-        .flat_map(|of| &of.objects)
-        .filter(|of| of.table == Table::Held)
-        .map(|of| of.day)
-        .collect();
     let mut open: BTreeMap<PairKey, Pair> = BTreeMap::new();
     let mut last: Option<Day> = None;
-    for day in days.into_iter().filter(|day| within(*day)) {
-        let Some(object) = snapshot.compacted(Table::Held, day) else { continue };
+    for object in snapshot.compacted(Table::Held).into_iter().filter(|object| within(object.day)) {
+        let day = object.day;
         if last.and_then(Day::next) != Some(day) {
             std::mem::take(&mut open)
                 .into_iter()

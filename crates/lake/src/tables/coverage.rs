@@ -34,6 +34,17 @@ pub struct CoverageRow {
     pub written: Option<Micros>,
 }
 
+/// What the logs within a span show.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SpanLogs {
+    /// Records of guests and their network devices.
+    pub records: i64,
+    /// The serial number with which the span begins, if its log has all of the kernel's.
+    pub first_serial: Option<u32>,
+    /// The serial number with which it ends.
+    pub last_serial: Option<u32>,
+}
+
 impl CoverageRow {
     /// The inputs cover this time.
     pub const SPAN: &'static str = "span";
@@ -44,21 +55,35 @@ impl CoverageRow {
 
     /// The rows of a host's coverage, with the day of each.
     pub fn all_of(coverage: &Coverage) -> Vec<(Day, Self)> {
+        Self::all_with(coverage, |_| SpanLogs::default())
+    }
+
+    /// The same, with what the logs of each span show: its first row has the records and the serial
+    /// number with which it begins, its last row the one with which it ends.
+    pub fn all_with(coverage: &Coverage, logs: impl Fn(&Span) -> SpanLogs) -> Vec<(Day, Self)> {
         let mut rows = Vec::new();
-        let ranges = |what, ranges: &[Span], rows: &mut Vec<_>| {
-            for span in ranges {
-                for (day, part) in by_day(*span) {
-                    rows.push((day, Self::of(coverage, what, part)));
-                }
+        for span in &coverage.spans {
+            let SpanLogs { records, first_serial, last_serial } = logs(span);
+            let begin = rows.len();
+            rows.extend(Self::parts(coverage, Self::SPAN, span));
+            if let [(_, first), ..] = &mut rows[begin..] {
+                (first.records, first.first_serial) = (records, first_serial.map(i64::from));
             }
-        };
-        ranges(Self::SPAN, &coverage.spans, &mut rows);
-        ranges(Self::GAP, &coverage.gaps, &mut rows);
+            if let [.., (_, last)] = &mut rows[begin..] {
+                last.last_serial = last_serial.map(i64::from);
+            }
+        }
+        rows.extend(coverage.gaps.iter().flat_map(|gap| Self::parts(coverage, Self::GAP, gap)));
         for start in &coverage.starts {
             let moment = Span { from: *start, until: *start };
             rows.push((Day::of(*start), Self::of(coverage, Self::START, moment)));
         }
         rows
+    }
+
+    /// The rows of a range, which is cut at each midnight.
+    fn parts(coverage: &Coverage, what: &str, range: &Span) -> impl Iterator<Item = (Day, Self)> {
+        by_day(*range).into_iter().map(move |(day, part)| (day, Self::of(coverage, what, part)))
     }
 
     fn of(coverage: &Coverage, what: &str, part: Span) -> Self {

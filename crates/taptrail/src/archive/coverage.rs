@@ -1,66 +1,37 @@
 //! The rows of what a reading covers, with the serial numbers at the ends of each span.
 
-use taptrail_lake::{CoverageRow, Day};
+use taptrail_lake::{CoverageRow, Day, SpanLogs};
 use taptrail_source::SerialRange;
 use taptrail_trail::{Coverage, HostSpan, Input, Span};
 
-/// The rows, with their days. The first row of a span has its records and the serial number with
-/// which it begins, the last row the one with which it ends: so a log that was archived in pieces
-/// continues, where nothing between them is missing.
+/// The rows, with their days. By the serial numbers at the ends of its spans, a log that was archived
+/// in pieces continues, where nothing between them is missing.
 pub(super) fn coverage_rows(input: &Input, serials: &[SerialRange]) -> Vec<(Day, CoverageRow)> {
-    let mut all = Vec::new();
-    for coverage in &input.coverage {
-        let mut rows = CoverageRow::all_of(coverage);
-        let mut spans = rows.iter_mut().map(|(_, row)| row).filter(|row| row.what == CoverageRow::SPAN);
-        for span in &coverage.spans {
-            let logs = Logs::of(input, serials, coverage, span);
-            let until = span.until.as_microsecond();
-            let Some(first) = spans.next() else { break };
-            first.records = logs.records;
-            first.first_serial = logs.first;
-            let mut last = first;
-            while last.until < until {
-                let Some(next) = spans.next() else { break };
-                last = next;
-            }
-            last.last_serial = logs.last;
-        }
-        all.append(&mut rows);
-    }
-    all
+    let rows = |coverage| CoverageRow::all_with(coverage, |span| logs_of(input, serials, coverage, span));
+    input.coverage.iter().flat_map(rows).collect()
 }
 
 /// What the logs within a span show.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Logs {
-    records: i64,
-    first: Option<i64>,
-    last: Option<i64>,
-}
-
-impl Logs {
-    fn of(input: &Input, serials: &[SerialRange], coverage: &Coverage, span: &Span) -> Self {
-        let mut logs = Self::default();
-        for file in &input.files {
-            let is_within =
-                |of: &&HostSpan| of.host == coverage.host && span.from <= of.from && of.until <= span.until;
-            for of in file.hosts.iter().filter(is_within) {
-                logs.records += i64::try_from(of.records).unwrap_or(i64::MAX);
-                // Of a selection of records the numbers between two pieces say nothing.
-                let is_its = |range: &&SerialRange| {
-                    range.all_events && range.source == file.path && range.host == of.host
-                };
-                let Some(range) = serials.iter().find(is_its) else { continue };
-                if of.from == span.from {
-                    logs.first = Some(range.first.into());
-                }
-                if of.until == span.until {
-                    logs.last = Some(range.last.into());
-                }
+fn logs_of(input: &Input, serials: &[SerialRange], coverage: &Coverage, span: &Span) -> SpanLogs {
+    let mut logs = SpanLogs::default();
+    for file in &input.files {
+        let is_within =
+            |of: &&HostSpan| of.host == coverage.host && span.from <= of.from && of.until <= span.until;
+        for of in file.hosts.iter().filter(is_within) {
+            logs.records += i64::try_from(of.records).unwrap_or(i64::MAX);
+            // Of a selection of records the numbers between two pieces say nothing.
+            let is_its =
+                |range: &&SerialRange| range.all_events && range.source == file.path && range.host == of.host;
+            let Some(range) = serials.iter().find(is_its) else { continue };
+            if of.from == span.from {
+                logs.first_serial = Some(range.first);
+            }
+            if of.until == span.until {
+                logs.last_serial = Some(range.last);
             }
         }
-        logs
     }
+    logs
 }
 
 #[cfg(test)]

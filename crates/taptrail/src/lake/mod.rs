@@ -187,7 +187,7 @@ fn check(arguments: &CheckLake) -> CommandResult {
     let store = open(&arguments.url)?;
     let key = arguments.key.as_deref().map(VerifyingKey::read).transpose().map_err(Failure::input)?;
     let checks = Checks { key: key.as_ref(), root: arguments.root.as_ref(), quick: arguments.quick };
-    let checked = taptrail_lake::check(&store, &checks, &mut |_, _| {})
+    let checked = taptrail_lake::check(&store, &checks)
         .with_context(|| format!("The lake {} can't be checked", arguments.url))
         .map_err(Failure::input)?;
     if arguments.output.is_json() {
