@@ -69,7 +69,11 @@ impl Lake {
 fn an_auditor_verifies_a_lake_with_a_key_and_a_root() {
     let lake = Lake::new();
     // Nothing is there yet, and the URL may be mistyped.
-    taptrail(&["lake", "compact", &lake.url]).fails(2, "there is no lake");
+    for command in ["compact", "check", "findings", "prune"] {
+        taptrail(&["lake", command, &lake.url]).fails(2, "there is no lake");
+    }
+    taptrail(&["lake", "sql", &lake.url, "trail"]).fails(2, "there is no lake");
+    assert!(!lake.path("lake").exists());
     let (key, public) = (lake.path("lake.key"), lake.path("lake.pub"));
     let (key, public) = (key.to_str().unwrap(), public.to_str().unwrap());
     let made =

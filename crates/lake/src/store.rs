@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -94,7 +95,10 @@ impl Store {
             } else {
                 std::fs::metadata(&directory).map(|_| ())
             };
-            is_there.map_err(|error| unusable(error.to_string()))?;
+            is_there.map_err(|error| match error.kind() {
+                ErrorKind::NotFound if !create => LakeError::NoLake(url.to_owned()),
+                _ => unusable(error.to_string()),
+            })?;
             local = Some(directory);
         }
         let variables = settings(std::env::vars_os());

@@ -4,6 +4,7 @@ mod client;
 mod sql;
 
 use std::fmt::Write as _;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use taptrail_report::escape_text;
 use crate::CommandResult;
 use crate::cli::{CheckLake, Compact, FleetFindings, LakeCommand, PruneLake, Signing};
 use crate::output::{Failure, print, print_json, stdout};
-use crate::queries::moment;
+use crate::queries::{is_broken_pipe, moment, unwritten};
 
 /// The exit code when something is found that should not be.
 const FOUND: u8 = 1;
@@ -39,9 +40,9 @@ pub(crate) fn lake(command: &LakeCommand) -> CommandResult {
     .map_err(|failure| if failure.code() == FOUND { failure.with_code(Failure::INPUT) } else { failure })
 }
 
-/// The lake at a URL.
-pub(crate) fn open(url: &str) -> Result<Arc<Store>, Failure> {
-    Store::open(url).map(Arc::new).map_err(Failure::input)
+/// The lake at a URL, which must be there.
+fn open(url: &str) -> Result<Arc<Store>, Failure> {
+    Store::open_to_read(url).map(Arc::new).map_err(Failure::input)
 }
 
 fn signing_key(signing: &Signing) -> Result<Option<SigningKey>, Failure> {
@@ -107,21 +108,17 @@ fn findings(arguments: &FleetFindings) -> CommandResult {
         }
         count += 1;
         let line = if arguments.output.is_json() {
-            taptrail_report::json_line(&finding).map_err(std::io::Error::other)?
+            taptrail_report::json_line(&finding).map_err(io::Error::other)?
         } else {
             line(&finding)
         };
-        std::io::Write::write_all(&mut out, line.as_bytes())?;
-        std::io::Write::write_all(&mut out, b"\n").map_err(Unwritten::Output)
+        Ok(writeln!(out, "{line}")?)
     };
-    match taptrail_lake::fleet_findings(&store, &snapshot, days, limits, &mut write) {
-        Err(Unwritten::Lake(error)) => return Err(Failure::input(error)),
-        Err(Unwritten::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
-        Err(Unwritten::Output(error)) => return Err(unwritten(error)),
-        Ok(()) => match std::io::Write::flush(&mut out) {
-            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => return Err(unwritten(error)),
-            _ => {}
-        },
+    let done = taptrail_lake::fleet_findings(&store, &snapshot, days, limits, &mut write);
+    match done.and_then(|()| Ok(out.flush()?)) {
+        Err(End::Lake(error)) => return Err(Failure::input(error)),
+        Err(End::Output(error)) if !is_broken_pipe(&error) => return Err(unwritten(error)),
+        _ => {}
     }
     if !snapshot.batches.is_empty() {
         tracing::warn!(
@@ -132,26 +129,24 @@ fn findings(arguments: &FleetFindings) -> CommandResult {
     Ok(if count == 0 { ExitCode::SUCCESS } else { ExitCode::from(FOUND) })
 }
 
-/// Why findings are not all written.
-enum Unwritten {
+/// Why reading a lake ends early.
+pub(crate) enum End {
+    /// The lake can't be read.
     Lake(LakeError),
-    Output(std::io::Error),
+    /// The output can't be written.
+    Output(io::Error),
 }
 
-impl From<LakeError> for Unwritten {
+impl From<LakeError> for End {
     fn from(error: LakeError) -> Self {
         Self::Lake(error)
     }
 }
 
-impl From<std::io::Error> for Unwritten {
-    fn from(error: std::io::Error) -> Self {
+impl From<io::Error> for End {
+    fn from(error: io::Error) -> Self {
         Self::Output(error)
     }
-}
-
-fn unwritten(error: std::io::Error) -> Failure {
-    Failure::input(anyhow::Error::new(error).context("Standard output can't be written"))
 }
 
 /// A finding, on one line.

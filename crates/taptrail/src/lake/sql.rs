@@ -21,14 +21,14 @@ use super::client::Client;
 use crate::CommandResult;
 use crate::cli::{AnswerFormat, LakeEngine, LakeSql};
 use crate::output::{Failure, page, print, print_json, stdout, style};
-use crate::queries::Query;
+use crate::queries::{MAX_HOSTS_NAMED, Query, more_hosts};
 
 /// How long a host must be silent, and how far ahead a clock must be, unless the user says so.
 const SILENCE_S: u32 = 3600;
 const SKEW_S: u32 = 300;
 
 pub(super) fn sql(arguments: &LakeSql) -> CommandResult {
-    let store = Arc::new(Store::open(&arguments.url).map_err(Failure::input)?);
+    let store = super::open(&arguments.url)?;
     let snapshot = Snapshot::existing(&store).map_err(Failure::input)?;
     let Some(generation) = snapshot.generation else {
         return Err(Failure::input(anyhow!(
@@ -291,9 +291,6 @@ impl Lake<'_> {
     }
 }
 
-/// Hosts that are named in a warning; the others are counted.
-const MAX_HOSTS_NAMED: usize = 8;
-
 /// Says of which hosts the answer is not known.
 fn warn_of_hosts(hosts: &Answer) {
     for row in hosts.iter().take(MAX_HOSTS_NAMED) {
@@ -307,9 +304,8 @@ fn warn_of_hosts(hosts: &Answer) {
             }
         }
     }
-    let more = hosts.len().saturating_sub(MAX_HOSTS_NAMED);
-    if more > 0 {
-        warn!("{more} more hosts: what was held is not known");
+    if let Some(more) = more_hosts(hosts.len(), "what was held is not known") {
+        warn!("{more}");
     }
 }
 

@@ -61,10 +61,12 @@ fn note_times(answer: &mut ReadSummary, query: &Filter, none: bool) -> bool {
         no_start_on: names(&no_start),
     };
     let mut lines: Vec<String> = unknown.iter().take(MAX_HOSTS_NAMED).map(|of| not_covered(of)).collect();
-    lines.extend(more(unknown.len(), "the time asked for is not covered"));
+    lines.extend(more_hosts(unknown.len(), "the time asked for is not covered"));
     lines.extend(no_start.iter().take(MAX_HOSTS_NAMED).map(|of| no_start_before(of)));
-    lines
-        .extend(more(no_start.len(), "guests may have run since before their records begin, or since a gap"));
+    lines.extend(more_hosts(
+        no_start.len(),
+        "guests may have run since before their records begin, or since a gap",
+    ));
     let any = !lines.is_empty();
     input.asked = Some(asked);
     answer.note(lines);
@@ -72,7 +74,7 @@ fn note_times(answer: &mut ReadSummary, query: &Filter, none: bool) -> bool {
 }
 
 /// Hosts that are named in notes; the others are counted.
-const MAX_HOSTS_NAMED: usize = 8;
+pub(crate) const MAX_HOSTS_NAMED: usize = 8;
 
 fn no_host(host: &str, coverage: &[Coverage]) -> String {
     let named: Vec<_> = coverage.iter().take(MAX_HOSTS_NAMED).map(|of| format!("'{}'", of.host)).collect();
@@ -89,7 +91,8 @@ fn no_host(host: &str, coverage: &[Coverage]) -> String {
     )
 }
 
-fn more(all: usize, what: &str) -> Option<String> {
+/// A sentence about the hosts that are not named; none if all are.
+pub(crate) fn more_hosts(all: usize, what: &str) -> Option<String> {
     let more = all.saturating_sub(MAX_HOSTS_NAMED);
     (more > 0).then(|| format!("{more} more hosts: {what}"))
 }

@@ -1,16 +1,16 @@
 //! Queries to a lake: which rows are read for a filter. The filter itself decides on what is read,
 //! as it does for logs.
 
-use std::io;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use taptrail_lake::{Conditions, LakeError, LakeReader, Question, Store, Table, Test};
+use taptrail_lake::{Conditions, LakeReader, Question, Store, Table, Test};
 use taptrail_record::DeviceKind;
 use taptrail_report::{DeviceFilter, Filter, GuestFilter, TrailConsumer};
 use taptrail_trail::{Coverage, Holding, HostSpan, Input, InputFile, State};
 
 use super::trail_reader::{is_broken_pipe, unwritten};
+use crate::lake::End;
 use crate::output::Failure;
 
 /// How often a lake is read that changed meanwhile.
@@ -26,24 +26,6 @@ pub(super) enum Part {
     Trail,
     /// Runs of guests.
     Runs,
-}
-
-/// Why reading ends.
-enum End {
-    Lake(LakeError),
-    Output(io::Error),
-}
-
-impl From<LakeError> for End {
-    fn from(error: LakeError) -> Self {
-        Self::Lake(error)
-    }
-}
-
-impl From<io::Error> for End {
-    fn from(error: io::Error) -> Self {
-        Self::Output(error)
-    }
 }
 
 /// Passes on what the filter may select. Returns the lake, with a sentence for each thing that is not

@@ -16,12 +16,13 @@ use std::process::ExitCode;
 use taptrail_guest::Dirs;
 use taptrail_report::{Columns, Count, Filter, Presentation, Sink, View};
 
+pub(crate) use self::coverage::{MAX_HOSTS_NAMED, more_hosts};
 pub(crate) use self::guests::guests;
 pub(crate) use self::query::{Query, moment};
 pub(crate) use self::report::report;
 pub(crate) use self::summary::summary;
-use self::trail_reader::is_broken_pipe;
 pub(crate) use self::trail_reader::{Answer, ReadSummary, TrailReader};
+pub(crate) use self::trail_reader::{is_broken_pipe, unwritten};
 pub(crate) use self::who::{explain, who};
 use crate::CommandResult;
 use crate::cli::{Findings, Inputs, Output, Trail};
@@ -82,7 +83,7 @@ fn sink(
     let out = paged_stdout(output.is_table());
     let mut sink = match Sink::new(view, filter, output.format(style(output.utc)), out) {
         Err(error) if is_broken_pipe(&error) => return Ok(ExitCode::SUCCESS),
-        sink => sink.map_err(trail_reader::unwritten)?.with_presentation(presentation),
+        sink => sink.map_err(unwritten)?.with_presentation(presentation),
     };
     let read = TrailReader::new(&mut sink).with_hashes(hashes).read(sources, &filter_used, dirs)?;
     let mut answer = match read {
@@ -94,7 +95,7 @@ fn sink(
     let none = view == View::Trail && count.holdings == 0;
     let unknown = coverage::note_unknown(&mut answer, &filter_used, none.then_some(count.maybe_matching));
     match sink.finish(answer.input()) {
-        Err(error) if !is_broken_pipe(&error) => return Err(trail_reader::unwritten(error)),
+        Err(error) if !is_broken_pipe(&error) => return Err(unwritten(error)),
         _ => {}
     }
     let count = sink.count();

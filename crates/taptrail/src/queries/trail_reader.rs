@@ -336,10 +336,10 @@ fn some_of_each(notes: &[Note]) -> Vec<String> {
 }
 
 /// Whether the reader has closed the pipe: it has read enough.
-pub(super) fn is_broken_pipe(error: &io::Error) -> bool {
+pub(crate) fn is_broken_pipe(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::BrokenPipe
 }
 
-pub(super) fn unwritten(error: io::Error) -> Failure {
+pub(crate) fn unwritten(error: io::Error) -> Failure {
     anyhow::Error::new(error).context("Standard output can't be written").into()
 }
