@@ -264,9 +264,9 @@ fn a_checkpoint_spares_work_and_nothing_depends_on_it() {
     }
     // A lake that was emptied gets everything, whatever the checkpoint says.
     fs::remove_dir_all(place.path("lake")).unwrap();
-    let anew = place.archive("lake", &with);
-    assert_eq!(anew["unchanged"].as_bool(), Some(false));
-    assert!(anew["batch"]["objects_written"].as_u64() > Some(0), "{anew}");
+    let again = place.archive("lake", &with);
+    assert_eq!(again["unchanged"].as_bool(), Some(false));
+    assert!(again["batch"]["objects_written"].as_u64() > Some(0), "{again}");
     let other = place.archive("other", &with);
     assert!(other["batch"]["objects_written"].as_u64() > Some(0), "{other}");
 }

@@ -261,9 +261,9 @@ fn records_that_are_altered_after_a_checkpoint_was_sent_away_are_named() {
     };
     assert_eq!(named(faults[0]), r#""record-altered" 1 "web1""#);
     assert_eq!(named(faults[1]), r#""record-removed" 5 "web1""#);
-    let told = world.taptrail(["ledger", "check"]);
-    assert_eq!(told.code(), 1);
-    assert!(told.stdout.contains("record 1 of ") && told.stdout.contains("was altered"), "{}", told.stdout);
+    let text = world.taptrail(["ledger", "check"]);
+    assert_eq!(text.code(), 1);
+    assert!(text.stdout.contains("record 1 of ") && text.stdout.contains("was altered"), "{}", text.stdout);
 
     // The guest goes on, and so does the chain: the changes are still named, and no other.
     world.stop(&guest);

@@ -31,8 +31,7 @@ pub(crate) struct AuditLog {
 impl AuditLog {
     /// Connects with these capabilities of the process.
     pub(crate) fn open(capabilities: CapabilitySet) -> Result<Self, AuditError> {
-        // Without the kernel's status, a record that is not heard could not be told from auditing
-        // that is off.
+        // Without the kernel's status, a record that is not heard looks like auditing that is off.
         let both = CapabilitySet::AUDIT_CONTROL | CapabilitySet::AUDIT_READ;
         let audit = if capabilities.contains(both) { Audit::open() } else { Audit::with_readlog(None) };
         let audit = match audit {

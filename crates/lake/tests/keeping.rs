@@ -1,4 +1,4 @@
-//! A lake tells what is missing, altered or out of order; and it forgets what it may forget.
+//! Checks of a lake name what is missing, altered or out of order; retention removes what it may.
 
 #![allow(clippy::unwrap_used)]
 

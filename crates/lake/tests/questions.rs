@@ -120,7 +120,7 @@ fn hosts_without_records_are_unknown_then() {
 }
 
 #[test]
-fn a_migration_is_told_from_a_copied_address() {
+fn a_migration_and_a_copied_address_are_distinguished() {
     let lake = Lake::new();
     let question = Question::MacOnTwoHosts;
     let met = lake.ask(question, &Parameters::default());

@@ -17,7 +17,7 @@ const HEAD: &str = "virt=kvm resrc=net reason=bridge-open";
 
 /// A request to `taptrail-bridge-helper` for a tap on a bridge, and the helper's answer.
 ///
-/// The helper is not told which guest or which interface the tap is for, so the record has no
+/// The helper does not know for which guest or which interface the tap is, so the record has no
 /// `vm=`, `uuid=` or `net=`, and is no part of a guest's trail:
 /// [`parse_text`](crate::parse_text) returns none. It accounts for the open(2) that the kernel may
 /// have recorded.

@@ -28,7 +28,7 @@ const ATTEMPTS: usize = 5;
 /// What a compaction did.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Compacted {
-    /// The new generation, and what to keep elsewhere to tell later whether it was altered.
+    /// The new generation, and what to keep elsewhere to find out later whether it was altered.
     pub root: Root,
     /// The batches that it took in.
     pub batches: usize,

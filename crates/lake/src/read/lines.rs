@@ -76,7 +76,7 @@ impl Lines {
         let text: Arc<[u8]> = text.0.into();
         self.0
             .entry(location)
-            // Two hosts' lines can't be told apart.
+            // Whose line it is, of two hosts, is not known.
             .and_modify(|known| *known = known.take().filter(|known| *known == text))
             .or_insert(Some(text));
     }

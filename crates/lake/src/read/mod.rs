@@ -1,6 +1,6 @@
 //! Reads a lake: holdings, runs, findings, coverage and the lines of records.
 //!
-//! A holding is told by its last row, which has all that is known of it. A question about a time
+//! The last row of a holding has all that is known of it. A question about a time
 //! therefore reads the last rows of that day and all later ones. What a holding may have been on an
 //! earlier day is never concluded from the rows of that day: its device may be learned later.
 //!

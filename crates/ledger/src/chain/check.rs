@@ -208,7 +208,7 @@ pub struct ChainReport {
     /// The number of all faults.
     pub fault_count: u64,
     /// The first records outside of the chain that a process of an older taptrail may have written,
-    /// which was running when the chain was begun. They can't be told from inserted ones.
+    /// which was running when the chain was begun. They look like inserted ones.
     pub outside: Vec<NamedRecord>,
     /// The number of all of these.
     pub outside_count: u64,

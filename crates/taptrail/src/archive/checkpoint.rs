@@ -30,7 +30,7 @@ struct Content {
     url: String,
     /// The last batch that added something.
     batch: Option<BatchId>,
-    /// The input's files; none if they can't be told from changed ones.
+    /// The input's files; none if a change of them can't be excluded.
     input: Option<InputFingerprint>,
     sent: SentDays,
 }

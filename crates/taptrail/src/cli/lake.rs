@@ -41,7 +41,7 @@ pub(crate) struct Signing {
 ///
 /// What several readings have of one host is merged, and everything is derived from the merged
 /// records again. Objects that are not changed stay. The last line is the lake's root: keep it
-/// elsewhere, and `lake check --root` tells later whether anything up to then was altered.
+/// elsewhere, and `lake check --root` shows later whether anything up to then was altered.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  taptrail lake compact file:///var/lib/taptrail/lake\n  \
                         taptrail lake compact s3://audit/taptrail --sign-key /etc/taptrail/lake.key")]
@@ -56,7 +56,7 @@ pub(crate) struct Compact {
 
 /// List what only all hosts together show
 ///
-/// One MAC or one guest on two hosts at once, told apart from migrations, with the number that
+/// One MAC or one guest on two hosts at once, distinguished from migrations, with the number that
 /// chance alone makes; hosts without records; clocks that are ahead; device numbers that one host
 /// had twice. Only what is compacted is read, and only certain times count. Exit code 1: there are
 /// findings.
