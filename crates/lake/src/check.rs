@@ -151,10 +151,12 @@ impl Checking<'_> {
         there.sort_unstable();
         let mut read = BTreeMap::new();
         for generation in there.iter().copied() {
-            match GenerationManifest::read(self.store, generation) {
+            let content = self.store.get(&generation.manifest(), MAX_MANIFEST)?;
+            match GenerationManifest::parse(generation, &content) {
                 Ok((manifest, root)) => {
-                    self.signature(&root)?;
-                    read.insert(generation, (manifest, root));
+                    self.signature(&root, &content)?;
+                    // Not its objects: there may be as many manifests as days.
+                    read.insert(generation, (manifest.previous, root));
                 }
                 Err(LakeError::Damaged { reason, .. }) => {
                     self.problem(generation.manifest(), ProblemKind::Altered, reason);
@@ -162,9 +164,9 @@ impl Checking<'_> {
                 Err(error) => return Err(error),
             }
         }
-        for (generation, (manifest, _)) in &read {
+        for (generation, (previous, _)) in &read {
             let before = generation.0.checked_sub(1).map(Generation).filter(|before| before.0 > 0);
-            match (before, &manifest.previous) {
+            match (before, previous) {
                 (None, None) => {}
                 (Some(before), Some(previous)) if previous.generation == before => match read.get(&before) {
                     Some((_, root)) if root == previous => {}
@@ -204,7 +206,7 @@ impl Checking<'_> {
         Ok(there.len() as u64)
     }
 
-    fn signature(&mut self, root: &Root) -> Result<(), LakeError> {
+    fn signature(&mut self, root: &Root, content: &[u8]) -> Result<(), LakeError> {
         let Some(key) = self.checks.key else { return Ok(()) };
         let manifest = root.generation.manifest();
         let signature = match self.store.get(&root.signature(), 64 << 10) {
@@ -214,8 +216,7 @@ impl Checking<'_> {
             }
             signature => signature?,
         };
-        let content = self.store.get(&manifest, MAX_MANIFEST)?;
-        if let Err(reason) = key.verify(&content, &String::from_utf8_lossy(&signature)) {
+        if let Err(reason) = key.verify(content, &String::from_utf8_lossy(&signature)) {
             self.problem(manifest, ProblemKind::BadSignature, reason);
         }
         Ok(())

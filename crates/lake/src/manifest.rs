@@ -148,14 +148,18 @@ impl GenerationManifest {
     ///
     /// It can't be read, or is of another generation or a later version.
     pub fn read(store: &Store, generation: Generation) -> Result<(Self, Root), LakeError> {
+        Self::parse(generation, &store.get(&generation.manifest(), MAX_MANIFEST)?)
+    }
+
+    /// The same of its bytes.
+    pub(crate) fn parse(generation: Generation, bytes: &[u8]) -> Result<(Self, Root), LakeError> {
         let path: Arc<str> = generation.manifest().into();
-        let bytes = store.get(&path, MAX_MANIFEST)?;
-        let read: Self = parse(&path, &bytes)?;
+        let read: Self = parse(&path, bytes)?;
         if read.generation != generation {
             return Err(LakeError::damaged(&path, format!("it is of generation {}", read.generation.0)));
         }
         read.objects.iter().try_for_each(|object| check_path(&path, object, ""))?;
-        Ok((read, Root { generation, sha256: sha256(&bytes) }))
+        Ok((read, Root { generation, sha256: sha256(bytes) }))
     }
 }
 
