@@ -326,21 +326,26 @@ impl World {
 
     /// Kills a guest's supervisor with SIGKILL.
     pub(crate) fn kill_supervisor(&self, name: &str) {
-        let supervisor = self.supervisor(name);
-        PidFd::open(supervisor).expect("a pidfd").send_signal(Signal::KILL).expect("a signal");
-        self.supervisor_is_gone(name);
+        let supervisor = PidFd::open(self.supervisor(name)).expect("a pidfd");
+        supervisor.send_signal(Signal::KILL).expect("a signal");
+        wait_exit(&supervisor);
     }
 
     /// Waits until a guest's supervisor has ended; its lock file may remain.
     pub(crate) fn supervisor_is_gone(&self, name: &str) {
-        let Ok(lock) = std::fs::read_to_string(self.run_dir().join(name).join("lock")) else { return };
-        let Ok(supervisor) = ProcessId::of(lock.trim().parse().expect("a pid")) else { return };
-        // Waits for the last of its threads, too.
-        if let Ok(pidfd) = PidFd::open(supervisor) {
-            assert!(
-                pidfd.wait_exit(Duration::from_secs(60)).expect("a pidfd"),
-                "the supervisor does not end"
-            );
+        let lock = self.run_dir().join(name).join("lock");
+        let mut pid = None;
+        // It empties its lock file before it removes it.
+        self.until("its lock file has a pid or is removed", || match std::fs::read_to_string(&lock) {
+            Ok(content) => {
+                pid = content.trim().parse().ok();
+                pid.is_some()
+            }
+            Err(_) => true,
+        });
+        let supervisor = pid.and_then(|pid| PidFd::open(ProcessId::of(pid).ok()?).ok());
+        if let Some(supervisor) = supervisor {
+            wait_exit(&supervisor);
         }
     }
 
@@ -366,6 +371,12 @@ impl World {
             std::thread::sleep(Duration::from_millis(10));
         }
     }
+}
+
+/// Waits for the last of a supervisor's threads, too.
+fn wait_exit(supervisor: &PidFd) {
+    let ended = supervisor.wait_exit(Duration::from_secs(60)).expect("a pidfd");
+    assert!(ended, "the supervisor does not end");
 }
 
 impl Drop for World {
