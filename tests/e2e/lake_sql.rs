@@ -23,7 +23,7 @@ impl Lake {
         let url = format!("file://{}", directory.path().display());
         let first_day = "2026-10-01".parse().unwrap();
         let options = fleet::Options { hosts: 8, days: 4, guests: 1, first_day, seed: 3 };
-        let truth = fleet::write_lake(&Store::open(&url).unwrap(), &options).unwrap();
+        let truth = fleet::write_lake(&Store::open(&url).unwrap().into(), &options).unwrap();
         Self { url, truth, _directory: directory }
     }
 

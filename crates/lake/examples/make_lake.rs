@@ -46,7 +46,7 @@ fn run() -> Result<(), Error> {
     if options.hosts < 8 || options.days < 4 {
         return Err("8 hosts and 4 days are the least".into());
     }
-    let truth = write_lake(&Store::open(&url)?, &options)?;
+    let truth = write_lake(&Store::open(&url)?.into(), &options)?;
     writeln!(io::stdout(), "{truth:#}")?;
     Ok(())
 }

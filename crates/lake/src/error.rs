@@ -70,4 +70,9 @@ impl LakeError {
     pub(crate) fn damaged(object: &Arc<str>, reason: impl ToString) -> Self {
         Self::Damaged { object: Arc::clone(object), reason: reason.to_string() }
     }
+
+    /// A damaged object: it has a value that is none of its column.
+    pub(crate) fn out_of_range(object: &str) -> Self {
+        Self::damaged(&Arc::from(object), "a value of it is out of range")
+    }
 }

@@ -74,6 +74,12 @@ impl Day {
         self.0.tomorrow().ok().map(Self)
     }
 
+    /// How many days later another day is; 0 if it is earlier.
+    pub(crate) fn days_until(self, other: Self) -> usize {
+        let days = (other.0 - self.0).get_days();
+        usize::try_from(days).unwrap_or(0)
+    }
+
     /// The day before, if the calendar has one.
     pub fn previous(self) -> Option<Self> {
         self.0.yesterday().ok().map(Self)
@@ -163,6 +169,12 @@ impl Generation {
         let sum = sha256.get(..16).unwrap_or(sha256);
         format!("{table}/day={day}/g{:08}-{sum}.parquet", self.0)
     }
+
+    /// The path of an object of its summary, with this SHA-256 in hex.
+    pub fn summary(self, table: Table, sha256: &str) -> String {
+        let sum = sha256.get(..16).unwrap_or(sha256);
+        format!("{SUMMARIES}/{table}/g{:08}-{sum}.parquet", self.0)
+    }
 }
 
 /// The folder of what is not compacted.
@@ -170,6 +182,9 @@ pub const INBOX: &str = "inbox";
 
 /// The folder of the batches' manifests.
 pub const BATCHES: &str = "inbox/batches";
+
+/// The folder of the snapshots' summaries.
+pub const SUMMARIES: &str = "summaries";
 
 /// The folder of the snapshots' manifests.
 pub const GENERATIONS: &str = "generations";

@@ -8,6 +8,7 @@
 //!   inbox/<table>/day=D/<sum>.parquet         a batch: what one `taptrail archive` adds
 //!   inbox/batches/<batch>.json                its manifest, written last: the batch counts from here
 //!   <table>/day=D/g<generation>-<sum>.parquet compacted: one object for a day
+//!   summaries/<table>/g<generation>-<sum>.parquet  what a question about one time needs of all days
 //!   generations/<generation>.json             names the current objects, with their SHA-256
 //! ```
 //!
@@ -26,6 +27,7 @@ mod error;
 mod fleet;
 #[doc(hidden)]
 pub mod fuzzing;
+mod lasting;
 mod layout;
 mod manifest;
 mod object;
@@ -39,6 +41,7 @@ mod snapshot;
 mod spool;
 pub mod sql;
 mod store;
+mod summary;
 mod tables;
 
 pub use batch::{Archived, BatchFile, BatchHost, BatchInput, BatchWriter};
@@ -47,10 +50,10 @@ pub use compact::{Compacted, Hole, compact};
 pub use conditions::{Conditions, Test};
 pub use error::LakeError;
 pub use fleet::{FleetFinding, FleetKind, FleetLimits, fleet_findings};
-pub use layout::{BATCHES, BatchId, Day, GENERATIONS, Generation, INBOX, Table};
+pub use layout::{BATCHES, BatchId, Day, GENERATIONS, Generation, INBOX, SUMMARIES, Table};
 pub use manifest::{BatchManifest, GenerationManifest, ObjectEntry, Root, RootError, VERSION, sha256};
 pub use object::{Limits, ObjectReader, ObjectWriter, Rows};
-pub use read::{LakeReader, Lines, Question};
+pub use read::{LakeReader, Lines, Question, When};
 pub use retention::{Pruned, Retention, prune};
 pub use sent::SentDays;
 pub use sign::{KeyError, SigningKey, VerifyingKey};
@@ -58,6 +61,8 @@ pub use slice::{held_rows, run_rows};
 pub use snapshot::Snapshot;
 pub use spool::{SortedRows, Spool};
 pub use store::{Listed, Put, Store};
+#[doc(hidden)]
+pub use summary::write as write_summary;
 pub use tables::columns::{LineRow, Micros, ProofRow};
 pub use tables::coverage::{CoverageRow, SpanLogs};
 pub use tables::finding::FindingRow;

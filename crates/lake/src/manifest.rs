@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::batch::BatchInput;
-use crate::layout::{BatchId, Day, GENERATIONS, Generation, INBOX, Table, hex};
+use crate::layout::{BatchId, Day, GENERATIONS, Generation, INBOX, SUMMARIES, Table, hex};
 use crate::{LakeError, Store};
 
 /// An object that a manifest names.
@@ -57,6 +57,11 @@ pub struct GenerationManifest {
     pub previous: Option<Root>,
     /// The objects, one for each table and day that has rows, in the order of their paths.
     pub objects: Vec<ObjectEntry>,
+    /// What a question about one time must know of all days: of `coverage` each host's times, not
+    /// cut at midnight; of `held` and `runs` the last rows of what may have been on a day that it has
+    /// no row of. Their day is the last one. Without any if the program that wrote it made none.
+    #[serde(default)]
+    pub summary: Vec<ObjectEntry>,
     /// The batches that are in it and may still lie in the inbox.
     pub batches: Vec<BatchId>,
 }
@@ -159,6 +164,7 @@ impl GenerationManifest {
             return Err(LakeError::damaged(&path, format!("it is of generation {}", read.generation.0)));
         }
         read.objects.iter().try_for_each(|object| check_path(&path, object, ""))?;
+        read.summary.iter().try_for_each(|object| check_path(&path, object, SUMMARIES))?;
         Ok((read, Root { generation, sha256: sha256(bytes) }))
     }
 }
@@ -186,10 +192,10 @@ fn parse<T: DeserializeOwned>(path: &Arc<str>, bytes: &[u8]) -> Result<T, LakeEr
 /// An object of a manifest lies where objects of its table and day lie.
 fn check_path(manifest: &Arc<str>, object: &ObjectEntry, folder: &str) -> Result<(), LakeError> {
     let ObjectEntry { table, day, path, .. } = object;
-    let folder = if folder.is_empty() {
-        format!("{table}/day={day}/")
-    } else {
-        format!("{folder}/{table}/day={day}/")
+    let folder = match folder {
+        "" => format!("{table}/day={day}/"),
+        SUMMARIES => format!("{SUMMARIES}/{table}/"),
+        _ => format!("{folder}/{table}/day={day}/"),
     };
     match path.strip_prefix(&folder) {
         Some(name) if !name.contains('/') && name.ends_with(".parquet") => Ok(()),

@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use crate::commit::commit;
 use crate::layout::{BATCHES, BatchId, GENERATIONS, Generation};
-use crate::manifest::{BatchManifest, GenerationManifest, Root, VERSION};
-use crate::{Day, LakeError, SigningKey, Snapshot, Store};
+use crate::manifest::{BatchManifest, GenerationManifest, ObjectEntry, Root, VERSION};
+use crate::{Day, LakeError, SigningKey, Snapshot, Store, summary};
 
 /// What is removed.
 #[derive(Debug)]
@@ -63,16 +63,20 @@ fn remove_days(
     for _ in 0..ATTEMPTS {
         let Snapshot { generation, root, .. } = Snapshot::existing(store)?;
         let Some(last) = generation else { return Ok(()) };
-        let (objects, removed): (Vec<_>, Vec<_>) = last.objects.into_iter().partition(|of| of.day >= first);
+        let (objects, removed): (Vec<ObjectEntry>, Vec<_>) =
+            last.objects.iter().cloned().partition(|of| of.day >= first);
         if removed.is_empty() {
             return Ok(());
         }
         let next = Generation(last.generation.0.saturating_add(1));
+        let scratch = tempfile::tempdir().map_err(LakeError::Scratch)?;
+        let summary = summary::write(store, Some(&last), &objects, next, scratch.path())?;
         let manifest = GenerationManifest {
             version: VERSION,
             generation: next,
             previous: root,
             objects,
+            summary,
             batches: last.batches,
         };
         if let Some(root) = commit(store, &manifest, key)? {
@@ -87,7 +91,8 @@ fn remove_days(
 /// Deletes what no manifest has named since `before`.
 fn sweep(store: &Arc<Store>, before: Timestamp, pruned: &mut Pruned) -> Result<(), LakeError> {
     let snapshot = Snapshot::existing(store)?;
-    let mut named: HashSet<String> = snapshot.objects().map(|object| object.path.clone()).collect();
+    let mut named: HashSet<String> =
+        snapshot.objects().chain(snapshot.summary()).map(|object| object.path.clone()).collect();
     let mut generations: Vec<(Generation, Timestamp)> = store
         .list(GENERATIONS)?
         .into_iter()
@@ -98,7 +103,8 @@ fn sweep(store: &Arc<Store>, before: Timestamp, pruned: &mut Pruned) -> Result<(
         let ((generation, _), (_, superseded)) = (next[0], next[1]);
         if superseded >= before {
             let (manifest, _) = GenerationManifest::read(store, generation)?;
-            named.extend(manifest.objects.into_iter().map(|object| object.path));
+            let all = manifest.objects.into_iter().chain(manifest.summary);
+            named.extend(all.map(|object| object.path));
         }
     }
     // A batch goes a grace time after the generation that took it in.

@@ -75,7 +75,7 @@ fn days(first: Option<Timestamp>, last: Option<Timestamp>, proof: &[Proof]) -> V
 
 /// Days that one holding has rows of at most: what is written for a time that a log invents must not
 /// fill the disk.
-const MAX_DAYS: usize = 20 * 366;
+pub(crate) const MAX_DAYS: usize = 20 * 366;
 
 impl HeldRow {
     /// Removes what came after a day.

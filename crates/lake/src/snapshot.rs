@@ -71,7 +71,12 @@ impl Snapshot {
         of_table
     }
 
-    /// All objects, compacted and not.
+    /// The objects of the generation's summary.
+    pub fn summary(&self) -> &[ObjectEntry] {
+        self.generation.as_ref().map_or(&[], |generation| &generation.summary)
+    }
+
+    /// All objects of tables, compacted and not.
     pub fn objects(&self) -> impl Iterator<Item = &ObjectEntry> {
         let pending = self.batches.iter().flat_map(|batch| &batch.objects);
         self.generation.iter().flat_map(|generation| &generation.objects).chain(pending)
@@ -126,6 +131,7 @@ mod tests {
             generation: Generation(1),
             previous: None,
             objects: vec![compacted.clone()],
+            summary: Vec::new(),
             batches: vec![one.batch.clone()],
         };
         put(&store, &Generation(1).manifest(), &generation);

@@ -14,7 +14,7 @@ use tokio::runtime::{Builder, Runtime};
 use url::{Host, Url};
 
 use crate::LakeError;
-use crate::layout::{INBOX, Table, hex};
+use crate::layout::{INBOX, SUMMARIES, Table, hex};
 
 /// A place with objects. Its calls block.
 #[derive(Debug)]
@@ -264,13 +264,13 @@ impl Store {
         self.runtime.block_on(all.try_collect()).map_err(|error| failed(folder, "listed", error))
     }
 
-    /// The Parquet objects of all tables, compacted and not, in no order.
+    /// The Parquet objects of all tables, compacted and not, and of summaries, in no order.
     ///
     /// # Errors
     ///
     /// The store can't list them.
     pub(crate) fn list_tables(&self) -> Result<Vec<Listed>, LakeError> {
-        let folders = Table::ALL.iter().map(|table| table.as_str()).chain([INBOX]);
+        let folders = Table::ALL.iter().map(|table| table.as_str()).chain([INBOX, SUMMARIES]);
         let listed = folders.map(|folder| self.list(folder)).collect::<Result<Vec<_>, _>>()?;
         Ok(listed.into_iter().flatten().filter(|object| object.path.ends_with(".parquet")).collect())
     }

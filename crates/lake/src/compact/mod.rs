@@ -20,7 +20,7 @@ use self::plan::Plan;
 use crate::commit::commit;
 use crate::layout::{BATCHES, BatchId, Generation};
 use crate::manifest::{GenerationManifest, Root, VERSION};
-use crate::{LakeError, SigningKey, Snapshot, Store};
+use crate::{LakeError, SigningKey, Snapshot, Store, summary};
 
 /// How often a compaction begins again when another one was first.
 const ATTEMPTS: usize = 5;
@@ -83,11 +83,13 @@ fn next_generation(
     let generation =
         Generation(snapshot.generation.as_ref().map_or(1, |last| last.generation.0.saturating_add(1)));
     let NewObjects { objects, written, kept } = NewObjects::write(store, &plan, derived, generation)?;
+    let summary = summary::write(store, snapshot.generation.as_ref(), &objects, generation, scratch.path())?;
     let manifest = GenerationManifest {
         version: VERSION,
         generation,
         previous: snapshot.root.clone(),
         objects,
+        summary,
         batches: included(store, snapshot)?,
     };
     let root = commit(store, &manifest, key)?;

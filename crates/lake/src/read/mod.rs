@@ -9,21 +9,23 @@
 //! goes over from one part to another, what was open is looked for in the next part; if it is not
 //! there, it is not certain from then on.
 
+mod last_rows;
 mod lines;
 mod parts;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use taptrail_trail::{Certainty, Coverage, Doubt, Finding, GuestRun, Holding, RunState, State, is_same_host};
+use taptrail_trail::{Coverage, Finding, GuestRun, Holding, Span, is_same_host};
 
 pub use self::lines::Lines;
 use self::parts::Parts;
+use crate::summary::HostCoverage;
 use crate::tables::columns::micros;
 use crate::{
     Conditions, CoverageRow, Day, FindingRow, HeldRow, LakeError, Limits, Micros, ObjectEntry, ObjectReader,
-    PossibleRow, Row, Rows, RunRow, Snapshot, Store, Table, Test,
+    Row, Rows, RunRow, Snapshot, Store, Table, Test,
 };
 
 /// A lake, as it is at one moment.
@@ -47,10 +49,20 @@ pub struct Question {
     pub conditions: Conditions,
     /// A host, with or without its domain.
     pub host: Option<String>,
-    /// Only what had not ended before this time.
-    pub since: Option<Timestamp>,
-    /// Also what had, and may have been held later nevertheless.
-    pub possibly: bool,
+    /// When.
+    pub when: When,
+}
+
+/// The time that a question is about.
+#[derive(Debug, Clone, Copy, Default)]
+pub enum When {
+    /// Any time.
+    #[default]
+    Any,
+    /// What had not ended before this time.
+    Since(Timestamp),
+    /// What was at some moment of this time, or may have been.
+    At(Span),
 }
 
 impl LakeReader {
@@ -134,9 +146,9 @@ impl LakeReader {
         question: &Question,
         take: &mut impl FnMut(Holding) -> Result<(), E>,
     ) -> Result<(), E> {
-        self.whole::<HeldRow, E>(question, &mut |path, row| match row.holding() {
+        self.last_rows::<HeldRow, E>(question, &mut |path, row| match row.holding() {
             Some(holding) => take(holding),
-            None => Err(out_of_range(path).into()),
+            None => Err(LakeError::out_of_range(path).into()),
         })
     }
 
@@ -150,13 +162,14 @@ impl LakeReader {
         question: &Question,
         take: &mut impl FnMut(GuestRun) -> Result<(), E>,
     ) -> Result<(), E> {
-        self.whole::<RunRow, E>(question, &mut |path, row| match row.run() {
+        self.last_rows::<RunRow, E>(question, &mut |path, row| match row.run() {
             Some(run) => take(run),
-            None => Err(out_of_range(path).into()),
+            None => Err(LakeError::out_of_range(path).into()),
         })
     }
 
-    /// Passes on the findings of a time, the ends included.
+    /// Passes on the findings of a time, the ends included. What the question says of the time does
+    /// not count.
     ///
     /// # Errors
     ///
@@ -164,22 +177,23 @@ impl LakeReader {
     pub fn findings<E: From<LakeError>>(
         &self,
         question: &Question,
+        since: Option<Timestamp>,
         until: Option<Timestamp>,
         take: &mut impl FnMut(Finding) -> Result<(), E>,
     ) -> Result<(), E> {
-        let conditions = self.of_time(question, until);
-        for day in self.days(Table::Findings, question.since, until) {
+        let conditions = self.of_time(question, since, until);
+        for day in self.days(Table::Findings, since, until) {
             for (path, rows) in self.rows::<FindingRow>(day, &conditions)? {
                 for row in rows {
-                    take(row?.finding().ok_or_else(|| out_of_range(&path))?)?;
+                    take(row?.finding().ok_or_else(|| LakeError::out_of_range(&path))?)?;
                 }
             }
         }
         Ok(())
     }
 
-    fn of_time(&self, question: &Question, until: Option<Timestamp>) -> Conditions {
-        let (from, until) = (question.since.map_or(Micros::MIN, micros), until.map_or(Micros::MAX, micros));
+    fn of_time(&self, question: &Question, since: Option<Timestamp>, until: Option<Timestamp>) -> Conditions {
+        let (from, until) = (since.map_or(Micros::MIN, micros), until.map_or(Micros::MAX, micros));
         let conditions = self.conditions(question);
         if (from, until) == (Micros::MIN, Micros::MAX) {
             return conditions;
@@ -253,237 +267,43 @@ impl LakeReader {
     }
 
     fn read_coverage(&mut self) -> Result<(), LakeError> {
-        let mut hosts: BTreeMap<String, Coverage> = BTreeMap::new();
-        let mut records: BTreeMap<String, u64> = BTreeMap::new();
-        for day in self.days(Table::Coverage, None, None) {
-            let mut of_day = self.rows::<CoverageRow>(day, &Conditions::default())?;
-            let mut add = |path: &Arc<str>, row: &CoverageRow| {
-                let new = || Coverage {
-                    host: row.host.as_str().into(),
-                    spans: Vec::new(),
-                    gaps: Vec::new(),
-                    starts: Vec::new(),
-                };
-                if !hosts.contains_key(&row.host) {
-                    hosts.insert(row.host.clone(), new());
-                }
-                let of_row = u64::try_from(row.records).unwrap_or(0);
-                match records.get_mut(&row.host) {
-                    Some(of_host) => *of_host = of_host.saturating_add(of_row),
-                    None => drop(records.insert(row.host.clone(), of_row)),
-                }
-                hosts
-                    .get_mut(&row.host)
-                    .and_then(|of_host| row.continue_with(of_host))
-                    .ok_or_else(|| out_of_range(path))
-            };
-            if let [(path, rows)] = &mut of_day[..] {
-                for row in rows {
-                    add(path, &row?)?;
-                }
-                continue;
+        let mut hosts = HostCoverage::default();
+        let mut add =
+            |path: &str, row: &CoverageRow| hosts.add(row).ok_or_else(|| LakeError::out_of_range(path));
+        let summary = self.summary().unwrap_or_default();
+        if let Some(object) = summary.iter().find(|object| object.table == Table::Coverage) {
+            for row in self.open_object::<CoverageRow>(object, &Conditions::default())? {
+                add(&object.path, &row?)?;
             }
-            let mut all = Vec::new();
-            for (path, rows) in of_day {
-                for row in rows {
-                    all.push((row?, Arc::clone(&path)));
-                }
-            }
-            all.sort_by(|(a, _), (b, _)| a.order(b));
-            all.iter().try_for_each(|(row, path)| add(path, row))?;
-        }
-        self.coverage = hosts.into_values().collect();
-        self.records = records;
-        Ok(())
-    }
-
-    /// Passes on the last row of each holding or run.
-    fn whole<R: Lasting, E: From<LakeError>>(
-        &self,
-        question: &Question,
-        take: &mut impl FnMut(&Arc<str>, R) -> Result<(), E>,
-    ) -> Result<(), E> {
-        let conditions = self.conditions(question);
-        let last_rows = conditions.clone().and(vec![Test::Set("last")]);
-        let since = question.since.map(Day::of);
-        if question.possibly && since.is_some() {
-            self.possibly_later(&last_rows, since, take)?;
-        }
-        for day in self.days(R::TABLE, question.since, None) {
-            let ends = self.parts.ends(day);
-            if ends.is_empty() {
-                for (path, rows) in self.rows::<R>(day, &last_rows)? {
+        } else {
+            for day in self.days(Table::Coverage, None, None) {
+                let mut of_day = self.rows::<CoverageRow>(day, &Conditions::default())?;
+                if let [(path, rows)] = &mut of_day[..] {
                     for row in rows {
-                        take(&path, row?)?;
+                        add(path, &row?)?;
+                    }
+                    continue;
+                }
+                let mut all = Vec::new();
+                for (path, rows) in of_day {
+                    for row in rows {
+                        all.push((row?, Arc::clone(&path)));
                     }
                 }
-                continue;
+                all.sort_by(|(a, _), (b, _)| a.order(b));
+                all.iter().try_for_each(|(row, path)| add(path, row))?;
             }
-            let mut open: Vec<(Arc<str>, R)> = Vec::new();
-            for (path, rows) in self.rows::<R>(day, &conditions)? {
-                for row in rows {
-                    let row = row?;
-                    let goes_over = ends.contains_key(row.host());
-                    match row.is_last() {
-                        true if goes_over && row.is_open() => open.push((Arc::clone(&path), row)),
-                        true => take(&path, row)?,
-                        false if goes_over => open.push((Arc::clone(&path), row)),
-                        false => {}
-                    }
-                }
-            }
-            let continued = self.continued(&open, &ends)?;
-            for (path, mut row) in open {
-                if !continued.contains(&row.key_text()) {
-                    row.make_uncertain(self.covered_until(row.host(), day));
-                    take(&path, row)?;
-                }
-            }
+        }
+        for (coverage, records) in hosts.finish() {
+            self.records.insert(coverage.host.to_string(), u64::try_from(records).unwrap_or(0));
+            self.coverage.push(coverage);
         }
         Ok(())
     }
 
-    /// Passes on what ended before a day, and may have been held on it nevertheless.
-    fn possibly_later<R: Lasting, E: From<LakeError>>(
-        &self,
-        last_rows: &Conditions,
-        day: Option<Day>,
-        take: &mut impl FnMut(&Arc<str>, R) -> Result<(), E>,
-    ) -> Result<(), E> {
-        let Some(tests) = R::may_go_on() else { return Ok(()) };
-        let conditions = last_rows.clone().and(tests);
-        for before in self.days(R::TABLE, None, None).take_while(|before| Some(*before) < day) {
-            let ends = self.parts.ends(before);
-            for (path, rows) in self.rows::<R>(before, &conditions)? {
-                for row in rows {
-                    let mut row = row?;
-                    if ends.contains_key(row.host()) && row.is_open() {
-                        row.make_uncertain(self.covered_until(row.host(), before));
-                    }
-                    take(&path, row)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The keys of some rows that the next part of their host continues.
-    fn continued<R: Lasting>(
-        &self,
-        open: &[(Arc<str>, R)],
-        ends: &HashMap<&str, Day>,
-    ) -> Result<HashSet<String>, LakeError> {
-        let mut continued = HashSet::new();
-        let next_days: BTreeSet<Day> =
-            open.iter().filter_map(|(_, row)| ends.get(row.host())).copied().collect();
-        for next in next_days {
-            let on_day = |row: &R| ends.get(row.host()) == Some(&next);
-            let wanted: HashSet<String> =
-                open.iter().map(|(_, row)| row).filter(|row| on_day(row)).map(R::key_text).collect();
-            let hosts: BTreeSet<&str> =
-                open.iter().map(|(_, row)| row).filter(|row| on_day(row)).map(R::host).collect();
-            let of_hosts = hosts.into_iter().map(|host| Test::Is("host", host.to_owned())).collect();
-            for (_, rows) in self.rows::<R>(next, &Conditions(vec![of_hosts]))? {
-                for row in rows {
-                    let key = row?.key_text();
-                    if wanted.contains(&key) {
-                        continued.insert(key);
-                    }
-                }
-            }
-        }
-        Ok(continued)
-    }
-
-    /// Until when a host's records of a day go on.
-    fn covered_until(&self, host: &str, day: Day) -> Timestamp {
-        let of_host = self.coverage.binary_search_by(|of| (*of.host).cmp(host)).ok();
-        let spans = of_host.map_or(&[][..], |at| &self.coverage[at].spans[..]);
-        let last = spans.iter().rev().find(|span| span.from < day.end());
-        last.map_or(day.start(), |last| last.until.min(day.end()))
-    }
-}
-
-fn out_of_range(path: &(impl AsRef<str> + ?Sized)) -> LakeError {
-    LakeError::damaged(&Arc::from(path.as_ref()), "a value of it is out of range")
-}
-
-/// A row of what lives from day to day.
-trait Lasting: Row {
-    /// Whether it is the last row.
-    fn is_last(&self) -> bool;
-
-    /// Whether no end of it is known.
-    fn is_open(&self) -> bool;
-
-    /// Its key, which is the same on all its days.
-    fn key_text(&self) -> String;
-
-    /// What happened to it from this time on is not known.
-    fn make_uncertain(&mut self, since: Timestamp);
-
-    /// Which last rows may be of something that went on; none if none may.
-    fn may_go_on() -> Option<Vec<Test>>;
-}
-
-impl Lasting for HeldRow {
-    fn is_last(&self) -> bool {
-        self.last
-    }
-
-    fn is_open(&self) -> bool {
-        ![State::Released, State::OpenFailed].map(State::as_str).contains(&&*self.state)
-    }
-
-    fn key_text(&self) -> String {
-        format!("{:?}", self.key())
-    }
-
-    fn make_uncertain(&mut self, since: Timestamp) {
-        let since = micros(since);
-        self.uncertain_since = Some(self.uncertain_since.map_or(since, |known| known.min(since)));
-        Certainty::Incomplete.as_str().clone_into(&mut self.certainty);
-        self.possibly_held.push(PossibleRow {
-            from: Some(since),
-            until: None,
-            why: Doubt::RecordsLost.as_str().to_owned(),
-        });
-    }
-
-    fn may_go_on() -> Option<Vec<Test>> {
-        let state = |state: State| Test::Is("state", state.as_str().to_owned());
-        Some(vec![
-            Test::Some("end_doubt"),
-            Test::Some("last_seen"),
-            Test::Some("uncertain_since"),
-            state(State::Held),
-            state(State::NeverGranted),
-            state(State::Opening),
-            state(State::Unknown),
-        ])
-    }
-}
-
-impl Lasting for RunRow {
-    fn is_last(&self) -> bool {
-        self.last
-    }
-
-    fn is_open(&self) -> bool {
-        self.state == RunState::Running.as_str()
-    }
-
-    fn key_text(&self) -> String {
-        format!("{:?}", self.key())
-    }
-
-    fn make_uncertain(&mut self, since: Timestamp) {
-        let since = micros(since);
-        self.uncertain_since = Some(self.uncertain_since.map_or(since, |known| known.min(since)));
-        Certainty::Incomplete.as_str().clone_into(&mut self.certainty);
-    }
-
-    fn may_go_on() -> Option<Vec<Test>> {
-        Some(vec![Test::Is("state", RunState::Running.as_str().to_owned())])
+    /// The objects of the summary, if it is one of all that is there.
+    fn summary(&self) -> Option<&[ObjectEntry]> {
+        let summary = self.snapshot.summary();
+        (self.snapshot.batches.is_empty() && !summary.is_empty()).then_some(summary)
     }
 }

@@ -81,6 +81,14 @@ impl CoverageRow {
         rows
     }
 
+    /// The rows of a host's coverage, not cut at midnight.
+    pub(crate) fn uncut(coverage: &Coverage) -> Vec<Self> {
+        let spans = coverage.spans.iter().map(|span| Self::of(coverage, Self::SPAN, *span));
+        let gaps = coverage.gaps.iter().map(|gap| Self::of(coverage, Self::GAP, *gap));
+        let starts = coverage.starts.iter().map(|start| Span { from: *start, until: *start });
+        spans.chain(gaps).chain(starts.map(|start| Self::of(coverage, Self::START, start))).collect()
+    }
+
     /// The rows of a range, which is cut at each midnight.
     fn parts(coverage: &Coverage, what: &str, range: &Span) -> impl Iterator<Item = (Day, Self)> {
         by_day(*range).into_iter().map(move |(day, part)| (day, Self::of(coverage, what, part)))

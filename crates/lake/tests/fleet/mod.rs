@@ -10,11 +10,13 @@
 
 #![allow(unreachable_pub)] // A part of several programs.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use serde_json::json;
 use taptrail_lake::{
     CoverageRow, Day, FindingRow, Generation, GenerationManifest, HeldRow, LakeError, ObjectEntry,
-    ObjectWriter, Root, Row, Store, VERSION, sha256,
+    ObjectWriter, Root, Row, Store, VERSION, sha256, write_summary,
 };
 use taptrail_record::{Device, DeviceKind, GuestId, MacAddr};
 use taptrail_trail::{
@@ -457,14 +459,16 @@ fn write<R: Row>(
 }
 
 fn put_generation(
-    store: &Store,
+    store: &Arc<Store>,
     generation: Generation,
     previous: Option<Root>,
     mut objects: Vec<ObjectEntry>,
 ) -> Result<Root, Error> {
     objects.sort_by(|one, two| one.path.cmp(&two.path));
+    let scratch = tempfile::tempdir()?;
+    let summary = write_summary(store, None, &objects, generation, scratch.path())?;
     let manifest =
-        GenerationManifest { version: VERSION, generation, previous, objects, batches: Vec::new() };
+        GenerationManifest { version: VERSION, generation, previous, objects, summary, batches: Vec::new() };
     let content = serde_json::to_vec_pretty(&manifest)?;
     let sha256 = sha256(&content);
     store.put_new(&generation.manifest(), content.into())?;
@@ -472,7 +476,7 @@ fn put_generation(
 }
 
 /// Writes the lake. Returns where the cases are.
-pub fn write_lake(store: &Store, options: &Options) -> Result<serde_json::Value, Error> {
+pub fn write_lake(store: &Arc<Store>, options: &Options) -> Result<serde_json::Value, Error> {
     let (mut fleet, mut truth) = fleet(options);
     let mut objects = Vec::new();
     let (mut total, mut superseded) = (0, None);

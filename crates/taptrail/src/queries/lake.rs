@@ -4,10 +4,10 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use taptrail_lake::{Conditions, LakeReader, Question, Store, Table, Test};
+use taptrail_lake::{Conditions, LakeReader, Question, Store, Table, Test, When};
 use taptrail_record::DeviceKind;
 use taptrail_report::{DeviceFilter, Filter, GuestFilter, TrailConsumer};
-use taptrail_trail::{Coverage, Holding, HostSpan, Input, InputFile, State};
+use taptrail_trail::{Coverage, Holding, HostSpan, Input, InputFile, Span, State};
 
 use super::trail_reader::{is_broken_pipe, unwritten};
 use crate::lake::End;
@@ -161,15 +161,14 @@ impl<T: TrailConsumer> Reading<'_, T> {
     }
 
     fn findings(&mut self, lake: &LakeReader) -> Result<(), End> {
-        let mut question = self.question(Conditions(of_findings(self.filter)));
-        let mut until = self.filter.end;
-        question.since = self.filter.start;
+        let question = self.question(Conditions(of_findings(self.filter)));
+        let (mut since, mut until) = (self.filter.start, self.filter.end);
         if self.filter.depends_on_holdings() {
             let Some((from, to)) = self.hull else { return Ok(()) };
-            question.since = question.since.max(from);
+            since = since.max(from);
             until = [until, to].into_iter().flatten().min();
         }
-        lake.findings(&question, until, &mut |finding| {
+        lake.findings(&question, since, until, &mut |finding| {
             self.passed += 1;
             Ok(self.to.finding(finding)?)
         })
@@ -178,8 +177,12 @@ impl<T: TrailConsumer> Reading<'_, T> {
     /// The question about a time. What a filter's `at` excludes may have ended before its `start`.
     fn question(&self, conditions: Conditions) -> Question {
         let Filter { host, start, at, .. } = self.filter;
-        let since = at.map(|at| at.from).or(*start);
-        Question { conditions, host: host.clone(), since, possibly: at.is_some() }
+        let when = match (at, start) {
+            (Some(at), _) => When::At(Span { from: at.from, until: at.to }),
+            (None, Some(start)) => When::Since(*start),
+            (None, None) => When::Any,
+        };
+        Question { conditions, host: host.clone(), when }
     }
 
     fn of_guests(&self) -> Vec<Vec<Test>> {
