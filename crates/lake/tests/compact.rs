@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use taptrail_lake::{
-    BatchWriter, Checks, CoverageRow, FindingRow, HeldRow, LakeError, Limits, ObjectReader, Row, RunRow,
-    Snapshot, SpanLogs, Store, compact,
+    BatchWriter, Checks, CoverageRow, FindingRow, HeldRow, LakeError, Limits, ObjectEntry, ObjectReader, Row,
+    RunRow, Snapshot, SpanLogs, Store, Table, compact, write_summary,
 };
 use taptrail_source::{Hosts, Input, ReadOptions, ReadOutcome, read};
 use taptrail_trail::{Coverage, Finding, GuestRun, Holding, Proof, Span, Trail};
@@ -168,6 +168,17 @@ fn whole_logs_give_what_they_give_alone() {
     assert_eq!((checked.problems, checked.root), (Vec::new(), Some(compacted.root)));
 }
 
+/// The rows of holdings and runs in the last generation's summary, which was made from the one
+/// before: it is what its objects give.
+fn summary(store: &Arc<Store>) -> u64 {
+    let last = Snapshot::existing(store).unwrap().generation.unwrap();
+    let scratch = tempfile::tempdir().unwrap();
+    let anew = write_summary(store, None, &last.objects, last.generation, scratch.path()).unwrap();
+    let sums = |of: &[ObjectEntry]| of.iter().map(|object| object.sha256.clone()).collect::<Vec<_>>();
+    assert_eq!(sums(&last.summary), sums(&anew));
+    anew.iter().filter(|object| object.table != Table::Coverage).map(|object| object.rows).sum()
+}
+
 /// Pieces of each log, as (from, to) in thousandths of its lines, in the order in which they come.
 /// The compaction is after each of these, or only at the end.
 fn pieces_give_the_whole(pieces: &[(usize, usize)], compact_each: bool) {
@@ -175,7 +186,7 @@ fn pieces_give_the_whole(pieces: &[(usize, usize)], compact_each: bool) {
     let alone = tempfile::tempdir().unwrap();
     let scratch = tempfile::tempdir().unwrap();
     let (store, alone) = (store(lake.path()), store(alone.path()));
-    let mut whole = Vec::new();
+    let (mut whole, mut summaries) = (Vec::new(), Vec::new());
     for (number, (from, to)) in pieces.iter().enumerate() {
         // Every second log: a test of all takes twice as long, and shows the same.
         for (host, log) in logs().into_iter().step_by(2) {
@@ -187,9 +198,12 @@ fn pieces_give_the_whole(pieces: &[(usize, usize)], compact_each: bool) {
         }
         if compact_each {
             compact(&store, None).unwrap();
+            summaries.push(summary(&store));
         }
     }
     compact(&store, None).unwrap();
+    summaries.push(summary(&store));
+    assert!(!compact_each || summaries.iter().any(|rows| *rows > 0), "nothing was open at a cut");
     let (mine, logs) = (held(&store), sorted(whole.into_iter()));
     let different: HashMap<_, _> = logs.iter().filter(|(host, of)| mine.get(*host) != Some(of)).collect();
     for (host, of) in different.iter().take(1) {

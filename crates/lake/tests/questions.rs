@@ -10,7 +10,10 @@ use std::sync::Arc;
 use fleet::{Options, write_lake};
 use serde_json::Value as Json;
 use taptrail_lake::sql::{Answer, DeviceIs, Moment, Parameters, Question, Value, answer};
-use taptrail_lake::{BatchWriter, CoverageRow, ObjectEntry, Snapshot, Store, compact};
+use taptrail_lake::{
+    BatchWriter, Conditions, CoverageRow, LakeError, LakeReader, ObjectEntry, Question as LakeQuestion,
+    Snapshot, Store, Test, When, compact,
+};
 use taptrail_record::{Device, GuestId};
 use taptrail_trail::{Certainty, Coverage, Holding, Input, Proof, Span, State};
 
@@ -69,6 +72,65 @@ fn texts(question: Question, answer: &Answer, name: &str) -> BTreeSet<String> {
 
 fn set(words: &[&str]) -> BTreeSet<String> {
     words.iter().map(|word| (*word).to_owned()).collect()
+}
+
+/// Whether QEMU may have held a device at a time.
+fn may_be_held(holding: &Holding, at: jiff::Timestamp) -> bool {
+    let certainly = holding.certainly_held().map(|(from, until)| (Some(from), Some(until)));
+    let possibly = holding.possibly_held.iter().map(|possibly| (possibly.from, possibly.until));
+    certainly
+        .into_iter()
+        .chain(possibly)
+        .any(|(from, until)| from.is_none_or(|from| from <= at) && until.is_none_or(|until| at < until))
+}
+
+#[test]
+fn a_question_about_one_time_finds_what_all_rows_have() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Arc::new(Store::open(&format!("file://{}", directory.path().display())).unwrap());
+    let options =
+        Options { hosts: 8, days: 12, guests: 3, first_day: "2026-10-01".parse().unwrap(), seed: 3 };
+    write_lake(&store, &options).unwrap();
+    let lake = LakeReader::open(Arc::clone(&store)).unwrap();
+    let ask = |conditions: Conditions, when: When| {
+        let mut all: Vec<Holding> = Vec::new();
+        let question = LakeQuestion { conditions, host: None, when };
+        lake.holdings(&question, &mut |holding| {
+            all.push(holding);
+            Ok::<_, LakeError>(())
+        })
+        .unwrap();
+        all
+    };
+    let all = ask(Conditions::default(), When::Any);
+    let macs: BTreeSet<String> = all.iter().map(|holding| holding.mac.to_string()).collect();
+    let begin: jiff::Timestamp = "2026-09-29T12:00:00Z".parse().unwrap();
+    let mut found = 0;
+    for number in 0..15 {
+        let at = begin + jiff::SignedDuration::from_mins(number * 1327);
+        let when = When::At(Span { from: at, until: at });
+        let key = |holding: &Holding| serde_json::to_string(holding).unwrap();
+        let expected = |mac: Option<&str>| -> Vec<String> {
+            let of_mac = all.iter().filter(|holding| mac.is_none_or(|mac| holding.mac.to_string() == mac));
+            let mut all: Vec<String> = of_mac.filter(|holding| may_be_held(holding, at)).map(key).collect();
+            all.sort();
+            all
+        };
+        let held = |conditions: Conditions| -> Vec<String> {
+            let mut all: Vec<String> =
+                ask(conditions, when).iter().filter(|holding| may_be_held(holding, at)).map(key).collect();
+            all.sort();
+            all
+        };
+        assert_eq!(held(Conditions::default()), expected(None), "{at}");
+        for mac in macs.iter().skip(usize::try_from(number).unwrap() % 3).step_by(3) {
+            let of_mac = Conditions(vec![vec![Test::Is("mac", mac.clone())]]);
+            let held = held(of_mac);
+            assert_eq!(held, expected(Some(mac)), "{mac} at {at}");
+            found += held.len();
+        }
+    }
+    assert!(found > 300, "{found}");
 }
 
 #[test]
