@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help build demo test test-engines test-kernels soak test-linux-guest lint doc deny typos bench bench-reading bench-verify bench-watch bpf setup clean
+.PHONY: help build demo test test-engines test-kernels soak test-linux-guest lint doc deny typos bench bench-lake bench-reading bench-verify bench-watch bpf setup clean
 
 help: ## List these targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -61,6 +61,10 @@ bench: setup ## The figures of docs/performance.md, measured on this machine
 bench-reading: setup ## How fast logs are read, against wc, ausearch and auvirt
 	$(CARGO) build --release --locked -p taptrail
 	@$(CARGO) xtask bench-reading target/release/taptrail
+
+bench-lake: setup ## How fast a fleet's lake answers, against DuckDB, and logs are archived (ten minutes)
+	$(CARGO) build --release --locked -p taptrail
+	@$(CARGO) xtask bench-lake target/release/taptrail
 
 bench-verify: setup ## How fast a host with 200 guests is verified, against lsof and fuser
 	$(CARGO) build --release --locked -p taptrail

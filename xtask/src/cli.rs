@@ -10,7 +10,8 @@ use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) use self::bench::{
-    BenchArguments, CostArguments, ReadingArguments, SignalsArguments, VerifyArguments, WatchArguments,
+    BenchArguments, CostArguments, LakeArguments, ReadingArguments, SignalsArguments, VerifyArguments,
+    WatchArguments,
 };
 use crate::bench::watch;
 use crate::kernels::KERNELS;
@@ -39,6 +40,7 @@ pub(crate) enum Chore {
     Demo(DemoArguments),
     Engines(EnginesArguments),
     Bench(CostArguments),
+    BenchLake(LakeArguments),
     BenchReading(ReadingArguments),
     BenchVerify(VerifyArguments),
     BenchWatch(WatchArguments),

@@ -13,6 +13,7 @@ mod kernels;
 mod libvirt;
 mod programs;
 mod promises;
+mod python;
 mod suites;
 mod vm;
 mod wire;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         Chore::Scenarios(arguments) => libvirt::play(&arguments),
         Chore::LinuxGuest(arguments) => vm::linux_guest::write(&arguments),
         Chore::Bench(arguments) => bench::cost::run(&arguments),
+        Chore::BenchLake(arguments) => bench::lake::run(&arguments),
         Chore::BenchReading(arguments) => bench::reading::run(&arguments),
         Chore::BenchVerify(arguments) => bench::verify::run(&arguments),
         Chore::BenchWatch(arguments) => bench::watch::run(&arguments),

@@ -3,6 +3,7 @@
 //! | File | What |
 //! |---|---|
 //! | `cost`, `criterion` | `bench`: an open, an attach, a start |
+//! | `lake` | `bench-lake`: questions to a lake of a fleet, and archiving |
 //! | `reading` | `bench-reading`: trails of large logs |
 //! | `verify` | `bench-verify`: a host with many guests |
 //! | `watch`, `watcher` | `bench-watch`: a log that grows, and guests at rest |
@@ -13,6 +14,7 @@
 
 pub(crate) mod cost;
 mod criterion;
+pub(crate) mod lake;
 pub(crate) mod reading;
 mod table;
 mod timing;

@@ -10,15 +10,14 @@ use std::{fs, str};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use super::timing::{Runs, Samples};
+use super::timing::{self, Runs, Samples, TIME};
 use super::{Place, say, table};
 use crate::cli::ReadingArguments;
 use crate::interrupt;
-use crate::programs::{need, words};
+use crate::programs::need;
 
 const AUSEARCH: &str = "/sbin/ausearch";
 const AUVIRT: &str = "/usr/bin/auvirt";
-const TIME: &str = "/usr/bin/time";
 const WC: &str = "/usr/bin/wc";
 
 /// The logs' names, and make_log's arguments.
@@ -85,8 +84,8 @@ pub(crate) fn run(arguments: &ReadingArguments) -> Result<ExitCode> {
 
     say("memory");
     let mut memory = Vec::new();
-    for command in MEMORY {
-        memory.push((*command, mebibytes(&place, command)?));
+    for line in MEMORY {
+        memory.push((*line, timing::mebibytes(&command(&place, line), &place.path("kib"))?));
     }
     let figures = memory.iter().map(|(command, mib)| json!({ "command": command, "mib": mib }));
     place.write("reading-memory.json", &figures.collect())?;
@@ -162,21 +161,6 @@ fn measure(place: &Place, lines: &[&str], timed: usize, samples: &mut Samples) -
         samples.add(line, runs.time(&mut command(place, line), |_| Ok(()))?);
     }
     Ok(())
-}
-
-/// The most memory that a command had.
-fn mebibytes(place: &Place, line: &str) -> Result<u64> {
-    let measured = command(place, line);
-    let file = place.path("kib");
-    let mut time = Command::new(TIME);
-    time.args(["--format", "%M", "--output"]).arg(&file);
-    time.arg(measured.get_program()).args(measured.get_args()).current_dir(place.dir.path());
-    let _ = time.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
-    interrupt::check()?;
-    // An exit status that is not 0 has a line of its own.
-    let kib = fs::read_to_string(&file)?.lines().last().and_then(|kib| kib.parse::<u64>().ok());
-    let kib = kib.with_context(|| format!("{}: no memory is known", words(&time)))?;
-    Ok((kib + 512) / 1024)
 }
 
 #[cfg(test)]

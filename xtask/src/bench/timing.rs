@@ -1,5 +1,7 @@
 //! The times of whole commands.
 
+use std::fs;
+use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Instant;
 
@@ -8,6 +10,28 @@ use serde_json::{Value, json};
 
 use crate::interrupt;
 use crate::programs::words;
+
+/// Of the package `time`.
+pub(super) const TIME: &str = "/usr/bin/time";
+
+/// The most memory that a command had, in MiB. `file` is written.
+pub(super) fn mebibytes(measured: &Command, file: &Path) -> Result<u64> {
+    let mut time = Command::new(TIME);
+    time.args(["--format", "%M", "--output"]).arg(file);
+    time.arg(measured.get_program()).args(measured.get_args());
+    if let Some(directory) = measured.get_current_dir() {
+        time.current_dir(directory);
+    }
+    for (name, value) in measured.get_envs() {
+        time.env(name, value.unwrap_or_default());
+    }
+    let _ = time.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    interrupt::check()?;
+    // An exit status that is not 0 has a line of its own.
+    let kib = fs::read_to_string(file)?.lines().last().and_then(|kib| kib.parse::<u64>().ok());
+    let kib = kib.with_context(|| format!("{}: no memory is known", words(&time)))?;
+    Ok((kib + 512) / 1024)
+}
 
 /// How often a command is run.
 #[derive(Clone, Copy, Debug)]

@@ -46,6 +46,29 @@ pub(crate) struct ReadingArguments {
     pub(crate) divisor: u64,
 }
 
+/// Measure how fast questions to a lake of a fleet are answered, beside DuckDB on the same objects,
+/// and how fast logs are archived.
+///
+/// The lake is generated: with 1,000 hosts and 365 days it has some 80 million rows, and takes an
+/// hour to write. DuckDB is installed from PyPI into target/duckdb.
+#[derive(Debug, Args)]
+pub(crate) struct LakeArguments {
+    #[command(flatten)]
+    pub(crate) common: BenchArguments,
+
+    /// Hosts of the lake
+    #[arg(long, value_name = "COUNT", default_value_t = 100, value_parser = clap::value_parser!(u64).range(8..))]
+    pub(crate) hosts: u64,
+
+    /// Days of the lake
+    #[arg(long, value_name = "COUNT", default_value_t = 365, value_parser = clap::value_parser!(u64).range(8..))]
+    pub(crate) days: u64,
+
+    /// Megabytes of the log that is archived
+    #[arg(long, value_name = "MB", default_value_t = 200)]
+    pub(crate) log: u64,
+}
+
 /// Measure how long `taptrail verify` takes beside many guests, against lsof and fuser.
 ///
 /// It needs root, and 50 MiB for each guest.

@@ -3,7 +3,6 @@
 //!
 //! | File | What |
 //! |---|---|
-//! | `python` | a virtual environment with DuckDB, ClickHouse, Spark and an S3 server, in `target/engines` |
 //! | `store` | the S3 server, and its bucket mounted as a directory |
 //! | `spark` | a cluster: a master and two workers, each a process of its own |
 //!
@@ -11,7 +10,6 @@
 //! mounted by s3fs, so that their requests go to the S3 server, too: the jars of Spark's own client
 //! (hadoop-aws) are in no package of PyPI or Debian, and DuckDB's comes from its own site.
 
-mod python;
 mod spark;
 mod store;
 
@@ -24,12 +22,12 @@ use std::process::{Command, ExitCode, Stdio};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use self::python::Python;
 use self::spark::Cluster;
 use self::store::{Bucket, Mount};
 use crate::cli::EnginesArguments;
 use crate::interrupt;
 use crate::programs::{need, output_of, words};
+use crate::python::{ENGINES, Python};
 
 /// One way to ask all questions.
 struct Asked<'a> {
@@ -137,7 +135,7 @@ pub(crate) fn run(arguments: &EnginesArguments) -> Result<ExitCode> {
         .with_context(|| format!("{} (cargo build -p taptrail)", arguments.taptrail.display()))?;
     let dir = tempfile::Builder::new().prefix("run.").tempdir_in(&target)?;
     say("the virtual environment, in target/engines/venv");
-    let python = Python::prepare(&target)?;
+    let python = Python::prepare(&target, ENGINES)?;
     say("the S3 server, and the lake in it");
     let bucket = Bucket::start(&python, dir.path())?;
     let truth = make_lake(&bucket, arguments)?;

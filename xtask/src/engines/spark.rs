@@ -9,11 +9,11 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use super::python::Python;
 use super::store::{free_port, http};
 use super::{println, say};
 use crate::interrupt;
 use crate::programs::{Background, wait_for};
+use crate::python::Python;
 
 /// The cluster.
 #[derive(Debug)]

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::python::Python;
 use super::quietly;
 use crate::programs::{Background, wait_for};
+use crate::python::Python;
 
 /// Mounts a bucket as a directory.
 pub(super) const S3FS: &str = "/usr/bin/s3fs";

@@ -475,11 +475,18 @@ fn put_generation(
     Ok(Root { generation, sha256 })
 }
 
+/// Some MACs that are held, each with a time at which it is.
+fn samples(held: &[HeldRow]) -> serde_json::Value {
+    let granted: Vec<_> = held.iter().filter_map(|row| Some((&row.mac, row.granted?))).collect();
+    let each = granted.iter().step_by((granted.len() / 5).max(1));
+    each.map(|(mac, granted)| json!({"mac": mac, "at": time(granted + SECOND)})).collect()
+}
+
 /// Writes the lake. Returns where the cases are.
 pub fn write_lake(store: &Arc<Store>, options: &Options) -> Result<serde_json::Value, Error> {
     let (mut fleet, mut truth) = fleet(options);
     let mut objects = Vec::new();
-    let (mut total, mut superseded) = (0, None);
+    let (mut total, mut superseded, mut number) = (0, None, 0);
     let mut day = options.first_day;
     // The clock that is ahead is so on the day after the last.
     while day.start().as_microsecond() <= fleet.end {
@@ -508,6 +515,10 @@ pub fn write_lake(store: &Arc<Store>, options: &Options) -> Result<serde_json::V
             let mut wrong: Vec<HeldRow> = held.clone();
             wrong.iter_mut().for_each(|row| row.host = "superseded".to_owned());
             superseded = write(store, Generation(1), day, wrong)?;
+        }
+        number += 1;
+        if number == options.days / 2 {
+            truth["samples"] = samples(&held);
         }
         total += held.len();
         objects.extend(write(store, Generation(2), day, held)?);
