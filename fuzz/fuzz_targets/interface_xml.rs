@@ -9,7 +9,8 @@ use taptrail_guest::xml;
 
 fuzz_target!(|text: &str| {
     match xml::parse(text, "nic.xml") {
-        Ok(nic) => {
+        Ok(read) => {
+            let nic = read.nic;
             let again: NicSpec = nic.to_string().parse().expect("the canonical form is a SPEC");
             assert_eq!(again, nic);
         }

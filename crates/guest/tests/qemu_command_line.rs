@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic, its helpers too")]
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::ffi::OsString;
 use std::num::NonZeroU16;
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use taptrail_guest::qemu::model::Model;
 use taptrail_guest::qemu::{Additions, CommandLine, NicOnCommandLine, Ports, device_properties};
+use taptrail_guest::spec::{NicSpec, Property};
 use taptrail_kernel::device::{
     Admitted, DEV_NET_TUN, OpenFacts, OpenRecorder, TapName, TapRequest, open_tap,
 };
@@ -70,6 +72,7 @@ fn nic(number: usize, model: &str, taps: &[Admitted], port: Option<&String>) -> 
         vhost_fds: Vec::new(),
         bus: port.cloned(),
         mtu: Some(1400),
+        properties: BTreeMap::new(),
     }
 }
 
@@ -159,7 +162,8 @@ fn qemu_starts_with_the_nics_it_was_given_and_takes_more() {
     let mac = "52:54:00:00:00:09".parse().unwrap();
     let two = NonZeroU16::new(2).unwrap();
     let port = ports.names.last().map(String::as_str);
-    let properties = device_properties("nic9", "net9", &Model::default(), mac, two, Some(1400), port);
+    let set = BTreeMap::new();
+    let properties = device_properties("nic9", "net9", &Model::default(), mac, two, Some(1400), port, &set);
     guest.monitor.device_add(&properties, LONG).unwrap();
     assert_eq!(guest.property("nic9", "vectors"), 6);
     assert_eq!(guest.property("nic9", "mq"), true);
@@ -168,6 +172,74 @@ fn qemu_starts_with_the_nics_it_was_given_and_takes_more() {
         event.name == "DEVICE_DELETED" && event.text("device") == Some("nic9")
     });
     assert!(matches!(gone, Ok(Waited::Event(_))), "{gone:?}");
+}
+
+// Shows 5.16.
+#[test]
+fn qemu_sets_each_property_of_the_device_at_its_start_and_hot_plugged() {
+    own_network_namespace();
+    let spec: NicSpec = "tap=tap0,boot=3,acpi-index=9,rom=off,rom-bar=off,rx-queue-size=512,tx-queue-size=256,tx-mode=timer,\
+                         ioeventfd=off,event-idx=off,iommu=on,ats=on,packed=on,page-per-vq=on,rss=on,hash=on,csum=off,\
+                         gso=off,host-tso4=off,host-tso6=off,host-ecn=off,host-ufo=off,mrg-rxbuf=off,guest-csum=off,\
+                         guest-tso4=off,guest-tso6=off,guest-ecn=off,guest-ufo=off"
+        .parse()
+        .unwrap();
+    assert_eq!(spec.properties.len(), Property::all().count(), "each is set");
+    let single = taps("tap0", 1);
+    let ports = Ports::new(2);
+    let first = NicOnCommandLine {
+        properties: spec.properties.clone(),
+        ..nic(0, "virtio", &single, ports.names.first())
+    };
+    let devices: Vec<&Admitted> = single.iter().collect();
+    let words = ["-machine", "q35", "-accel", "tcg", "-nodefaults", "-display", "none"];
+    let mut guest = Guest::start(&words, &[first], &ports, &devices);
+
+    let later_one = taps("tap1", 1);
+    guest.monitor.getfd("q0", &later_one[0], LONG).unwrap();
+    let backend = NetdevTap { id: "net9".to_owned(), fds: vec!["q0".to_owned()], vhost_fds: vec![] };
+    guest.monitor.netdev_add(&backend, LONG).unwrap();
+    let mac = "52:54:00:00:00:09".parse().unwrap();
+    let mut set = spec.properties;
+    // Each device has its own.
+    for property in Property::all().filter(|property| ["boot", "acpi-index"].contains(&property.as_str())) {
+        set.insert(property, "4".to_owned());
+    }
+    let port = ports.names.last().map(String::as_str);
+    let properties =
+        device_properties("nic9", "net9", &Model::default(), mac, NonZeroU16::MIN, None, port, &set);
+    guest.monitor.device_add(&properties, LONG).unwrap();
+
+    let off = [
+        "ioeventfd",
+        "event_idx",
+        "csum",
+        "gso",
+        "host_tso4",
+        "host_tso6",
+        "host_ecn",
+        "host_ufo",
+        "mrg_rxbuf",
+    ];
+    let guest_off = ["guest_csum", "guest_tso4", "guest_tso6", "guest_ecn", "guest_ufo"];
+    let on = ["iommu_platform", "ats", "packed", "page-per-vq", "rss", "hash"];
+    for (nic, own) in [("nic0", [3, 9]), ("nic9", [4, 4])] {
+        let mut expected = vec![
+            ("bootindex", json!(own[0])),
+            ("acpi-index", json!(own[1])),
+            ("romfile", json!("")),
+            ("rombar", json!(0)),
+            ("rx_queue_size", json!(512)),
+            ("tx_queue_size", json!(256)),
+            ("tx", json!("timer")),
+        ];
+        expected.extend(off.iter().chain(&guest_off).map(|name| (*name, json!(false))));
+        expected.extend(on.iter().map(|name| (*name, json!(true))));
+        assert_eq!(expected.len(), Property::all().count());
+        for (name, value) in expected {
+            assert_eq!(guest.property(nic, name), value, "{name} of {nic}");
+        }
+    }
 }
 
 #[test]

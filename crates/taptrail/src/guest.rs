@@ -112,10 +112,12 @@ fn spec(arguments: &Attach) -> Result<NicSpec, Failure> {
         }),
         (None, Some(file)) => {
             let text = read(file).map_err(Failure::input)?;
-            xml::parse(&text, &file.display().to_string()).map_err(|error| {
+            let read = xml::parse(&text, &file.display().to_string()).map_err(|error| {
                 let rendered = error.render(color);
                 Failure::pointing(error, rendered)
-            })
+            })?;
+            read.notes.iter().for_each(|note| tracing::warn!("{}: {note}", file.display()));
+            Ok(read.nic)
         }
         (None, None) => Err(Failure::input(anyhow::anyhow!("--nic SPEC or --xml FILE is needed"))),
     }

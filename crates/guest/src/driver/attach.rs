@@ -188,6 +188,7 @@ impl Driver {
             interface.spec.queues,
             interface.spec.mtu,
             interface.port.as_deref(),
+            &interface.spec.properties,
         );
         let added = self.qemu.monitor.device_add(&properties, MONITOR_TIMEOUT);
         // Without an answer the NIC may have been added.

@@ -271,6 +271,7 @@ impl Attempt {
                 vhost_fds: numbers(true),
                 bus: interface.port.clone(),
                 mtu: interface.spec.mtu,
+                properties: interface.spec.properties.clone(),
             });
         }
         let arguments = options.command.with(&Additions {

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::num::NonZeroU16;
 use std::os::fd::RawFd;
@@ -7,6 +8,7 @@ use taptrail_record::{GuestId, MacAddr};
 
 use super::check::CommandLine;
 use super::model::Model;
+use crate::spec::Property;
 
 /// The id of the monitor's socket on QEMU's command line.
 pub(crate) const MONITOR: &str = "taptrail-monitor";
@@ -52,6 +54,8 @@ pub struct NicOnCommandLine {
     pub bus: Option<String>,
     /// The MTU that the guest is told, in bytes.
     pub mtu: Option<u32>,
+    /// What else the device is set to.
+    pub properties: BTreeMap<Property, String>,
 }
 
 /// The arguments that taptrail adds to the user's.
@@ -117,8 +121,8 @@ impl NicOnCommandLine {
     }
 
     fn device(&self) -> String {
-        let Self { id, netdev_id, model, mac, queues, mtu, bus, .. } = self;
-        let properties = device_properties(id, netdev_id, model, *mac, *queues, *mtu, bus.as_deref());
+        let Self { id, netdev_id, model, mac, queues, mtu, bus, properties: set, .. } = self;
+        let properties = device_properties(id, netdev_id, model, *mac, *queues, *mtu, bus.as_deref(), set);
         let word = |(name, value): (String, Value)| match value {
             Value::String(text) => format!("{name}={}", doubled(&text)),
             Value::Bool(state) => format!("{name}={}", if state { "on" } else { "off" }),
@@ -129,6 +133,7 @@ impl NicOnCommandLine {
 }
 
 /// A NIC's properties, for `-device` and for `device_add`; the driver first.
+#[allow(clippy::too_many_arguments)] // Each is a property.
 pub fn device_properties(
     id: &str,
     netdev_id: &str,
@@ -137,6 +142,7 @@ pub fn device_properties(
     queues: NonZeroU16,
     mtu: Option<u32>,
     bus: Option<&str>,
+    set_to: &BTreeMap<Property, String>,
 ) -> Map<String, Value> {
     let mut properties = Map::new();
     let mut set = |name: &str, value: Value| {
@@ -164,6 +170,9 @@ pub fn device_properties(
         && model.is_pci()
     {
         set("bus", bus.into());
+    }
+    for (property, value) in set_to {
+        set(property.qemu_name(), property.qemu_value(value));
     }
     properties
 }

@@ -35,7 +35,9 @@ impl Model {
         let sound = driver.len() <= Self::LIMIT
             && driver.starts_with(|c: char| c.is_ascii_alphanumeric())
             && driver.bytes().all(fit)
-            && driver != "help";
+            && driver != "help"
+            // On the board of a machine, or Xen's: no device of QEMU's that can be added.
+            && !matches!(driver, "netfront" | "lan9118" | "smc91c111");
         if sound { Ok(Self(driver.to_owned())) } else { Err(ModelError(text.chars().take(64).collect())) }
     }
 
@@ -80,7 +82,8 @@ impl Model {
         )
     }
 
-    fn is_virtio(&self) -> bool {
+    /// It is a virtio device, on whatever bus.
+    pub fn is_virtio(&self) -> bool {
         const VIRTIO: [&str; 5] = [
             "virtio-net-pci",
             "virtio-net-pci-transitional",
@@ -153,7 +156,7 @@ mod tests {
 
     #[test]
     fn what_would_change_qemus_command_line_is_no_model() {
-        for text in ["", "help", "-e1000", "e1000,mac=x", "e1000 ", "{}", "é", &"e".repeat(65)] {
+        for text in ["", "help", "netfront", "-e1000", "e1000,mac=x", "e1000 ", "{}", "é", &"e".repeat(65)] {
             assert!(Model::parse(text).is_err(), "{text}");
         }
     }

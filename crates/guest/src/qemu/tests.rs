@@ -1,5 +1,6 @@
 //! Command lines that users write, and what becomes of them.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
@@ -199,6 +200,7 @@ fn nic(queues: u16, vhost: bool) -> NicOnCommandLine {
         vhost_fds: if vhost { fds(20) } else { Vec::new() },
         bus: None,
         mtu: None,
+        properties: BTreeMap::new(),
     }
 }
 
@@ -261,8 +263,16 @@ fn a_model_gets_only_the_properties_that_it_has() {
     let of = |model: &str, queues: u16| {
         let model = Model::parse(model).unwrap();
         let mac = "52:54:00:00:00:01".parse().unwrap();
-        let properties =
-            device_properties("a", "b", &model, mac, queues.try_into().unwrap(), Some(1400), Some("port"));
+        let properties = device_properties(
+            "a",
+            "b",
+            &model,
+            mac,
+            queues.try_into().unwrap(),
+            Some(1400),
+            Some("port"),
+            &BTreeMap::new(),
+        );
         properties.keys().skip(4).cloned().collect::<Vec<_>>().join(" ")
     };
     assert_eq!(of("virtio", 1), "host_mtu bus");

@@ -7,7 +7,7 @@ use std::ops::Range;
 use taptrail_record::IfName;
 
 use super::error::{Fault, Problem};
-use super::{Backend, Key, NicSpec, Vhost, closest, value};
+use super::{Backend, Key, NicSpec, Property, Vhost, closest, value};
 use crate::qemu::model::Model;
 
 /// One key's value, and the places of both in the text.
@@ -26,9 +26,15 @@ impl Given<'_> {
 }
 
 /// The keys given so far, each at most once.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct PartialSpec<'t> {
-    given: [Option<Given<'t>>; Key::ALL.len()],
+    given: [Option<Given<'t>>; Key::COUNT],
+}
+
+impl Default for PartialSpec<'_> {
+    fn default() -> Self {
+        Self { given: [const { None }; Key::COUNT] }
+    }
 }
 
 impl<'t> PartialSpec<'t> {
@@ -47,12 +53,12 @@ impl<'t> PartialSpec<'t> {
         if given.value.chars().any(char::is_control) {
             return Err(Fault::new(given.value_span, Problem::ControlCharacter));
         }
-        self.given[key as usize] = Some(given);
+        self.given[key.index()] = Some(given);
         Ok(())
     }
 
     fn get(&self, key: Key) -> Option<&Given<'t>> {
-        self.given[key as usize].as_ref()
+        self.given[key.index()].as_ref()
     }
 
     /// Reads one key's value, if it was given.
@@ -110,6 +116,14 @@ impl<'t> PartialSpec<'t> {
         spec.id = self.read(Key::Id, |text| Ok(text.parse()?))?;
         spec.tun_path = self.read(Key::TunPath, value::path)?;
         spec.vhost_path = self.read(Key::VhostPath, value::path)?;
+        for property in Property::all() {
+            let key = Key::Device(property);
+            let Some(value) = self.read(key, |text| property.check(text))? else { continue };
+            if !property.is_of(&spec.model) {
+                self.refuse(key, Key::Model, Problem::NoProperty { key, model: spec.model.clone() })?;
+            }
+            spec.properties.insert(property, value);
+        }
         Ok(spec)
     }
 

@@ -105,6 +105,14 @@ pub enum Problem {
     /// Only virtio can have its queues carried by the kernel.
     #[error("Model '{0}' can't use vhost-net")]
     NoVhostModel(Model),
+    /// The model has no such property.
+    #[error("Model '{model}' has no '{key}'")]
+    NoProperty {
+        /// The key of the property.
+        key: Key,
+        /// The model.
+        model: Model,
+    },
     /// A path for a device that is never opened.
     #[error("'{}' has no meaning where vhost is off", Key::VhostPath)]
     VhostPathUnused,

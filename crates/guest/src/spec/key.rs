@@ -1,6 +1,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::Property;
+
 /// A key of a SPEC. The order is the canonical one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[allow(missing_docs, reason = "each is described with its field of NicSpec")]
@@ -21,11 +23,29 @@ pub enum Key {
     Id,
     TunPath,
     VhostPath,
+    /// A property of QEMU's device.
+    Device(Property),
 }
 
 impl Key {
+    /// How many keys there are.
+    pub(super) const COUNT: usize = Self::OWN.len() + Property::COUNT;
+
     /// Every key, in canonical order.
-    pub const ALL: [Self; 16] = [
+    pub fn all() -> impl Iterator<Item = Self> {
+        Self::OWN.into_iter().chain(Property::all().map(Self::Device))
+    }
+
+    /// The place in the canonical order.
+    pub(super) fn index(self) -> usize {
+        match self {
+            Self::Device(property) => Self::OWN.len() + property.index(),
+            own => Self::OWN.iter().position(|key| *key == own).unwrap_or_default(),
+        }
+    }
+
+    /// Those that are no property of QEMU's device.
+    pub(super) const OWN: [Self; 16] = [
         Self::Bridge,
         Self::Tap,
         Self::Macvtap,
@@ -63,6 +83,7 @@ impl Key {
             Self::Id => "id",
             Self::TunPath => "tun-path",
             Self::VhostPath => "vhost-path",
+            Self::Device(property) => property.as_str(),
         }
     }
 }
@@ -77,7 +98,7 @@ impl FromStr for Key {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::ALL.into_iter().find(|key| key.as_str() == text).ok_or(())
+        Self::all().find(|key| key.as_str() == text).ok_or(())
     }
 }
 
@@ -106,15 +127,16 @@ mod tests {
 
     #[test]
     fn every_key_is_read_back() {
-        for key in Key::ALL {
+        for key in Key::all() {
             assert_eq!(key.as_str().parse(), Ok(key));
         }
-        assert!(Key::ALL.is_sorted());
+        assert!(Key::all().is_sorted());
+        assert!(Key::all().map(Key::index).eq(0..Key::COUNT));
     }
 
     #[test]
     fn a_slip_finds_its_key_and_noise_finds_none() {
-        let keys = || Key::ALL.map(Key::as_str);
+        let keys = || Key::all().map(Key::as_str);
         for (word, key) in [
             ("brige", "bridge"),
             ("MAC", "mac"),

@@ -18,6 +18,7 @@ mod error;
 mod key;
 mod nic_id;
 mod parse;
+mod property;
 mod unique;
 mod value;
 mod write;
@@ -27,6 +28,7 @@ mod reference;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::num::NonZeroU16;
 use std::path::PathBuf;
@@ -40,11 +42,13 @@ pub use self::error::{Problem, SpecError};
 pub use self::key::Key;
 pub use self::nic_id::{NicId, NicIdError};
 pub use self::parse::SPEC_LIMIT;
+pub use self::property::Property;
 pub use self::unique::check_unique;
 
 pub(crate) use self::draft::{Given, PartialSpec};
 pub(crate) use self::error::{Fault, either, quoted};
 pub(crate) use self::key::closest;
+pub(crate) use self::property::InXml;
 pub(crate) use self::unique::first_clash;
 
 use crate::qemu::model::Model;
@@ -83,6 +87,8 @@ pub struct NicSpec {
     pub tun_path: Option<PathBuf>,
     /// Opened in place of `/dev/vhost-net`; absolute. Never with [`Vhost::Off`].
     pub vhost_path: Option<PathBuf>,
+    /// What QEMU's device is set to beside that, as in a SPEC; what is absent is QEMU's default.
+    pub properties: BTreeMap<Property, String>,
 }
 
 impl NicSpec {
@@ -103,6 +109,7 @@ impl NicSpec {
             id: None,
             tun_path: None,
             vhost_path: None,
+            properties: BTreeMap::new(),
         }
     }
 

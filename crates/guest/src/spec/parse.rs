@@ -77,9 +77,12 @@ fn give_pair<'t>(draft: &mut PartialSpec<'t>, text: &'t str, span: Range<usize>)
     let key_span = span.start..span.start + word.len();
     let Ok(key) = word.parse::<Key>() else {
         let fault = Fault::new(key_span, Problem::UnknownKey(quoted(word)));
-        return Err(match closest(word, Key::ALL.map(Key::as_str)) {
+        return Err(match closest(word, Key::all().map(Key::as_str)) {
             Some(meant) => fault.help(format!("did you mean '{meant}'?")),
-            None => fault.help(format!("the keys are {}", Key::ALL.map(Key::as_str).join(", "))),
+            None => {
+                let keys = Key::OWN.map(Key::as_str).join(", ");
+                fault.help(format!("the keys are {keys}, and the device's own, such as boot"))
+            }
         });
     };
     let value_span = span.end - value.len()..span.end;

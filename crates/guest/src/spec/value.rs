@@ -40,7 +40,7 @@ pub(super) fn isolated(text: &str) -> Result<bool, Problem> {
 }
 
 /// A decimal number without sign, within `range`.
-fn number(key: Key, text: &str, range: RangeInclusive<u32>) -> Result<u32, Problem> {
+pub(super) fn number(key: Key, text: &str, range: RangeInclusive<u32>) -> Result<u32, Problem> {
     // parse alone would take "+5".
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     let value = text.parse().ok().filter(|value| digits && range.contains(value));

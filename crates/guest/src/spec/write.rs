@@ -68,6 +68,9 @@ impl From<&NicSpec> for Canonical {
         put(Key::Id, spec.id.as_ref().map(|id| id.as_str()));
         put(Key::TunPath, spec.tun_path.as_deref().map(path).as_deref());
         put(Key::VhostPath, spec.vhost_path.as_deref().map(path).as_deref());
+        for (property, value) in &spec.properties {
+            put(Key::Device(*property), Some(value));
+        }
         canonical
     }
 }

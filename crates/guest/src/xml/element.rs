@@ -87,7 +87,6 @@ impl<'d> Element<'d> {
         let fault =
             Fault::new(child.span(), XmlProblem::Element { name: quoted(name), parent: self.title() });
         match name {
-            "address" => fault.help("remove it: taptrail finds the NIC a place itself"),
             "script" | "downscript" => fault.help("remove it: taptrail configures the link itself"),
             _ => did_you_mean(fault, name, children),
         }
@@ -109,6 +108,11 @@ impl<'d> Element<'d> {
             }
             attribute => Ok(attribute),
         }
+    }
+
+    /// An attribute with something in it; one that is empty says nothing.
+    pub(super) fn text_of(self, name: &str) -> Option<Attribute<'d, 'd>> {
+        self.node.attribute_node(name).filter(|attribute| !attribute.value().is_empty())
     }
 
     /// An attribute that has to be there.

@@ -60,6 +60,9 @@ pub enum XmlProblem {
     /// A kind of interface that taptrail does not open.
     #[error("Interface type '{0}' is not supported")]
     Type(String),
+    /// A network, of which neither bridge nor device is named.
+    #[error("Which bridge or device the network has is not said")]
+    Network,
     /// Not one of the values that the attribute takes.
     #[error("'{text}' can't be '{attribute}': {} is needed", spec::either(choices))]
     Choice {
@@ -73,9 +76,6 @@ pub enum XmlProblem {
     /// A name of libvirt's own making, which libvirt too ignores where it reads one.
     #[error("'{0}' is a name that libvirt makes, and ignores on input")]
     GeneratedName(String),
-    /// An alias that is neither the user's nor libvirt's for an interface.
-    #[error("'{0}' can't be an alias: one that begins with 'ua-' is needed")]
-    Alias(String),
     /// The resulting SPEC is invalid.
     #[error(transparent)]
     Nic(#[from] Problem),

@@ -4,9 +4,11 @@ use std::borrow::Cow;
 
 use roxmltree::{Attribute, Node};
 
+use super::FromXml;
 use super::element::{Element, choose};
 use super::error::{Fault, XmlProblem};
-use crate::spec::{Given, Key, NicSpec, PartialSpec, quoted};
+use crate::qemu::model::Model;
+use crate::spec::{Given, InXml, Key, PartialSpec, Problem, Property, quoted};
 
 /// The types of interface that taptrail opens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,10 +22,31 @@ enum Type {
 }
 
 /// What every type takes.
-const CHILDREN: [&str; 9] =
-    ["mac", "source", "model", "target", "mtu", "driver", "backend", "filterref", "alias"];
+const CHILDREN: [&str; 14] = [
+    "mac",
+    "source",
+    "model",
+    "target",
+    "mtu",
+    "driver",
+    "backend",
+    "filterref",
+    "alias",
+    "link",
+    "boot",
+    "acpi",
+    "rom",
+    "address",
+];
 
-pub(super) fn read(root: Node<'_, '_>) -> Result<NicSpec, Fault> {
+/// The model of an interface that names none: libvirt's default for this host's guests.
+const DEFAULT_MODEL: &str =
+    if cfg!(any(target_arch = "x86_64", target_arch = "x86")) { "rtl8139" } else { "virtio" };
+
+const NO_MODEL: &str =
+    "there is no <model>: the NIC is libvirt's default, which is rtl8139 on x86 and virtio elsewhere";
+
+pub(super) fn read(root: Node<'_, '_>) -> Result<FromXml, Fault> {
     let interface = Element::new(root)?;
     if interface.name() != "interface" {
         return Err(refuse_root(interface));
@@ -31,30 +54,41 @@ pub(super) fn read(root: Node<'_, '_>) -> Result<NicSpec, Fault> {
     let kind = kind(interface)?;
     match kind {
         Type::Bridge => interface.takes(&["type"], &[&CHILDREN[..], &["port", "vlan"]].concat())?,
-        Type::Ethernet | Type::Direct => interface.takes(&["type"], &CHILDREN)?,
+        Type::Ethernet | Type::Direct => {
+            interface.takes(&["type"], &[&CHILDREN[..], &["vlan", "script", "downscript"]].concat())?;
+        }
     }
 
     let mut draft = PartialSpec::default();
     source(interface, kind, &mut draft)?;
     target(interface, kind, &mut draft)?;
-    for (element, attribute, key) in
-        [("mac", "address", Key::Mac), ("model", "type", Key::Model), ("mtu", "size", Key::Mtu)]
-    {
-        if let Some(element) = interface.child(element) {
-            element.takes(&[attribute], &[])?;
-            give(&mut draft, key, element.needs(attribute)?)?;
-        }
+    mac(interface, &mut draft)?;
+    let model = model(interface, &mut draft)?;
+    if let Some(mtu) = interface.child("mtu") {
+        mtu.takes(&["size"], &[])?;
+        give(&mut draft, Key::Mtu, mtu.needs("size")?)?;
     }
-    driver(interface, &mut draft)?;
+    driver(interface, &model, &mut draft)?;
+    rom(interface, &mut draft)?;
+    properties(interface, &model, &mut draft)?;
     backend(interface, kind, &mut draft)?;
     port(interface, &mut draft)?;
     vlan(interface, &mut draft)?;
+    link(interface)?;
+    scripts(interface)?;
     if let Some(filter) = interface.child("filterref") {
         filter.takes(&["filter"], &[])?;
         give(&mut draft, Key::Filter, filter.needs("filter")?)?;
     }
     alias(interface, &mut draft)?;
-    Ok(draft.finish(interface.span())?)
+    let mut notes = Vec::new();
+    if interface.child("address").is_some() {
+        notes.push("the place of <address> is not kept: the NIC gets a free one");
+    }
+    if interface.child("model").is_none() {
+        notes.push(NO_MODEL);
+    }
+    Ok(FromXml { nic: draft.finish(interface.span())?, notes })
 }
 
 fn refuse_root(root: Element<'_>) -> Fault {
@@ -73,14 +107,26 @@ fn kind(interface: Element<'_>) -> Result<Type, Fault> {
         "bridge" => Ok(Type::Bridge),
         "ethernet" => Ok(Type::Ethernet),
         "direct" => Ok(Type::Direct),
+        // What libvirt made of a network stands in the XML of a guest that runs.
+        "network" => match interface.child("source") {
+            Some(source) if source.attribute("bridge")?.is_some() => Ok(Type::Bridge),
+            Some(source) if source.attribute("dev")?.is_some() => Ok(Type::Direct),
+            _ => Err(Fault::new(attribute.range_value(), XmlProblem::Network).help(
+                "the XML of a running guest names the network's bridge or device (virsh dumpxml GUEST); or write \
+                 type='bridge' with the bridge that virsh net-info names",
+            )),
+        },
         other => {
             let fault = Fault::new(attribute.range_value(), XmlProblem::Type(quoted(other)));
-            Err(match other {
-                "network" => {
-                    fault.help("use type='bridge' with the network's bridge, which virsh net-info names")
+            Err(fault.help(match other {
+                "user" | "passt" | "vdpa" | "vhostuser" | "hostdev" => {
+                    "QEMU gets no tap of it: give it to QEMU on its command line"
                 }
-                _ => fault.help("bridge, ethernet or direct is needed"),
-            })
+                "server" | "client" | "mcast" | "udp" | "internal" | "null" => {
+                    "QEMU opens its sockets itself: give it to QEMU on its command line"
+                }
+                _ => "bridge, network, ethernet or direct is needed",
+            }))
         }
     }
 }
@@ -101,16 +147,25 @@ fn give_as<'d>(
     Ok(draft.give(key, Given { key_span: attribute.range(), value_span: attribute.range_value(), value })?)
 }
 
+/// Refuses what does not say where the guest's frames go. A network's name and port are libvirt's own
+/// affair: the bridge or the device stands beside them.
+fn takes_source(interface: Element<'_>, source: Element<'_>, own: &[&str]) -> Result<(), Fault> {
+    match interface.needs("type")?.value() {
+        "network" => source.takes(&[own, &["network", "portid", "portgroup"]].concat(), &[]),
+        _ => source.takes(own, &[]),
+    }
+}
+
 fn source<'d>(interface: Element<'d>, kind: Type, draft: &mut PartialSpec<'d>) -> Result<(), Fault> {
     match kind {
         Type::Bridge => {
             let source = interface.needs_child("source")?;
-            source.takes(&["bridge"], &[])?;
+            takes_source(interface, source, &["bridge"])?;
             give(draft, Key::Bridge, source.needs("bridge")?)
         }
         Type::Direct => {
             let source = interface.needs_child("source")?;
-            source.takes(&["dev", "mode"], &[])?;
+            takes_source(interface, source, &["dev", "mode"])?;
             let lower = source.needs("dev")?;
             give(draft, Key::Macvtap, lower)?;
             let Some(mode) = source.attribute("mode")? else {
@@ -136,8 +191,11 @@ fn source<'d>(interface: Element<'d>, kind: Type, draft: &mut PartialSpec<'d>) -
 fn target<'d>(interface: Element<'d>, kind: Type, draft: &mut PartialSpec<'d>) -> Result<(), Fault> {
     if kind != Type::Ethernet {
         let Some(target) = interface.child("target") else { return Ok(()) };
-        target.takes(&["dev"], &[])?;
-        let name = target.needs("dev")?;
+        target.takes(&["dev", "managed"], &[])?;
+        if let Some(managed) = target.attribute("managed")? {
+            choose(managed, &[("yes", ())])?;
+        }
+        let Some(name) = target.attribute("dev")? else { return Ok(()) };
         return if made_by_libvirt(name.value()) { Ok(()) } else { give(draft, Key::Ifname, name) };
     }
     let missing = "taptrail opens a tap that exists; for a new one on a bridge use type='bridge'";
@@ -160,9 +218,42 @@ fn made_by_libvirt(name: &str) -> bool {
     ["vnet", "macvtap", "macvlan"].iter().any(|prefix| name.starts_with(prefix))
 }
 
-fn driver<'d>(interface: Element<'d>, draft: &mut PartialSpec<'d>) -> Result<(), Fault> {
+fn mac<'d>(interface: Element<'d>, draft: &mut PartialSpec<'d>) -> Result<(), Fault> {
+    let Some(mac) = interface.child("mac") else { return Ok(()) };
+    // Both say how libvirt treats an address of VMware's, and who made it.
+    mac.takes(&["address", "type", "check"], &[])?;
+    give(draft, Key::Mac, mac.needs("address")?)
+}
+
+/// The model, whose names libvirt reads in any case. Returns it.
+fn model<'d>(interface: Element<'d>, draft: &mut PartialSpec<'d>) -> Result<Model, Fault> {
+    let Some(element) = interface.child("model") else {
+        // Here, because a default is no text that an error can point at.
+        let (key_span, value_span) = (interface.span(), interface.span());
+        draft.give(Key::Model, Given { key_span, value_span, value: DEFAULT_MODEL.into() })?;
+        return Ok(Model::parse(DEFAULT_MODEL).unwrap_or_default());
+    };
+    element.takes(&["type"], &[])?;
+    let attribute = element.needs("type")?;
+    let name = attribute.value().to_ascii_lowercase();
+    let (key_span, value_span) = (attribute.range(), attribute.range_value());
+    let model = Model::parse(&name).map_err(|error| Fault::new(value_span.clone(), Problem::Model(error)))?;
+    draft.give(Key::Model, Given { key_span, value_span, value: name.into() })?;
+    Ok(model)
+}
+
+fn driver<'d>(interface: Element<'d>, model: &Model, draft: &mut PartialSpec<'d>) -> Result<(), Fault> {
     let Some(driver) = interface.child("driver") else { return Ok(()) };
-    driver.takes(&["name", "queues"], &[])?;
+    driver.takes(&[&["name", "queues"][..], &attributes_of(&["driver"])].concat(), &["host", "guest"])?;
+    for child in ["host", "guest"] {
+        if let Some(element) = driver.child(child) {
+            element.takes(&attributes_of(&["driver", child]), &[])?;
+        }
+    }
+    // libvirt reads it for virtio alone.
+    if !model.is_virtio() {
+        return Ok(());
+    }
     if let Some(name) = driver.attribute("name")? {
         give_as(draft, Key::Vhost, name, choose(name, &[("vhost", "on"), ("qemu", "off")])?)?;
     }
@@ -170,6 +261,71 @@ fn driver<'d>(interface: Element<'d>, draft: &mut PartialSpec<'d>) -> Result<(),
         Some(queues) => give(draft, Key::Queues, queues),
         None => Ok(()),
     }
+}
+
+/// The attributes of an element that are properties of QEMU's device.
+fn attributes_of(path: &[&str]) -> Vec<&'static str> {
+    let of_element = Property::all().map(Property::in_xml).filter(|place| place.path == path);
+    of_element.map(|place| place.attribute).collect()
+}
+
+/// What is passed on to QEMU's device.
+fn properties<'d>(interface: Element<'d>, model: &Model, draft: &mut PartialSpec<'d>) -> Result<(), Fault> {
+    for name in ["boot", "acpi"] {
+        if let Some(element) = interface.child(name) {
+            element.takes(&attributes_of(&[name]), &[])?;
+        }
+    }
+    for property in Property::all().filter(|property| property.is_of(model)) {
+        let InXml { path, attribute, words } = property.in_xml();
+        let element = path.iter().try_fold(interface, |around, name| around.child(name));
+        let Some(element) = element.filter(|element| !has_no_rom(*element)) else { continue };
+        let Some(attribute) = element.attribute(attribute)? else { continue };
+        let value = if words.is_empty() { attribute.value() } else { choose(attribute, words)? };
+        give_as(draft, Key::Device(property), attribute, value)?;
+    }
+    Ok(())
+}
+
+/// Whether it is a `<rom enabled='no'>`, which says all of it.
+fn has_no_rom(element: Element<'_>) -> bool {
+    element.name() == "rom"
+        && element.attribute("enabled").ok().flatten().is_some_and(|it| it.value() == "no")
+}
+
+fn rom<'d>(interface: Element<'d>, draft: &mut PartialSpec<'d>) -> Result<(), Fault> {
+    let Some(rom) = interface.child("rom") else { return Ok(()) };
+    rom.takes(&[&["enabled"][..], &attributes_of(&["rom"])].concat(), &[])?;
+    let Some(enabled) = rom.attribute("enabled")? else { return Ok(()) };
+    if choose(enabled, &[("yes", true), ("no", false)])? {
+        return Ok(());
+    }
+    match Property::all().find(|property| property.in_xml().path == ["rom"] && property.as_str() == "rom") {
+        Some(property) => give_as(draft, Key::Device(property), enabled, "off"),
+        None => Ok(()),
+    }
+}
+
+/// A link that is up, as it is without the element.
+fn link(interface: Element<'_>) -> Result<(), Fault> {
+    let Some(link) = interface.child("link") else { return Ok(()) };
+    link.takes(&["state"], &[])?;
+    choose(link.needs("state")?, &[("up", ())])
+}
+
+/// No script, written out.
+fn scripts(interface: Element<'_>) -> Result<(), Fault> {
+    for name in ["script", "downscript"] {
+        let Some(script) = interface.child(name) else { continue };
+        script.takes(&["path"], &[])?;
+        if let Some(path) = script.text_of("path") {
+            let problem = XmlProblem::Element { name: name.to_owned(), parent: interface.title() };
+            return Err(
+                Fault::new(path.range(), problem).help("remove it: taptrail configures the link itself")
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Paths of the devices to open.
@@ -197,7 +353,10 @@ fn port<'d>(interface: Element<'d>, draft: &mut PartialSpec<'d>) -> Result<(), F
 /// One tag, which the guest does not see. A trunk has several, or trunk='yes'.
 fn vlan<'d>(interface: Element<'d>, draft: &mut PartialSpec<'d>) -> Result<(), Fault> {
     let Some(vlan) = interface.child("vlan") else { return Ok(()) };
-    vlan.takes(&[], &["tag"])?;
+    vlan.takes(&["trunk"], &["tag"])?;
+    if let Some(trunk) = vlan.attribute("trunk")? {
+        choose(trunk, &[("no", ())])?;
+    }
     let tag = vlan.needs_child("tag")?;
     tag.takes(&["id"], &[])?;
     give(draft, Key::Vlan, tag.needs("id")?)
@@ -210,7 +369,7 @@ fn alias<'d>(interface: Element<'d>, draft: &mut PartialSpec<'d>) -> Result<(), 
     let name = alias.needs("name")?;
     match name.value() {
         user if user.starts_with("ua-") => give(draft, Key::Id, name),
-        own if own.starts_with("net") => Ok(()),
-        other => Err(Fault::new(name.range_value(), XmlProblem::Alias(quoted(other)))),
+        // libvirt's own.
+        _ => Ok(()),
     }
 }

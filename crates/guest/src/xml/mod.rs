@@ -30,6 +30,15 @@ pub const XML_LIMIT: usize = 64 * 1024;
 /// Elements, comments and pieces of text; libvirt writes about twenty for an interface.
 const NODES_LIMIT: u32 = 2048;
 
+/// An `<interface>` that was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FromXml {
+    /// The interface.
+    pub nic: NicSpec,
+    /// What of it is not as libvirt has it, or was not said.
+    pub notes: Vec<&'static str>,
+}
+
 /// Reads one `<interface>`. `file` is the text's name in messages.
 ///
 /// # Errors
@@ -38,12 +47,12 @@ const NODES_LIMIT: u32 = 2048;
 ///
 /// # Example
 /// ```
-/// let text = "<interface type='bridge'><source bridge='br0'/><mtu size='9000'/></interface>";
-/// let nic = taptrail_guest::xml::parse(text, "nic.xml")?;
-/// assert_eq!(nic.to_string(), "bridge=br0,mtu=9000");
+/// let text = "<interface type='bridge'><source bridge='br0'/><model type='virtio'/><mtu size='9000'/></interface>";
+/// let read = taptrail_guest::xml::parse(text, "nic.xml")?;
+/// assert_eq!(read.nic.to_string(), "bridge=br0,mtu=9000");
 /// # Ok::<(), taptrail_guest::xml::XmlError>(())
 /// ```
-pub fn parse(text: &str, file: &str) -> Result<NicSpec, XmlError> {
+pub fn parse(text: &str, file: &str) -> Result<FromXml, XmlError> {
     if text.len() > XML_LIMIT {
         // Too much to show, too.
         let fault = Fault::new(0..0, XmlProblem::TooLong { limit: XML_LIMIT });
@@ -56,7 +65,7 @@ fn head(line: &str) -> &str {
     &line[..line.floor_char_boundary(80)]
 }
 
-fn read(text: &str) -> Result<NicSpec, Fault> {
+fn read(text: &str) -> Result<FromXml, Fault> {
     let options = ParsingOptions { allow_dtd: false, nodes_limit: NODES_LIMIT, ..ParsingOptions::default() };
     let document = Document::parse_with_options(text, options).map_err(|error| malformed(text, error))?;
     interface::read(document.root_element())

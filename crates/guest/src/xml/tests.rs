@@ -2,8 +2,11 @@ use proptest::prelude::*;
 
 use super::*;
 
+/// The interface as a SPEC; a virtio NIC, if the text names no model.
 fn canonical(text: &str) -> String {
-    parse(text, "nic.xml").unwrap_or_else(|error| panic!("{error}")).to_string()
+    let virtio = text.replace("</interface>", "<model type='virtio'/></interface>");
+    let text = if text.contains("<model") { text } else { &virtio };
+    parse(text, "nic.xml").unwrap_or_else(|error| panic!("{error}")).nic.to_string()
 }
 
 fn refused(text: &str) -> XmlError {
@@ -50,6 +53,74 @@ fn every_element_has_its_key() {
          ifname=web1,filter=no-mac-spoofing,isolated=on,vlan=42,id=ua-front,tun-path=/srv/dev/tun,\
          vhost-path=/srv/dev/a,,b"
     );
+}
+
+#[test]
+fn what_a_running_guests_xml_says_of_a_network_is_taken() {
+    let of = |source: &str| format!("<interface type='network'><source {source}/></interface>");
+    let port = "portid='e7a1cf20-4c4f-4a1b-8a41-31d9b9ac8b07'";
+    assert_eq!(canonical(&of(&format!("network='default' {port} bridge='virbr0'"))), "bridge=virbr0");
+    assert_eq!(canonical(&of(&format!("network='lan' {port} dev='eth0' mode='bridge'"))), "macvtap=eth0");
+    assert!(matches!(*refused(&of("network='default'")).problem, XmlProblem::Network));
+    let mixed = "<interface type='bridge'><source network='default' bridge='br0'/></interface>";
+    assert!(matches!(*refused(mixed).problem, XmlProblem::Attribute { .. }));
+}
+
+#[test]
+fn defaults_that_are_written_out_are_taken() {
+    let text = "<interface type='direct'><mac address='52:54:00:00:00:01' type='static'/><source dev='eth0'/>\
+                <target dev='macvtap0' managed='yes'/><model type='ViRtIo'/><link state='up'/><script path=''/>\
+                <alias name='hostdev-like'/><rom enabled='yes'/></interface>";
+    assert_eq!(canonical(text), "macvtap=eth0,mode=vepa,mac=52:54:00:00:00:01");
+    let bridge =
+        "<interface type='bridge'><source bridge='b'/><vlan trunk='no'><tag id='7'/></vlan></interface>";
+    assert_eq!(canonical(bridge), "bridge=b,vlan=7");
+    for (given, refusal) in [
+        ("<link state='down'/>", "'down' can't be 'state': up is needed"),
+        ("<vlan trunk='yes'><tag id='7'/></vlan>", "'yes' can't be 'trunk': no is needed"),
+    ] {
+        let text = format!("<interface type='bridge'><source bridge='b'/>{given}</interface>");
+        assert!(refused(&text).to_string().contains(refusal), "{}", refused(&text));
+    }
+}
+
+#[test]
+fn properties_of_the_device_have_their_keys() {
+    let text = "<interface type='bridge'><source bridge='b'/><model type='virtio'/>\
+                <driver name='vhost' txmode='iothread' ioeventfd='on' event_idx='off' queues='2' rx_queue_size='512' \
+                tx_queue_size='1024' iommu='on' ats='on' packed='on' page_per_vq='off' rss='on' rss_hash_report='off'>\
+                <host csum='off' gso='off' tso4='off' tso6='off' ecn='off' ufo='off' mrg_rxbuf='off'/>\
+                <guest csum='off' tso4='off' tso6='off' ecn='off' ufo='off'/></driver>\
+                <boot order='2'/><acpi index='7'/><rom bar='off' file='/srv/x.rom'/></interface>";
+    assert_eq!(
+        canonical(text),
+        "bridge=b,queues=2,vhost=on,boot=2,acpi-index=7,rom=/srv/x.rom,rom-bar=off,rx-queue-size=512,\
+         tx-queue-size=1024,tx-mode=bh,ioeventfd=on,event-idx=off,iommu=on,ats=on,packed=on,page-per-vq=off,rss=on,\
+         hash=off,csum=off,gso=off,host-tso4=off,host-tso6=off,host-ecn=off,host-ufo=off,mrg-rxbuf=off,\
+         guest-csum=off,guest-tso4=off,guest-tso6=off,guest-ecn=off,guest-ufo=off"
+    );
+    let none =
+        "<interface type='bridge'><source bridge='b'/><rom enabled='no' bar='on' file='/x'/></interface>";
+    assert_eq!(canonical(none), "bridge=b,rom=off");
+    // libvirt reads a driver's attributes for virtio alone.
+    let e1000 = "<interface type='bridge'><source bridge='b'/><model type='E1000'/>\
+                 <driver name='vhost' queues='4' packed='on'/><boot order='1'/></interface>";
+    assert_eq!(canonical(e1000), "bridge=b,model=e1000,boot=1");
+}
+
+#[test]
+fn what_is_not_as_libvirt_has_it_is_noted() {
+    let read = |inner: &str| {
+        let text = format!("<interface type='bridge'><source bridge='b'/>{inner}</interface>");
+        parse(&text, "nic.xml").unwrap()
+    };
+    let address = "<address type='pci' domain='0x0000' bus='0x01' slot='0x00' function='0x0'/>";
+    let notes = read(&format!("<model type='virtio'/>{address}")).notes;
+    assert!(notes.len() == 1 && notes[0].contains("<address>"), "{notes:?}");
+    let bare = read("");
+    assert!(bare.notes.len() == 1 && bare.notes[0].contains("<model>"), "{:?}", bare.notes);
+    let default = if cfg!(target_arch = "x86_64") { "bridge=b,model=rtl8139" } else { "bridge=b" };
+    assert_eq!(bare.nic.to_string(), default);
 }
 
 #[test]
@@ -120,10 +191,10 @@ fn the_driver_says_whether_vhost_carries_the_queues() {
 #[test]
 fn line_and_column_are_counted_in_characters() {
     let error = refused(
-        "<!-- äöü\r\n名 --> <interface type='bridge'>\n  <source bridge='b'/><rom bar='on'/></interface>",
+        "<!-- äöü\r\n名 --> <interface type='bridge'>\n  <source bridge='b'/><tune bar='on'/></interface>",
     );
     assert_eq!((error.line, error.column), (3, 23));
-    assert!(error.to_string().starts_with("nic.xml:3:23: Element <rom> is not supported"), "{error}");
+    assert!(error.to_string().starts_with("nic.xml:3:23: Element <tune> is not supported"), "{error}");
     let error = refused("<interface type='bridge'>\n <é></è></interface>");
     assert_eq!((error.line, error.column), (2, 5));
 }
@@ -174,12 +245,13 @@ fn errors_as_people_see_them() {
             .to_owned(),
         "<interface type='direct'>\n  <source dev='eth0'/>\n  <vlan><tag id='2'/></vlan>\n</interface>\n"
             .to_owned(),
-        bridge("  <address type='pci' domain='0x0000' bus='0x01' slot='0x00' function='0x0'/>"),
+        bridge("  <virtualport type='openvswitch'/>"),
         bridge("  <bandwidth>\n    <inbound average='1000'/>\n  </bandwidth>"),
         bridge("  <modell type='virtio'/>"),
-        bridge("  <driver name='vhost' queues='4' rx_queue_size='1024'/>"),
-        bridge("  <driver name='vhots'/>"),
-        bridge("  <model type='e1000'/>\n  <driver queues='4'/>"),
+        bridge("  <driver name='vhost' queues='4' rx_queue_sizes='1024'/>"),
+        bridge("  <model type='virtio'/>\n  <driver rx_queue_size='1000'/>"),
+        bridge("  <model type='virtio'/>\n  <driver name='vhots'/>"),
+        bridge("  <model type='netfront'/>"),
         bridge("  <mac address='52:54:00:12:34'/>"),
         bridge("  <mac address=''/>"),
         bridge(
@@ -189,7 +261,7 @@ fn errors_as_people_see_them() {
         bridge("  <filterref filter='clean-traffic'/>"),
         bridge("  <vlan trunk='yes'>\n    <tag id='2'/>\n  </vlan>"),
         bridge("  <vlan>\n    <tag id='2'/>\n    <tag id='3'/>\n  </vlan>"),
-        bridge("  <alias name='front'/>"),
+        bridge("  <link state='down'/>"),
         bridge("  <mtu size='10'/>"),
         bridge("  <q:mtu xmlns:q='urn:x' size='1500'/>"),
     ];
@@ -220,7 +292,7 @@ proptest! {
         let mut text = FULL.to_owned();
         text.replace_range(at..=at, &byte);
         match parse(&text, "nic.xml") {
-            Ok(nic) => prop_assert_eq!(nic.to_string().parse(), Ok(nic)),
+            Ok(read) => prop_assert_eq!(read.nic.to_string().parse(), Ok(read.nic)),
             Err(error) => prop_assert!(!error.render(false).is_empty()),
         }
     }
