@@ -41,6 +41,22 @@ fn a_tap_on_a_bridge_is_opened_granted_and_closed() {
     world.assert_clean();
 }
 
+// Shows 1.19.
+#[test]
+fn a_new_tap_may_be_no_bridges_port() {
+    let world = World::new();
+    let nic = "new-tap=on,mac=52:54:00:00:00:01,ifname=routed0,vhost=off,mtu=1400";
+    let guest = world.start("web1", &["--nic", nic]);
+    assert_eq!(guest.holds(), ["tun routed0"]);
+    let tap = world.link("routed0");
+    assert_eq!((&tap["master"], &tap["mtu"]), (&Value::Null, &json!(1400)));
+    assert!(tap["flags"].as_array().unwrap().contains(&json!("UP")));
+    assert_eq!(world.nics(&guest)[0]["backend"], "new-tap=on");
+    world.stop(&guest);
+    assert_eq!(world.record_lines().iter().filter(|line| line.contains("close 01 tun routed0")).count(), 1);
+    world.assert_clean();
+}
+
 // Shows 9.3.
 #[test]
 fn the_trail_says_definitively_what_was_opened_granted_and_released() {

@@ -309,7 +309,7 @@ impl Host {
         links.retain(|link| !link.alias.as_deref().is_some_and(is_mark));
         let named = |link: &&Link| ifname.is_none_or(|name| link.name == name);
         let (found, ours) = match &spec.backend {
-            Backend::Bridge(_) => {
+            Backend::Bridge(_) | Backend::NewTap => {
                 let tap = |link: &&Link| {
                     // With an alias of somebody else, its MAC shows that it is ours.
                     let alias = link.alias.is_none() || link.mac == Some(mac.host_side());
@@ -443,7 +443,7 @@ fn resources(spec: &NicSpec, link: &Link, mac: MacAddr, mark: Option<String>) ->
 /// it, and would get frames of others.
 pub(crate) fn pinned_mac(spec: &NicSpec, link: &Link, mac: MacAddr) -> Option<MacAddr> {
     match &spec.backend {
-        Backend::Bridge(_) => Some(mac.host_side()),
+        Backend::Bridge(_) | Backend::NewTap => Some(mac.host_side()),
         // It has the MAC of its lower link, and exclusive use of that.
         Backend::Macvtap { mode: MacvtapMode::Passthru, .. } => None,
         Backend::Macvtap { .. } => Some(mac),

@@ -242,10 +242,22 @@ pub(crate) struct OpenFailed {
 
 /// The backend of a SPEC, resolved to links of the host before anything is changed.
 enum ResolvedBackend {
-    NewTap { bridge: Link },
-    OldTap { name: IfName, tun: Option<TunInfo> },
-    NewMacvtap { lower: Link, mode: MacvtapMode },
-    OldMacvtap { name: IfName, index: u32 },
+    /// The port of a bridge, or of none.
+    NewTap {
+        bridge: Option<Link>,
+    },
+    OldTap {
+        name: IfName,
+        tun: Option<TunInfo>,
+    },
+    NewMacvtap {
+        lower: Link,
+        mode: MacvtapMode,
+    },
+    OldMacvtap {
+        name: IfName,
+        index: u32,
+    },
 }
 
 impl Host {
@@ -323,10 +335,11 @@ impl Host {
             Backend::Bridge(name) => {
                 let bridge = find("Bridge", name)?;
                 match bridge.kind.as_deref() {
-                    Some("bridge") => Ok(ResolvedBackend::NewTap { bridge }),
+                    Some("bridge") => Ok(ResolvedBackend::NewTap { bridge: Some(bridge) }),
                     _ => wrong("bridge", &bridge),
                 }
             }
+            Backend::NewTap => Ok(ResolvedBackend::NewTap { bridge: None }),
             Backend::Macvtap { lower, mode } => {
                 let lower = find("Lower link", lower)?;
                 self.is_no_guests(&lower, mac)?;
@@ -601,8 +614,8 @@ impl Host {
                     index,
                     &Change {
                         mac: Some(mac.host_side()),
-                        mtu: Some(spec.mtu.unwrap_or(bridge.mtu)),
-                        master: Some(bridge.index),
+                        mtu: spec.mtu.or(bridge.as_ref().map(|bridge| bridge.mtu)),
+                        master: bridge.as_ref().map(|bridge| bridge.index),
                         up: None,
                     },
                 )?;

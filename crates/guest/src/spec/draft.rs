@@ -88,10 +88,10 @@ impl<'t> PartialSpec<'t> {
         let (backend_key, backend) = self.backend(whole)?;
         for (key, only_with) in [
             (Key::Mode, &[Key::Macvtap][..]),
-            (Key::Ifname, &[Key::Bridge, Key::Macvtap]),
+            (Key::Ifname, &[Key::Bridge, Key::NewTap, Key::Macvtap]),
             (Key::Isolated, &[Key::Bridge]),
             (Key::Vlan, &[Key::Bridge]),
-            (Key::TunPath, &[Key::Bridge, Key::Tap]),
+            (Key::TunPath, &[Key::Bridge, Key::Tap, Key::NewTap]),
         ] {
             if !only_with.contains(&backend_key) {
                 self.refuse(key, backend_key, Problem::WrongBackend { key, backend: backend_key })?;
@@ -129,14 +129,14 @@ impl<'t> PartialSpec<'t> {
 
     /// The one backend that was given.
     fn backend(&self, whole: Range<usize>) -> Result<(Key, Backend), Fault> {
-        let mut found: Vec<(Key, &Given<'t>)> = [Key::Bridge, Key::Tap, Key::Macvtap]
+        let mut found: Vec<(Key, &Given<'t>)> = [Key::Bridge, Key::Tap, Key::NewTap, Key::Macvtap]
             .into_iter()
             .filter_map(|key| Some((key, self.get(key)?)))
             .collect();
         found.sort_by_key(|(_, given)| given.key_span.start);
         let (key, given) = match found[..] {
             [] => {
-                let help = "one of bridge=NAME, tap=NAME and macvtap=LOWER is needed";
+                let help = "one of bridge=NAME, tap=NAME, new-tap=on and macvtap=LOWER is needed";
                 return Err(Fault::new(whole, Problem::NoBackend).help(help));
             }
             [only] => only,
@@ -145,6 +145,10 @@ impl<'t> PartialSpec<'t> {
                 return Err(fault.beside(earlier.span()));
             }
         };
+        if key == Key::NewTap {
+            self.read(key, value::new_tap)?;
+            return Ok((key, Backend::NewTap));
+        }
         let name: IfName =
             given.value.parse().map_err(|error| self.bad_value(given, Problem::IfName(error)))?;
         let backend = match key {
@@ -177,8 +181,9 @@ impl<'t> PartialSpec<'t> {
 
     fn ifname(&self, backend_key: Key, backend: &Backend) -> Result<Option<IfName>, Fault> {
         let ifname: Option<IfName> = self.read(Key::Ifname, |text| Ok(text.parse()?))?;
-        let (Backend::Bridge(below) | Backend::Tap(below) | Backend::Macvtap { lower: below, .. }) = backend;
-        if ifname.as_ref() == Some(below) {
+        if let Backend::Bridge(below) | Backend::Tap(below) | Backend::Macvtap { lower: below, .. } = backend
+            && ifname.as_ref() == Some(below)
+        {
             self.refuse(Key::Ifname, backend_key, Problem::NameOfBackend(below.clone()))?;
         }
         Ok(ifname)

@@ -82,10 +82,10 @@ pub enum Problem {
     #[error("The path is longer than {} bytes", super::value::PATH_LIMIT)]
     LongPath,
 
-    /// Neither bridge nor tap nor macvtap.
+    /// Neither bridge nor tap nor macvtap, new or not.
     #[error("The interface has no backend")]
     NoBackend,
-    /// More than one of bridge, tap and macvtap.
+    /// More than one of bridge, tap, new-tap and macvtap.
     #[error("The interface has two backends, '{0}' and '{1}'")]
     TwoBackends(Key, Key),
     /// The setting belongs to another backend.

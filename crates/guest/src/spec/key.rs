@@ -9,6 +9,7 @@ use super::Property;
 pub enum Key {
     Bridge,
     Tap,
+    NewTap,
     Macvtap,
     Mode,
     Mac,
@@ -45,9 +46,10 @@ impl Key {
     }
 
     /// Those that are no property of QEMU's device.
-    pub(super) const OWN: [Self; 16] = [
+    pub(super) const OWN: [Self; 17] = [
         Self::Bridge,
         Self::Tap,
+        Self::NewTap,
         Self::Macvtap,
         Self::Mode,
         Self::Mac,
@@ -69,6 +71,7 @@ impl Key {
         match self {
             Self::Bridge => "bridge",
             Self::Tap => "tap",
+            Self::NewTap => "new-tap",
             Self::Macvtap => "macvtap",
             Self::Mode => "mode",
             Self::Mac => "mac",

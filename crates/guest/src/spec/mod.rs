@@ -126,6 +126,8 @@ pub enum Backend {
     Bridge(IfName),
     /// An existing link of this name: a persistent tap or a macvtap, told apart when it is opened.
     Tap(IfName),
+    /// A new tap that is no bridge's port: its frames are routed, or go where a program puts it.
+    NewTap,
     /// A new macvtap.
     Macvtap {
         /// The link it is created over.

@@ -58,6 +58,7 @@ fn the_canonical_form_keeps_the_order_and_drops_defaults() {
         ("macvtap=eth0,mode=vepa,mac=52:54:00:AB:CD:EF", "macvtap=eth0,mode=vepa,mac=52:54:00:ab:cd:ef"),
         ("tap=t0,model=e1000,vhost=off", "tap=t0,model=e1000"),
         ("tap=t0,vhost=off", "tap=t0,vhost=off"),
+        ("ifname=web1,new-tap=on", "new-tap=on,ifname=web1"),
     ] {
         assert_eq!(spec(text).to_string(), canonical);
     }
@@ -107,6 +108,9 @@ fn what_can_not_be_together_is_refused() {
         ("bridge=br0,mode=vepa", wrong(Key::Mode, Key::Bridge)),
         ("macvtap=eth0,tun-path=/dev/net/tun", wrong(Key::TunPath, Key::Macvtap)),
         ("tap=t0,bridge=br0", Problem::TwoBackends(Key::Tap, Key::Bridge)),
+        ("new-tap=on,isolated=on", wrong(Key::Isolated, Key::NewTap)),
+        ("new-tap=on,vlan=2", wrong(Key::Vlan, Key::NewTap)),
+        ("bridge=br0,new-tap=on", Problem::TwoBackends(Key::Bridge, Key::NewTap)),
         ("mac=52:54:00:00:00:01", Problem::NoBackend),
         ("bridge=br0,bridge=br0", Problem::RepeatedKey(Key::Bridge)),
         ("bridge=br0,vhost=off,vhost-path=/dev/x", Problem::VhostPathUnused),
@@ -278,6 +282,7 @@ fn value_of(key: Key) -> BoxedStrategy<String> {
         Key::Vhost => text_of(&["on", "off", "auto"]).boxed(),
         Key::Mtu => (68..=65535u32).prop_map(|n| n.to_string()).boxed(),
         Key::Filter => Just("no-mac-spoofing".to_owned()).boxed(),
+        Key::NewTap => Just("on".to_owned()).boxed(),
         Key::Isolated => text_of(&["on", "off"]).boxed(),
         Key::Vlan => (1..=4094u32).prop_map(|n| n.to_string()).boxed(),
         Key::Id => "[a-zA-Z][a-zA-Z0-9._-]{0,9}".boxed(),
@@ -289,8 +294,8 @@ fn value_of(key: Key) -> BoxedStrategy<String> {
 
 /// A SPEC that is often right.
 fn any_spec() -> impl Strategy<Value = String> {
-    let backend = prop::sample::select(&[Key::Bridge, Key::Tap, Key::Macvtap][..]);
-    let others = prop::sample::subsequence(Key::all().skip(3).collect::<Vec<_>>(), 0..6);
+    let backend = prop::sample::select(&[Key::Bridge, Key::Tap, Key::NewTap, Key::Macvtap][..]);
+    let others = prop::sample::subsequence(Key::all().skip(4).collect::<Vec<_>>(), 0..6);
     (backend, others).prop_flat_map(|(backend, mut keys)| {
         keys.push(backend);
         let pair =

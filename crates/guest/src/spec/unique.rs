@@ -53,6 +53,8 @@ fn clash(earlier: &NicSpec, later: &NicSpec) -> Option<(Key, Problem)> {
 fn own_link(spec: &NicSpec) -> Option<(Key, &IfName)> {
     match &spec.backend {
         Backend::Tap(name) => Some((Key::Tap, name)),
-        Backend::Bridge(_) | Backend::Macvtap { .. } => Some((Key::Ifname, spec.ifname.as_ref()?)),
+        Backend::Bridge(_) | Backend::NewTap | Backend::Macvtap { .. } => {
+            Some((Key::Ifname, spec.ifname.as_ref()?))
+        }
     }
 }

@@ -39,6 +39,11 @@ pub(super) fn isolated(text: &str) -> Result<bool, Problem> {
     choice(Key::Isolated, text, &[true, false], |on| if on { "on" } else { "off" })
 }
 
+/// The only value of `new-tap`: without one the key is left out.
+pub(super) fn new_tap(text: &str) -> Result<(), Problem> {
+    choice(Key::NewTap, text, &[()], |()| "on")
+}
+
 /// A decimal number without sign, within `range`.
 pub(super) fn number(key: Key, text: &str, range: RangeInclusive<u32>) -> Result<u32, Problem> {
     // parse alone would take "+5".

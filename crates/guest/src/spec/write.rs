@@ -28,6 +28,7 @@ impl Canonical {
         match backend {
             Backend::Bridge(name) => self.put(Key::Bridge, name.as_str()),
             Backend::Tap(name) => self.put(Key::Tap, name.as_str()),
+            Backend::NewTap => self.put(Key::NewTap, "on"),
             Backend::Macvtap { lower, mode } => {
                 self.put(Key::Macvtap, lower.as_str());
                 if *mode != MacvtapMode::default() {

@@ -87,7 +87,7 @@ impl<'d> Element<'d> {
         let fault =
             Fault::new(child.span(), XmlProblem::Element { name: quoted(name), parent: self.title() });
         match name {
-            "script" | "downscript" => fault.help("remove it: taptrail configures the link itself"),
+            "script" | "downscript" => fault.help("remove it: taptrail runs no scripts, and configures the link itself"),
             _ => did_you_mean(fault, name, children),
         }
     }

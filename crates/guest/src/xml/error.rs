@@ -73,9 +73,6 @@ pub enum XmlProblem {
         /// The values that the attribute takes.
         choices: Vec<&'static str>,
     },
-    /// A name of libvirt's own making, which libvirt too ignores where it reads one.
-    #[error("'{0}' is a name that libvirt makes, and ignores on input")]
-    GeneratedName(String),
     /// The resulting SPEC is invalid.
     #[error(transparent)]
     Nic(#[from] Problem),

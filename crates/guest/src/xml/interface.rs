@@ -15,7 +15,7 @@ use crate::spec::{Given, InXml, Key, PartialSpec, Problem, Property, quoted};
 enum Type {
     /// A new tap on a bridge.
     Bridge,
-    /// A tap that is there.
+    /// A tap that is there, or a new one without a bridge.
     Ethernet,
     /// A new macvtap.
     Direct,
@@ -198,18 +198,18 @@ fn target<'d>(interface: Element<'d>, kind: Type, draft: &mut PartialSpec<'d>) -
         let Some(name) = target.attribute("dev")? else { return Ok(()) };
         return if made_by_libvirt(name.value()) { Ok(()) } else { give(draft, Key::Ifname, name) };
     }
-    let missing = "taptrail opens a tap that exists; for a new one on a bridge use type='bridge'";
-    let target = interface.needs_child("target").map_err(|fault| fault.help(missing))?;
+    let Some(target) = interface.child("target") else {
+        return give_as(draft, Key::NewTap, interface.needs("type")?, "on");
+    };
     target.takes(&["dev", "managed"], &[])?;
-    let name = target.needs("dev").map_err(|fault| fault.help(missing))?;
     let managed =
         target.attribute("managed")?.map(|it| choose(it, &[("yes", true), ("no", false)])).transpose()?;
-    // libvirt replaces such a name by one of its own, unless managed='no'.
-    if managed != Some(false) && made_by_libvirt(name.value()) {
-        let fault = Fault::new(name.range_value(), XmlProblem::GeneratedName(quoted(name.value())));
-        return Err(fault.help("with managed='no' an existing tap of this name is meant"));
+    match target.attribute("dev")? {
+        // libvirt replaces such a name by one of its own, unless managed='no'.
+        Some(name) if managed == Some(false) || !made_by_libvirt(name.value()) => give(draft, Key::Tap, name),
+        None if managed == Some(false) => target.needs("dev").map(drop),
+        _ => give_as(draft, Key::NewTap, interface.needs("type")?, "on"),
     }
-    give(draft, Key::Tap, name)
 }
 
 /// libvirt's `VIR_NET_GENERATED_*_PREFIX`: such a name in a live guest's XML was chosen by libvirt
@@ -321,7 +321,7 @@ fn scripts(interface: Element<'_>) -> Result<(), Fault> {
         if let Some(path) = script.text_of("path") {
             let problem = XmlProblem::Element { name: name.to_owned(), parent: interface.title() };
             return Err(
-                Fault::new(path.range(), problem).help("remove it: taptrail configures the link itself")
+                Fault::new(path.range(), problem).help("remove it: taptrail runs no scripts, and configures the link itself")
             );
         }
     }

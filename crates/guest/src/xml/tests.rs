@@ -124,7 +124,7 @@ fn what_is_not_as_libvirt_has_it_is_noted() {
 }
 
 #[test]
-fn ethernet_is_a_tap_that_is_there() {
+fn ethernet_is_a_tap_that_is_there_or_a_new_one() {
     for (target, canonical_form) in [
         ("<target dev='tap0'/>", "tap=tap0"),
         ("<target dev='tap0' managed='no'/>", "tap=tap0"),
@@ -133,10 +133,14 @@ fn ethernet_is_a_tap_that_is_there() {
     ] {
         assert_eq!(canonical(&format!("<interface type='ethernet'>{target}</interface>")), canonical_form);
     }
+    // Without a name of the user's it is a new one.
     for target in ["", "<target/>", "<target dev='vnet7'/>", "<target dev='vnet7' managed='yes'/>"] {
-        let error = refused(&format!("<interface type='ethernet'>{target}</interface>"));
-        assert!(error.help.is_some(), "{error}");
+        assert_eq!(canonical(&format!("<interface type='ethernet'>{target}</interface>")), "new-tap=on");
     }
+    assert!(matches!(
+        *refused("<interface type='ethernet'><target managed='no'/></interface>").problem,
+        XmlProblem::NoAttribute { .. }
+    ));
 }
 
 #[test]
@@ -238,8 +242,7 @@ fn errors_as_people_see_them() {
         "<interface type='hostdev'/>".to_owned(),
         "<interface type='bridge'/>".to_owned(),
         "<interface type='ethernet'>\n  <script path='/etc/qemu-ifup'/>\n</interface>\n".to_owned(),
-        "<interface type='ethernet'>\n</interface>\n".to_owned(),
-        "<interface type='ethernet'>\n  <target dev='vnet3'/>\n</interface>\n".to_owned(),
+        "<interface type='ethernet'>\n  <target managed='no'/>\n</interface>\n".to_owned(),
         "<interface type='direct'>\n  <source dev='eth0' mode='passthru'/>\n</interface>\n".to_owned(),
         "<interface type='direct' trustGuestRxFilters='yes'>\n  <source dev='eth0'/>\n</interface>\n"
             .to_owned(),
