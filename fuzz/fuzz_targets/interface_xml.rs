@@ -5,16 +5,18 @@
 
 use libfuzzer_sys::fuzz_target;
 use taptrail_guest::spec::NicSpec;
-use taptrail_guest::xml;
+use taptrail_guest::xml::{self, Networks};
 
 fuzz_target!(|text: &str| {
-    match xml::parse(text, "nic.xml") {
+    match xml::parse(text, "nic.xml", &Networks::default()) {
         Ok(read) => {
             let nic = read.nic;
             let again: NicSpec = nic.to_string().parse().expect("the canonical form is a SPEC");
             assert_eq!(again, nic);
         }
         Err(error) => {
+            let _ = xml::parse_domain(text, "nic.xml", &Networks::default());
+            let _ = Networks::default().add(text, "nic.xml");
             assert!(error.line >= 1 && error.column >= 1);
             assert_eq!(error.to_string().lines().count(), 1);
             assert!(!error.render(false).contains('\u{1b}'));

@@ -459,6 +459,62 @@ fn an_interface_may_come_as_libvirts_xml() {
     world.stop(&guest);
 }
 
+/// As `virsh dumpxml` writes it, of a guest that does not run.
+const DOMAIN: &str = "<domain type='kvm'>
+  <name>web1</name>
+  <devices>
+    <interface type='network'>
+      <mac address='52:54:00:00:00:01'/>
+      <source network='lab'/>
+      <model type='virtio'/>
+      <driver name='qemu' packed='on'/>
+      <boot order='1'/>
+      <address type='pci' domain='0x0000' bus='0x01' slot='0x00' function='0x0'/>
+    </interface>
+    <interface type='user'>
+      <mac address='52:54:00:00:00:09'/>
+    </interface>
+    <interface type='ethernet'>
+      <mac address='52:54:00:00:00:02'/>
+      <model type='e1000e'/>
+    </interface>
+  </devices>
+</domain>
+";
+
+// Shows 6.2.
+#[test]
+fn interfaces_may_come_from_a_libvirt_domain() {
+    let world = World::new();
+    let (domain, network) = (world.path("web1.xml"), world.path("lab.xml"));
+    std::fs::write(&domain, DOMAIN).unwrap();
+    std::fs::write(
+        &network,
+        "<network><name>lab</name><forward mode='bridge'/><bridge name='br0'/></network>",
+    )
+    .unwrap();
+    let (domain, network) = (domain.to_str().unwrap(), network.to_str().unwrap());
+
+    let guest = world.start("web1", &["--domain", domain, "--network", network]);
+    let nics = world.nics(&guest);
+    assert_eq!((&nics[0]["mac"], &nics[0]["backend"]), (&json!(mac(1)), &json!("bridge=br0")));
+    assert_eq!((&nics[1]["mac"], &nics[1]["model"]), (&json!(mac(2)), &json!("e1000e")));
+    assert_eq!(nics.as_array().unwrap().len(), 2);
+    assert_eq!(guest.holds(), ["tun vnet0", "tun vnet1"]);
+    world.stop(&guest);
+
+    // Hot-plugged, one after the other; what is left out and not kept is said.
+    let guest = world.start("web1", &[]);
+    let attached = world.taptrail(["attach", "web1", "--domain", domain, "--network", network]);
+    assert!(attached.stderr.contains("type 'user' is left out"), "{}", attached.stderr);
+    assert!(attached.stderr.contains("the place of <address> is not kept"), "{}", attached.stderr);
+    attached.ok();
+    assert_eq!(guest.holds(), ["tun vnet0", "tun vnet1"]);
+    world.taptrail(["attach", "web1", "--domain", domain]).fails(2, "Network 'lab' is not known here");
+    world.stop(&guest);
+    world.assert_clean();
+}
+
 // Shows 5.15.
 #[test]
 fn the_api_describes_itself_to_any_varlink_client() {

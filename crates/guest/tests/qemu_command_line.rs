@@ -179,7 +179,7 @@ fn qemu_starts_with_the_nics_it_was_given_and_takes_more() {
 fn qemu_sets_each_property_of_the_device_at_its_start_and_hot_plugged() {
     own_network_namespace();
     let spec: NicSpec = "tap=tap0,boot=3,acpi-index=9,rom=off,rom-bar=off,rx-queue-size=512,tx-queue-size=256,tx-mode=timer,\
-                         ioeventfd=off,event-idx=off,iommu=on,ats=on,packed=on,page-per-vq=on,rss=on,hash=on,csum=off,\
+                         ioeventfd=off,event-idx=off,iommu=on,ats=on,packed=on,page-per-vq=on,rss=on,hash=on,failover=on,csum=off,\
                          gso=off,host-tso4=off,host-tso6=off,host-ecn=off,host-ufo=off,mrg-rxbuf=off,guest-csum=off,\
                          guest-tso4=off,guest-tso6=off,guest-ecn=off,guest-ufo=off"
         .parse()
@@ -222,7 +222,7 @@ fn qemu_sets_each_property_of_the_device_at_its_start_and_hot_plugged() {
         "mrg_rxbuf",
     ];
     let guest_off = ["guest_csum", "guest_tso4", "guest_tso6", "guest_ecn", "guest_ufo"];
-    let on = ["iommu_platform", "ats", "packed", "page-per-vq", "rss", "hash"];
+    let on = ["iommu_platform", "ats", "packed", "page-per-vq", "rss", "hash", "failover"];
     for (nic, own) in [("nic0", [3, 9]), ("nic9", [4, 4])] {
         let mut expected = vec![
             ("bootindex", json!(own[0])),

@@ -13,6 +13,8 @@ use std::thread;
 
 use anyhow::{Context, anyhow};
 use rustix::pipe::{PipeFlags, pipe_with};
+use taptrail_guest::file::GuestRequest;
+use taptrail_guest::spec::NicSpec;
 use taptrail_guest::{Running, log_file};
 use taptrail_kernel::process::{BackgroundRequest, spawn_background};
 
@@ -23,9 +25,9 @@ use crate::{CommandResult, log};
 /// Longest report: a guest's name and an error chain fit.
 const MAX_NEWS_BYTES: u64 = 64 * 1024;
 
-/// Starts the guest of this name in the background.
-pub(crate) fn run(cli: &Cli, run: &Run, name: &str) -> CommandResult {
-    start(cli, name, run_words(run))
+/// Starts the guest in the background.
+pub(crate) fn run(cli: &Cli, run: &Run, request: &GuestRequest) -> CommandResult {
+    start(cli, &request.name, run_words(run, &request.nics))
 }
 
 /// Adopts the guest in the background.
@@ -89,7 +91,8 @@ fn general_words(cli: &Cli) -> Vec<OsString> {
     words
 }
 
-fn run_words(run: &Run) -> Vec<OsString> {
+/// `nics`: the interfaces, those of libvirt's XML among them.
+fn run_words(run: &Run, nics: &[NicSpec]) -> Vec<OsString> {
     if let Some(file) = &run.file {
         let mut words = vec!["run".into(), option("--file", file)];
         words.extend(run.nft.iter().map(|nft| option("--nft", nft)));
@@ -103,7 +106,7 @@ fn run_words(run: &Run) -> Vec<OsString> {
     ];
     words.extend(run.name.iter().map(|name| option("--name", name)));
     words.extend(run.uuid.map(|uuid| option("--uuid", uuid.to_string())));
-    words.extend(run.nic.iter().map(|nic| option("--nic", nic)));
+    words.extend(nics.iter().map(|nic| option("--nic", nic.to_string())));
     words.extend(run.user.iter().map(|user| option("--user", user)));
     words.extend(run.device.iter().map(|device| option("--device", device)));
     words.extend(run.no_private_dev.then(|| "--no-private-dev".into()));

@@ -227,10 +227,12 @@ mac= model= queues= vhost=on|off|auto mtu= ifname= filter=no-mac-spoofing isolat
 
 /// The options that a guest file replaces. Not `nft`: an environment variable may set it for all
 /// guests.
-const IN_FILE: [&str; 16] = [
+const IN_FILE: [&str; 18] = [
     "name",
     "uuid",
     "nic",
+    "domain",
+    "network",
     "user",
     "device",
     "no_private_dev",
@@ -265,6 +267,9 @@ pub(crate) struct Run {
 
     #[arg(long, value_name = "SPEC", help = SPEC_HELP)]
     pub(crate) nic: Vec<String>,
+
+    #[command(flatten)]
+    pub(crate) libvirt: FromLibvirt,
 
     /// Run QEMU as this user (QEMU never has capabilities)
     #[arg(long)]
@@ -458,18 +463,35 @@ impl From<Audit> for AuditMode {
     }
 }
 
+/// Interfaces as libvirt describes them.
+#[derive(Debug, Args)]
+pub(crate) struct FromLibvirt {
+    /// Take all network interfaces of this libvirt domain, as `virsh dumpxml` writes it; - is standard
+    /// input
+    #[arg(long, value_name = "FILE")]
+    pub(crate) domain: Option<PathBuf>,
+
+    /// Definition of a network that interfaces name, as `virsh net-dumpxml` writes it (repeatable)
+    /// [default: libvirt's on this host]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) network: Vec<PathBuf>,
+}
+
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  taptrail attach web1 --nic bridge=br0,queues=2")]
 pub(crate) struct Attach {
     /// Name of the guest
     pub(crate) guest: String,
 
-    #[arg(long, value_name = "SPEC", help = SPEC_HELP, required_unless_present = "xml")]
+    #[arg(long, value_name = "SPEC", help = SPEC_HELP, required_unless_present_any = ["xml", "domain"])]
     pub(crate) nic: Option<String>,
 
     /// File with libvirt's <interface> element, or - for standard input
-    #[arg(long, value_name = "FILE", conflicts_with = "nic")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["nic", "domain"])]
     pub(crate) xml: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) libvirt: FromLibvirt,
 
     #[command(flatten)]
     pub(crate) output: OutputFormat,

@@ -1,38 +1,46 @@
 //! `taptrail attach`, `detach`, `stop` and `nics`: calls to one guest's supervisor.
 
-use std::io::Read;
-use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::Context;
 use taptrail_guest::spec::{NicSpec, SpecError};
-use taptrail_guest::{Client, Dirs, api, descriptors, xml};
+use taptrail_guest::{Client, Dirs, api, descriptors};
 use taptrail_record::{CloseDoubt, visible};
 use taptrail_report::{DeviceRow, NicRow, nic_table};
 use tracing::{info, warn};
 
 use crate::CommandResult;
 use crate::cli::{Attach, Detach, Nics, Stop};
-use crate::held_nics;
 use crate::output::{Failure, colors, print, print_json, style};
 use crate::unresponsive::{client_failure, kill, revoke_failure, whereabouts};
+use crate::{held_nics, libvirt_xml};
 
 pub(crate) fn attach(arguments: &Attach, dirs: &Dirs) -> CommandResult {
-    let spec = spec(arguments)?;
-    let attached = Client::connect(&dirs.run, &arguments.guest)
-        .and_then(|mut client| client.attach(&spec.to_string()))
-        .map_err(|error| client_failure(error, &arguments.guest, dirs))?;
-    let nic = attached.nic;
-    if arguments.output.is_json() {
-        return print_json(&row(nic)?);
+    let mut rows = Vec::new();
+    for spec in specs(arguments)? {
+        let attached = Client::connect(&dirs.run, &arguments.guest)
+            .and_then(|mut client| client.attach(&spec.to_string()))
+            .map_err(|error| client_failure(error, &arguments.guest, dirs))?;
+        let nic = attached.nic;
+        if arguments.output.is_json() {
+            rows.push(row(nic)?);
+            continue;
+        }
+        let vhost = if nic.vhost { " with vhost-net" } else { "" };
+        print(&format!(
+            "{} attached: '{}'{vhost}, {} granted\n",
+            nic.mac,
+            nic.ifname,
+            descriptors(nic.devices.len())
+        ))?;
     }
-    let vhost = if nic.vhost { " with vhost-net" } else { "" };
-    print(&format!(
-        "{} attached: '{}'{vhost}, {} granted\n",
-        nic.mac,
-        nic.ifname,
-        descriptors(nic.devices.len())
-    ))
+    if !arguments.output.is_json() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    match &rows[..] {
+        // Of a domain there is a list, however many interfaces it has.
+        [row] if arguments.libvirt.domain.is_none() => print_json(row),
+        rows => print_json(rows),
+    }
 }
 
 pub(crate) fn detach(arguments: &Detach, dirs: &Dirs) -> CommandResult {
@@ -102,41 +110,19 @@ pub(crate) fn nics(arguments: &Nics, dirs: &Dirs) -> CommandResult {
     if arguments.output.is_json() { print_json(&rows) } else { print(&nic_table(&rows, &style(false))) }
 }
 
-/// The interface to attach, from its SPEC or its XML.
-fn spec(arguments: &Attach) -> Result<NicSpec, Failure> {
-    let color = colors(&std::io::stderr());
-    match (&arguments.nic, &arguments.xml) {
-        (Some(nic), _) => nic.parse().map_err(|error: SpecError| {
-            let rendered = error.render(color);
+/// The interfaces to attach, from a SPEC or from XML.
+fn specs(arguments: &Attach) -> Result<Vec<NicSpec>, Failure> {
+    if let Some(nic) = &arguments.nic {
+        let spec = nic.parse().map_err(|error: SpecError| {
+            let rendered = error.render(colors(&std::io::stderr()));
             Failure::pointing(error, rendered)
-        }),
-        (None, Some(file)) => {
-            let text = read(file).map_err(Failure::input)?;
-            let read = xml::parse(&text, &file.display().to_string()).map_err(|error| {
-                let rendered = error.render(color);
-                Failure::pointing(error, rendered)
-            })?;
-            read.notes.iter().for_each(|note| tracing::warn!("{}: {note}", file.display()));
-            Ok(read.nic)
-        }
-        (None, None) => Err(Failure::input(anyhow::anyhow!("--nic SPEC or --xml FILE is needed"))),
+        })?;
+        return Ok(vec![spec]);
     }
-}
-
-/// More than any interface has; the parser has its own, lower limit and error.
-const MAX_INTERFACE_BYTES: u64 = 1 << 20;
-
-fn read(file: &Path) -> anyhow::Result<String> {
-    let failed = || format!("Interface can't be read from {}", file.display());
-    let mut text = String::new();
-    if file == Path::new("-") {
-        std::io::stdin().lock().take(MAX_INTERFACE_BYTES).read_to_string(&mut text).with_context(failed)?;
-    } else {
-        std::fs::File::open(file)
-            .and_then(|file| file.take(MAX_INTERFACE_BYTES).read_to_string(&mut text))
-            .with_context(failed)?;
+    match &arguments.xml {
+        Some(file) => Ok(vec![libvirt_xml::interface(file, &arguments.libvirt)?]),
+        None => libvirt_xml::domain(&arguments.libvirt),
     }
-    Ok(text)
 }
 
 fn row(nic: api::Nic) -> anyhow::Result<NicRow> {

@@ -15,6 +15,7 @@ mod guest;
 mod held_nics;
 mod lake;
 mod ledger;
+mod libvirt_xml;
 mod list;
 mod live;
 mod log;

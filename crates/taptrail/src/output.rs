@@ -161,7 +161,7 @@ pub(crate) fn parsed(message: &clap::Error) -> ExitCode {
 }
 
 /// As [`print()`], JSON with a newline.
-pub(crate) fn print_json(value: &impl serde::Serialize) -> CommandResult {
+pub(crate) fn print_json(value: &(impl serde::Serialize + ?Sized)) -> CommandResult {
     print(&taptrail_report::json(value)?)
 }
 

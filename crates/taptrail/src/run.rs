@@ -36,7 +36,7 @@ pub(crate) fn run(cli: &Cli, arguments: &Run, dirs: Dirs) -> CommandResult {
         Err(failure) => return Err(failure),
     };
     if arguments.background {
-        return background::run(cli, arguments, &request.name);
+        return background::run(cli, arguments, request);
     }
     supervised(arguments.ready_fd, |caller| {
         let adopt = AdoptOptions {

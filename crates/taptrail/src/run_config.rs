@@ -15,6 +15,7 @@ use taptrail_record::GuestId;
 use uuid::Uuid;
 
 use crate::cli::Run;
+use crate::libvirt_xml;
 use crate::output::{Failure, colors};
 
 /// Where a QEMU without a path is searched. Not in PATH: whoever sets it would choose the program
@@ -105,7 +106,8 @@ fn of_arguments(arguments: &Run) -> Result<GuestRequest, Failure> {
     let name = arguments.name.clone().unwrap_or_default();
     check_name(&name).map_err(Failure::input)?;
     let nics: Result<Vec<NicSpec>, SpecError> = arguments.nic.iter().map(|nic| nic.parse()).collect();
-    let nics = nics.map_err(pointing_into_spec)?;
+    let mut nics = nics.map_err(pointing_into_spec)?;
+    nics.extend(libvirt_xml::domain(&arguments.libvirt)?);
     check_unique(&nics).map_err(pointing_into_spec)?;
     let limits: Result<Vec<Limit>, LimitError> = arguments.limit.iter().map(|limit| limit.parse()).collect();
     Ok(GuestRequest {

@@ -26,6 +26,7 @@ import json, sys, time
 import duckdb
 query, times = sys.argv[1], int(sys.argv[2])
 database = duckdb.connect()
+database.execute('SET enable_progress_bar = false')
 took = []
 for run in range(times + 1):
     begun = time.perf_counter()

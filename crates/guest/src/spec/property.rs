@@ -98,6 +98,13 @@ static TABLE: [Definition; Property::COUNT] = [
     driver("page-per-vq", "page-per-vq", Kind::Switch, DRIVER, "page_per_vq"),
     driver("rss", "rss", Kind::Switch, DRIVER, "rss"),
     driver("hash", "hash", Kind::Switch, DRIVER, "rss_hash_report"),
+    Definition {
+        key: "failover",
+        qemu: "failover",
+        kind: Kind::Switch,
+        models: Models::Virtio,
+        xml: InXml { path: &["teaming"], attribute: "type", words: &[("persistent", "on")] },
+    },
     driver("csum", "csum", Kind::Switch, HOST, "csum"),
     driver("gso", "gso", Kind::Switch, HOST, "gso"),
     driver("host-tso4", "host_tso4", Kind::Switch, HOST, "tso4"),
@@ -124,7 +131,7 @@ const fn in_xml(element: &'static str, attribute: &'static str) -> InXml {
 
 impl Property {
     /// How many there are.
-    pub(crate) const COUNT: usize = 27;
+    pub(crate) const COUNT: usize = 28;
 
     /// Every property, in canonical order.
     pub fn all() -> impl Iterator<Item = Self> {

@@ -27,7 +27,8 @@ fn every_example_in_the_reference_is_taken() {
         .collect();
     assert!(specs.len() >= 6);
     // The XML example and the SPEC after it are said to be one and the same.
-    let interface = xml::parse(blocks(&text, "xml")[0], "docs/nic-spec.md").unwrap();
+    let interface =
+        xml::parse(blocks(&text, "xml")[0], "docs/nic-spec.md", &xml::Networks::default()).unwrap();
     assert_eq!(Some(&interface.nic), specs.last());
 }
 
@@ -51,5 +52,8 @@ fn an_error_in_the_reference_looks_as_it_does() {
     assert_eq!(pictures[0], error.render(false));
     let xml =
         "<interface type='bridge'>\n  <source bridge='br0'/>\n  <bandwidth>\n  </bandwidth>\n</interface>";
-    assert_eq!(pictures[1], xml::parse(xml, "web1.xml").expect_err("bandwidth").render(false));
+    assert_eq!(
+        pictures[1],
+        xml::parse(xml, "web1.xml", &xml::Networks::default()).expect_err("bandwidth").render(false)
+    );
 }

@@ -33,7 +33,7 @@ impl<'d> Element<'d> {
     /// its type.
     pub(super) fn title(self) -> String {
         match self.node.attribute("type") {
-            Some(kind) if self.node.parent_element().is_none() => {
+            Some(kind) if self.name() == "interface" => {
                 format!("<{} type='{}'>", quoted(self.name()), quoted(kind))
             }
             _ => format!("<{}>", quoted(self.name())),
@@ -87,7 +87,9 @@ impl<'d> Element<'d> {
         let fault =
             Fault::new(child.span(), XmlProblem::Element { name: quoted(name), parent: self.title() });
         match name {
-            "script" | "downscript" => fault.help("remove it: taptrail runs no scripts, and configures the link itself"),
+            "script" | "downscript" => {
+                fault.help("remove it: taptrail runs no scripts, and configures the link itself")
+            }
             _ => did_you_mean(fault, name, children),
         }
     }
@@ -95,6 +97,16 @@ impl<'d> Element<'d> {
     /// The only child element of this name, if it is there.
     pub(super) fn child(self, name: &str) -> Option<Self> {
         self.node.children().find(|node| node.has_tag_name(name)).map(|node| Self { node })
+    }
+
+    /// The child elements of this name.
+    pub(super) fn children(self, name: &str) -> impl Iterator<Item = Self> {
+        self.node.children().filter(move |node| node.has_tag_name(name)).map(|node| Self { node })
+    }
+
+    /// The text in it.
+    pub(super) fn text(self) -> &'d str {
+        self.node.text().unwrap_or_default().trim()
     }
 
     /// An attribute with something in it, if it is there.

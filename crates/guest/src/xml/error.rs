@@ -60,9 +60,23 @@ pub enum XmlProblem {
     /// A kind of interface that taptrail does not open.
     #[error("Interface type '{0}' is not supported")]
     Type(String),
-    /// A network, of which neither bridge nor device is named.
-    #[error("Which bridge or device the network has is not said")]
-    Network,
+    /// A network whose bridge or device is not known.
+    #[error("Network '{0}' is not known here")]
+    UnknownNetwork(String),
+    /// A network whose interfaces taptrail can't open.
+    #[error("Network '{name}' can't be used: {reason}")]
+    Network {
+        /// The network's name.
+        name: String,
+        /// Why.
+        reason: String,
+    },
+    /// Another document than a network's.
+    #[error("The root element is <{0}>, not <network>")]
+    NoNetwork(String),
+    /// Another document than a domain's.
+    #[error("The root element is <{0}>, not <domain>")]
+    NoDomain(String),
     /// Not one of the values that the attribute takes.
     #[error("'{text}' can't be '{attribute}': {} is needed", spec::either(choices))]
     Choice {

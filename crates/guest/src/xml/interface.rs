@@ -4,9 +4,10 @@ use std::borrow::Cow;
 
 use roxmltree::{Attribute, Node};
 
-use super::FromXml;
 use super::element::{Element, choose};
 use super::error::{Fault, XmlProblem};
+use super::network::{Network, Networks};
+use super::{FromDomain, FromXml};
 use crate::qemu::model::Model;
 use crate::spec::{Given, InXml, Key, PartialSpec, Problem, Property, quoted};
 
@@ -22,7 +23,7 @@ enum Type {
 }
 
 /// What every type takes.
-const CHILDREN: [&str; 14] = [
+const CHILDREN: [&str; 15] = [
     "mac",
     "source",
     "model",
@@ -36,6 +37,7 @@ const CHILDREN: [&str; 14] = [
     "boot",
     "acpi",
     "rom",
+    "teaming",
     "address",
 ];
 
@@ -46,12 +48,36 @@ const DEFAULT_MODEL: &str =
 const NO_MODEL: &str =
     "there is no <model>: the NIC is libvirt's default, which is rtl8139 on x86 and virtio elsewhere";
 
-pub(super) fn read(root: Node<'_, '_>) -> Result<FromXml, Fault> {
+pub(super) fn read(root: Node<'_, '_>, networks: &Networks) -> Result<FromXml, Fault> {
     let interface = Element::new(root)?;
     if interface.name() != "interface" {
         return Err(refuse_root(interface));
     }
-    let kind = kind(interface)?;
+    read_interface(interface, networks)
+}
+
+/// The interfaces of a domain, and the types of those that taptrail does not open.
+pub(super) fn read_domain(root: Node<'_, '_>, networks: &Networks) -> Result<FromDomain, Fault> {
+    let domain = Element::new(root)?;
+    if domain.name() != "domain" {
+        return Err(Fault::new(domain.span(), XmlProblem::NoDomain(quoted(domain.name()))));
+    }
+    let mut read = FromDomain::default();
+    for devices in domain.children("devices") {
+        for interface in devices.children("interface") {
+            match interface.needs("type")?.value() {
+                "bridge" | "network" | "ethernet" | "direct" => {
+                    read.interfaces.push(read_interface(interface, networks)?);
+                }
+                other => read.left_out.push(quoted(other)),
+            }
+        }
+    }
+    Ok(read)
+}
+
+fn read_interface(interface: Element<'_>, networks: &Networks) -> Result<FromXml, Fault> {
+    let (kind, network) = kind(interface, networks)?;
     match kind {
         Type::Bridge => interface.takes(&["type"], &[&CHILDREN[..], &["port", "vlan"]].concat())?,
         Type::Ethernet | Type::Direct => {
@@ -60,7 +86,7 @@ pub(super) fn read(root: Node<'_, '_>) -> Result<FromXml, Fault> {
     }
 
     let mut draft = PartialSpec::default();
-    source(interface, kind, &mut draft)?;
+    source(interface, kind, network, &mut draft)?;
     target(interface, kind, &mut draft)?;
     mac(interface, &mut draft)?;
     let model = model(interface, &mut draft)?;
@@ -71,7 +97,7 @@ pub(super) fn read(root: Node<'_, '_>) -> Result<FromXml, Fault> {
     driver(interface, &model, &mut draft)?;
     rom(interface, &mut draft)?;
     properties(interface, &model, &mut draft)?;
-    backend(interface, kind, &mut draft)?;
+    backend(interface, kind, &model, &mut draft)?;
     port(interface, &mut draft)?;
     vlan(interface, &mut draft)?;
     link(interface)?;
@@ -94,28 +120,47 @@ pub(super) fn read(root: Node<'_, '_>) -> Result<FromXml, Fault> {
 fn refuse_root(root: Element<'_>) -> Fault {
     let fault = Fault::new(root.span(), XmlProblem::Root(quoted(root.name())));
     match root.name() {
-        "domain" | "devices" => fault.help(
-            "give one interface alone: virsh dumpxml GUEST --inactive --xpath '(//interface)[1]' writes the first",
-        ),
+        "domain" => fault.help("--domain FILE takes all interfaces of a domain"),
         _ => fault,
     }
 }
 
-fn kind(interface: Element<'_>) -> Result<Type, Fault> {
+/// The type, and the network that says which bridge or device it has, if the interface does not.
+fn kind(interface: Element<'_>, networks: &Networks) -> Result<(Type, Option<Network>), Fault> {
     let attribute = interface.needs("type")?;
     match attribute.value() {
-        "bridge" => Ok(Type::Bridge),
-        "ethernet" => Ok(Type::Ethernet),
-        "direct" => Ok(Type::Direct),
+        "bridge" => Ok((Type::Bridge, None)),
+        "ethernet" => Ok((Type::Ethernet, None)),
+        "direct" => Ok((Type::Direct, None)),
         // What libvirt made of a network stands in the XML of a guest that runs.
-        "network" => match interface.child("source") {
-            Some(source) if source.attribute("bridge")?.is_some() => Ok(Type::Bridge),
-            Some(source) if source.attribute("dev")?.is_some() => Ok(Type::Direct),
-            _ => Err(Fault::new(attribute.range_value(), XmlProblem::Network).help(
-                "the XML of a running guest names the network's bridge or device (virsh dumpxml GUEST); or write \
-                 type='bridge' with the bridge that virsh net-info names",
-            )),
-        },
+        "network" => {
+            let source = interface.needs_child("source")?;
+            if source.attribute("bridge")?.is_some() {
+                return Ok((Type::Bridge, None));
+            }
+            if source.attribute("dev")?.is_some() {
+                return Ok((Type::Direct, None));
+            }
+            let name = source.needs("network")?;
+            if let Some(group) = source.attribute("portgroup")? {
+                let problem =
+                    XmlProblem::Attribute { name: group.name().to_owned(), element: source.title() };
+                return Err(Fault::new(group.range(), problem));
+            }
+            match networks.find(name.value()) {
+                Some(network @ Network::Bridge(_)) => Ok((Type::Bridge, Some(network))),
+                Some(network @ Network::Macvtap { .. }) => Ok((Type::Direct, Some(network))),
+                Some(Network::Other(reason)) => {
+                    let problem = XmlProblem::Network { name: quoted(name.value()), reason };
+                    Err(Fault::new(name.range_value(), problem))
+                }
+                None => {
+                    let problem = XmlProblem::UnknownNetwork(quoted(name.value()));
+                    Err(Fault::new(name.range_value(), problem)
+                        .help("give its definition, which virsh net-dumpxml writes, with --network FILE"))
+                }
+            }
+        }
         other => {
             let fault = Fault::new(attribute.range_value(), XmlProblem::Type(quoted(other)));
             Err(fault.help(match other {
@@ -156,7 +201,37 @@ fn takes_source(interface: Element<'_>, source: Element<'_>, own: &[&str]) -> Re
     }
 }
 
-fn source<'d>(interface: Element<'d>, kind: Type, draft: &mut PartialSpec<'d>) -> Result<(), Fault> {
+/// The value of a network's definition, to which the network's name points.
+fn give_of_network<'d>(
+    draft: &mut PartialSpec<'d>,
+    key: Key,
+    name: Attribute<'d, 'd>,
+    value: impl Into<Cow<'d, str>>,
+) -> Result<(), Fault> {
+    let (key_span, value_span) = (name.range(), name.range_value());
+    Ok(draft.give(key, Given { key_span, value_span, value: value.into() })?)
+}
+
+fn source<'d>(
+    interface: Element<'d>,
+    kind: Type,
+    network: Option<Network>,
+    draft: &mut PartialSpec<'d>,
+) -> Result<(), Fault> {
+    if let Some(network) = network {
+        let source = interface.needs_child("source")?;
+        takes_source(interface, source, &[])?;
+        let name = source.needs("network")?;
+        return match network {
+            Network::Bridge(bridge) => give_of_network(draft, Key::Bridge, name, bridge),
+            Network::Macvtap { lower, mode } => {
+                give_of_network(draft, Key::Macvtap, name, lower)?;
+                give_of_network(draft, Key::Mode, name, mode)
+            }
+            // It was refused before.
+            Network::Other(_) => Ok(()),
+        };
+    }
     match kind {
         Type::Bridge => {
             let source = interface.needs_child("source")?;
@@ -271,7 +346,7 @@ fn attributes_of(path: &[&str]) -> Vec<&'static str> {
 
 /// What is passed on to QEMU's device.
 fn properties<'d>(interface: Element<'d>, model: &Model, draft: &mut PartialSpec<'d>) -> Result<(), Fault> {
-    for name in ["boot", "acpi"] {
+    for name in ["boot", "acpi", "teaming"] {
         if let Some(element) = interface.child(name) {
             element.takes(&attributes_of(&[name]), &[])?;
         }
@@ -320,23 +395,28 @@ fn scripts(interface: Element<'_>) -> Result<(), Fault> {
         script.takes(&["path"], &[])?;
         if let Some(path) = script.text_of("path") {
             let problem = XmlProblem::Element { name: name.to_owned(), parent: interface.title() };
-            return Err(
-                Fault::new(path.range(), problem).help("remove it: taptrail runs no scripts, and configures the link itself")
-            );
+            return Err(Fault::new(path.range(), problem)
+                .help("remove it: taptrail runs no scripts, and configures the link itself"));
         }
     }
     Ok(())
 }
 
 /// Paths of the devices to open.
-fn backend<'d>(interface: Element<'d>, kind: Type, draft: &mut PartialSpec<'d>) -> Result<(), Fault> {
+fn backend<'d>(
+    interface: Element<'d>,
+    kind: Type,
+    model: &Model,
+    draft: &mut PartialSpec<'d>,
+) -> Result<(), Fault> {
     let Some(backend) = interface.child("backend") else { return Ok(()) };
     match kind {
         Type::Bridge | Type::Ethernet => backend.takes(&["tap", "vhost"], &[])?,
         Type::Direct => backend.takes(&["vhost"], &[])?,
     }
     for (name, key) in [("tap", Key::TunPath), ("vhost", Key::VhostPath)] {
-        if let Some(path) = backend.attribute(name)? {
+        // As libvirt, which opens no vhost-net for another model.
+        if let Some(path) = backend.attribute(name)?.filter(|_| name == "tap" || model.is_virtio()) {
             give(draft, key, path)?;
         }
     }

@@ -6,11 +6,11 @@ use super::*;
 fn canonical(text: &str) -> String {
     let virtio = text.replace("</interface>", "<model type='virtio'/></interface>");
     let text = if text.contains("<model") { text } else { &virtio };
-    parse(text, "nic.xml").unwrap_or_else(|error| panic!("{error}")).nic.to_string()
+    parse(text, "nic.xml", &Networks::default()).unwrap_or_else(|error| panic!("{error}")).nic.to_string()
 }
 
 fn refused(text: &str) -> XmlError {
-    parse(text, "nic.xml").expect_err(text)
+    parse(text, "nic.xml", &Networks::default()).expect_err(text)
 }
 
 /// As `virsh dumpxml` writes it, without `<address>`.
@@ -61,9 +61,50 @@ fn what_a_running_guests_xml_says_of_a_network_is_taken() {
     let port = "portid='e7a1cf20-4c4f-4a1b-8a41-31d9b9ac8b07'";
     assert_eq!(canonical(&of(&format!("network='default' {port} bridge='virbr0'"))), "bridge=virbr0");
     assert_eq!(canonical(&of(&format!("network='lan' {port} dev='eth0' mode='bridge'"))), "macvtap=eth0");
-    assert!(matches!(*refused(&of("network='default'")).problem, XmlProblem::Network));
+    assert!(matches!(*refused(&of("network='default'")).problem, XmlProblem::UnknownNetwork(_)));
     let mixed = "<interface type='bridge'><source network='default' bridge='br0'/></interface>";
     assert!(matches!(*refused(mixed).problem, XmlProblem::Attribute { .. }));
+}
+
+#[test]
+fn a_networks_definition_names_its_bridge_or_device() {
+    let mut networks = Networks::default();
+    for (name, inner) in [
+        ("default", "<forward mode='nat'/><bridge name='virbr0'/>"),
+        ("lan", "<forward mode='vepa' dev='eth0'/>"),
+        ("cards", "<forward mode='hostdev' managed='yes'/>"),
+    ] {
+        networks.add(&format!("<network><name>{name}</name>{inner}</network>"), "n.xml").unwrap();
+    }
+    let of = |source: &str| {
+        let text =
+            format!("<interface type='network'>\n<source {source}/><model type='virtio'/></interface>");
+        parse(&text, "nic.xml", &networks)
+    };
+    assert_eq!(of("network='default'").unwrap().nic.to_string(), "bridge=virbr0");
+    assert_eq!(of("network='lan'").unwrap().nic.to_string(), "macvtap=eth0,mode=vepa");
+    // What the guest has now counts.
+    assert_eq!(of("network='default' bridge='virbr9'").unwrap().nic.to_string(), "bridge=virbr9");
+    let refused = of("network='cards'").unwrap_err();
+    assert_eq!((refused.line, refused.column), (2, 18));
+    assert!(refused.to_string().contains("it has PCI devices"), "{refused}");
+    assert!(of("network='default' portgroup='x'").unwrap_err().to_string().contains("'portgroup'"));
+}
+
+#[test]
+fn a_domains_interfaces_are_taken_and_the_others_named() {
+    let text = "<domain type='kvm'><name>web1</name><devices><disk type='file'/>\
+                <interface type='bridge'><source bridge='br0'/><model type='virtio'/></interface>\
+                <interface type='user'/><interface type='hostdev'><source/></interface>\
+                <interface type='direct'><source dev='eth0'/><model type='e1000'/></interface></devices></domain>";
+    let read = parse_domain(text, "web1.xml", &Networks::default()).unwrap();
+    let specs: Vec<String> = read.interfaces.iter().map(|read| read.nic.to_string()).collect();
+    assert_eq!(specs, ["bridge=br0", "macvtap=eth0,mode=vepa,model=e1000"]);
+    assert_eq!(read.left_out, ["user", "hostdev"]);
+    let bad = text.replace("dev='eth0'", "dev=''");
+    let error = parse_domain(&bad, "web1.xml", &Networks::default()).unwrap_err();
+    assert!(error.to_string().contains("'dev' is empty"), "{error}");
+    assert!(parse_domain(LIVE, "web1.xml", &Networks::default()).is_err());
 }
 
 #[test]
@@ -112,7 +153,7 @@ fn properties_of_the_device_have_their_keys() {
 fn what_is_not_as_libvirt_has_it_is_noted() {
     let read = |inner: &str| {
         let text = format!("<interface type='bridge'><source bridge='b'/>{inner}</interface>");
-        parse(&text, "nic.xml").unwrap()
+        parse(&text, "nic.xml", &Networks::default()).unwrap()
     };
     let address = "<address type='pci' domain='0x0000' bus='0x01' slot='0x00' function='0x0'/>";
     let notes = read(&format!("<model type='virtio'/>{address}")).notes;
@@ -206,9 +247,9 @@ fn line_and_column_are_counted_in_characters() {
 #[test]
 fn the_limits_hold() {
     let padded = |length: usize| format!("{LIVE}<!--{}-->", " ".repeat(length - LIVE.len() - 7));
-    assert!(parse(&padded(XML_LIMIT), "nic.xml").is_ok());
+    assert!(parse(&padded(XML_LIMIT), "nic.xml", &Networks::default()).is_ok());
     assert!(matches!(*refused(&padded(XML_LIMIT + 1)).problem, XmlProblem::TooLong { .. }));
-    let deep = format!("{}{}", "<a>".repeat(9000), "</a>".repeat(9000));
+    let deep = format!("{}{}", "<a>".repeat(70_000), "</a>".repeat(70_000));
     assert!(matches!(*refused(&deep).problem, XmlProblem::Malformed(roxmltree::Error::NodesLimitReached)));
     let bomb = "<!DOCTYPE a [<!ENTITY a 'aaaa'>]><interface type='bridge'/>";
     assert!(matches!(*refused(bomb).problem, XmlProblem::Malformed(roxmltree::Error::DtdDetected)));
@@ -283,7 +324,7 @@ proptest! {
     fn no_text_brings_the_reader_or_its_errors_down(
         text in prop_oneof![".*".boxed(), prop::collection::vec(piece(), 0..24).prop_map(|all| all.concat()).boxed()],
     ) {
-        if let Err(error) = parse(&text, "nic.xml") {
+        if let Err(error) = parse(&text, "nic.xml", &Networks::default()) {
             prop_assert!(error.render(false).contains(&format!("nic.xml:{}:{}", error.line, error.column)), "{}", error);
             prop_assert!(!error.render(true).is_empty());
             prop_assert_eq!(error.to_string().lines().count(), 1);
@@ -294,7 +335,7 @@ proptest! {
     fn a_byte_out_of_place_brings_nothing_down(at in 0..FULL.len(), byte in "\\PC") {
         let mut text = FULL.to_owned();
         text.replace_range(at..=at, &byte);
-        match parse(&text, "nic.xml") {
+        match parse(&text, "nic.xml", &Networks::default()) {
             Ok(read) => prop_assert_eq!(read.nic.to_string().parse(), Ok(read.nic)),
             Err(error) => prop_assert!(!error.render(false).is_empty()),
         }
