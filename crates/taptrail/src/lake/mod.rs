@@ -67,11 +67,14 @@ fn compact(arguments: &Compact) -> CommandResult {
         return print("Nothing to compact: all batches are in the last generation\n");
     };
     let mut text = format!(
-        "{} batches compacted: {} objects written, {} as they were\n",
-        done.batches, done.objects_written, done.objects_kept
+        "{} compacted: {} written, {} as before\n",
+        counted(done.batches, "batch", "batches"),
+        counted(done.objects_written, "object", "objects"),
+        done.objects_kept
     );
     if done.derived_hosts > 0 {
-        let _ = writeln!(text, "{} hosts derived from several readings", done.derived_hosts);
+        let hosts = counted(done.derived_hosts, "host", "hosts");
+        let _ = writeln!(text, "{hosts} derived from several readings");
     }
     for Hole { host, time } in &done.holes {
         let _ = writeln!(
@@ -87,6 +90,12 @@ fn compact(arguments: &Compact) -> CommandResult {
     }
     let _ = writeln!(text, "Root {}", done.root);
     print(&text)
+}
+
+/// A number of things.
+fn counted<T: PartialEq<T> + From<u8> + std::fmt::Display>(number: T, one: &str, several: &str) -> String {
+    let noun = if number == T::from(1) { one } else { several };
+    format!("{number} {noun}")
 }
 
 fn day(option: &str, time: Option<&str>) -> Result<Option<Day>, Failure> {
@@ -122,8 +131,8 @@ fn findings(arguments: &FleetFindings) -> CommandResult {
     }
     if !snapshot.batches.is_empty() {
         tracing::warn!(
-            "{} batches are not compacted, and not read: `taptrail lake compact` takes them in",
-            snapshot.batches.len()
+            "{} not compacted, and not read: `taptrail lake compact` takes in what waits",
+            counted(snapshot.batches.len(), "batch is", "batches are")
         );
     }
     Ok(if count == 0 { ExitCode::SUCCESS } else { ExitCode::from(FOUND) })
@@ -171,7 +180,11 @@ fn prune(arguments: &PruneLake) -> CommandResult {
         return print_json(&pruned);
     }
     let Pruned { root, days, objects_deleted, bytes_deleted } = pruned;
-    let mut text = format!("{days} days removed; {objects_deleted} objects deleted, {bytes_deleted} bytes\n");
+    let mut text = format!(
+        "{} removed; {} deleted, {bytes_deleted} bytes\n",
+        counted(days, "day", "days"),
+        counted(objects_deleted, "object", "objects")
+    );
     if let Some(root) = root {
         let _ = writeln!(text, "Root {root}");
     }
@@ -206,8 +219,13 @@ fn checked_text(checked: &Checked) -> String {
     }
     let _ = writeln!(
         text,
-        "{} generations, {} objects of {} bytes and {} rows; {} batches not compacted, {} objects not named",
-        checked.generations, checked.objects, checked.bytes, checked.rows, checked.batches, checked.leftovers
+        "{}, {} of {} bytes and {} rows; {} not compacted, {} not named",
+        counted(checked.generations, "generation", "generations"),
+        counted(checked.objects, "object", "objects"),
+        checked.bytes,
+        checked.rows,
+        counted(checked.batches, "batch", "batches"),
+        counted(checked.leftovers, "object", "objects"),
     );
     if !checked.content_read {
         text.push_str("The content of objects was not read (--quick)\n");
