@@ -37,6 +37,8 @@ pub(crate) enum Chore {
     Scenarios(ScenariosArguments),
     LinuxGuest(LinuxGuestArguments),
     Promises(PromisesArguments),
+    Man(ManArguments),
+    Completions(CompletionsArguments),
     Demo(DemoArguments),
     Engines(EnginesArguments),
     Bench(CostArguments),
@@ -58,6 +60,33 @@ pub(crate) struct PromisesArguments {
     /// Only check that it is up to date
     #[arg(long)]
     pub(crate) check: bool,
+}
+
+/// Write the manual pages: of each command, of records, of guest files and of the bridge helper.
+///
+/// They are in DIR/man1, DIR/man5, DIR/man7 and DIR/man8: `man -M DIR taptrail-run` shows one. Their date is that of
+/// SOURCE_DATE_EPOCH, or today.
+#[derive(Debug, Args)]
+pub(crate) struct ManArguments {
+    /// Directory for them; pages of the same names are overwritten
+    #[arg(value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+
+    /// The program, which knows its command line [default: it is built]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) taptrail: Option<PathBuf>,
+}
+
+/// Write the completions of bash, zsh and fish: DIR/taptrail.bash, DIR/_taptrail, DIR/taptrail.fish.
+///
+/// A package installs them as /usr/share/bash-completion/completions/taptrail, as _taptrail in a directory of zsh's
+/// fpath (/usr/share/zsh/vendor-completions, /usr/share/zsh/site-functions), and as
+/// /usr/share/fish/vendor_completions.d/taptrail.fish.
+#[derive(Debug, Args)]
+pub(crate) struct CompletionsArguments {
+    /// Directory for them; files of the same names are overwritten
+    #[arg(value_name = "DIR")]
+    pub(crate) dir: PathBuf,
 }
 
 /// Ask the questions of `taptrail lake sql` in DuckDB, ClickHouse and Spark, and compare the answers

@@ -6,11 +6,14 @@ mod agent;
 mod auditing;
 mod bench;
 mod cli;
+mod completions;
 mod demo;
 mod engines;
 mod interrupt;
 mod kernels;
 mod libvirt;
+mod man;
+mod program;
 mod programs;
 mod promises;
 mod python;
@@ -52,6 +55,8 @@ fn main() -> ExitCode {
         Chore::Demo(arguments) => demo::run(&arguments),
         Chore::Engines(arguments) => engines::run(&arguments),
         Chore::Promises(arguments) => promises::run(arguments.check),
+        Chore::Man(arguments) => man::write(&arguments),
+        Chore::Completions(arguments) => completions::write(&arguments),
         Chore::Agent => agent::run(),
     };
     done.unwrap_or_else(|error| {

@@ -85,7 +85,7 @@ pub(crate) fn mark(guest: &GuestId, mac: MacAddr) -> String {
 }
 
 /// The guest's uuid and the interface's MAC in a mark.
-pub(crate) fn read_mark(alias: &str) -> Option<(Uuid, MacAddr)> {
+pub fn read_mark(alias: &str) -> Option<(Uuid, MacAddr)> {
     let (uuid, mac) = alias.strip_prefix(MARK)?.strip_prefix(' ')?.split_once(' ')?;
     Some((uuid.parse().ok()?, mac.parse().ok()?))
 }

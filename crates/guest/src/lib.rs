@@ -76,6 +76,7 @@ pub use driver::{AdoptError, AdoptOptions, Ended, StartError, StartOptions};
 pub use duration::{DurationError, duration};
 pub use environment::{EnvironmentError, environment};
 pub use host::LeftOverError;
+pub use host_link::read_mark;
 pub use interface::OpenError;
 pub use marked::MarkedError;
 pub use recovery::{

@@ -71,6 +71,12 @@ use crate::copy::{CopyError, PrivateCopy};
 /// How long a supervisor waits for another supervisor's transaction.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long [`Ledger::open_at_once`] waits for another process.
+const AT_ONCE_TIMEOUT: Duration = Duration::from_millis(20);
+
+/// The largest ledger in bytes that [`Ledger::open_at_once`] copies.
+const MAX_COPY_AT_ONCE: u64 = 4 << 20;
+
 /// The host's ledger, open.
 #[derive(Debug)]
 pub struct Ledger {
@@ -171,6 +177,29 @@ impl Ledger {
             }
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// As [`open_to_read`](Self::open_to_read), for whoever must not wait: `None` if the ledger is
+    /// just being made, or if it would have to be copied and has more than 4 MiB.
+    ///
+    /// # Errors
+    ///
+    /// As [`open_to_read`](Self::open_to_read); or another process has locked it.
+    pub fn open_at_once(state_dir: &Path) -> Result<Option<Self>, LedgerError> {
+        let path = Self::checked_file(state_dir)?;
+        let ledger = match Self::connect_to_read(&path) {
+            Err(LedgerError::Open { source, .. }) if needs_write_access(&source) => {
+                let bytes = std::fs::metadata(&path).map_or(u64::MAX, |file| file.len());
+                if bytes > MAX_COPY_AT_ONCE {
+                    return Ok(None);
+                }
+                Self::copy_of(path)?
+            }
+            opened => opened?,
+        };
+        let failed = |source| LedgerError::Open { path: ledger.path.clone(), source };
+        ledger.connection.busy_timeout(AT_ONCE_TIMEOUT).map_err(failed)?;
+        if ledger.is_empty()? { Ok(None) } else { ledger.check_schema().map(Some) }
     }
 
     /// The path of the ledger in `state_dir`, which nobody else can have written to.

@@ -179,6 +179,37 @@ impl Ledger {
         self.guests_where("ended IS NULL")
     }
 
+    /// The guests of the last thousand starts, oldest first.
+    ///
+    /// # Errors
+    ///
+    /// The query fails, or a row is invalid.
+    pub fn recent_guests(&self) -> Result<Vec<Guest>, LedgerError> {
+        self.guests_where("id > (SELECT max(id) FROM guest) - 1000")
+    }
+
+    /// The MACs of the last thousand opens, each once.
+    ///
+    /// # Errors
+    ///
+    /// The query fails, or a row is invalid.
+    pub fn recent_macs(&self) -> Result<Vec<MacAddr>, LedgerError> {
+        let failed = |source| LedgerError::Read { source };
+        let sql = format!(
+            "SELECT {mac}, max(id) FROM device WHERE id > (SELECT max(id) FROM device) - 1000 GROUP BY 1",
+            mac = bounded("mac"),
+        );
+        let mut statement = self.connection.prepare(&sql).map_err(failed)?;
+        let mut rows = statement.query([]).map_err(failed)?;
+        let mut macs = Vec::new();
+        while let Some(row) = rows.next().map_err(failed)? {
+            let id = row.get(1).map_err(failed)?;
+            let mac = text_of(row, 0, "device", id)?;
+            macs.push(mac.parse().map_err(|_| invalid_row("device", id, &mac, "MAC address"))?);
+        }
+        Ok(macs)
+    }
+
     fn guests_where(&self, condition: &str) -> Result<Vec<Guest>, LedgerError> {
         let failed = |source| LedgerError::Read { source };
         let mut statement = self

@@ -2,11 +2,13 @@
 
 mod archive;
 mod color;
+mod complete;
 mod format;
 mod groups;
 mod guests;
 mod lake;
 mod lake_sql;
+mod man;
 mod queries;
 mod report;
 mod schema;
@@ -28,11 +30,13 @@ use uuid::Uuid;
 
 pub(crate) use self::archive::Archive;
 pub(crate) use self::color::{ColorChoice, help_color};
+pub(crate) use self::complete::{Complete, Shell};
 use self::format::{OutputFormat, StreamFormat};
-pub(crate) use self::groups::command;
+pub(crate) use self::groups::{command, groups as command_groups};
 pub(crate) use self::guests::Guests;
 pub(crate) use self::lake::{CheckLake, Compact, FleetFindings, LakeCommand, PruneLake, Signing};
 pub(crate) use self::lake_sql::{AnswerFormat, LakeEngine, LakeSql};
+pub(crate) use self::man::Man;
 pub(crate) use self::queries::{
     AssumedHost, Findings, Inputs, Output, Scope, Selection, Sources, Times, Trail,
 };
@@ -164,6 +168,10 @@ pub(crate) enum Command {
     Lake(LakeCommand),
     /// Print the JSON Schema of an output
     Schema(Schema),
+    #[command(hide = true)]
+    Complete(Complete),
+    #[command(hide = true)]
+    Man(Man),
 }
 
 #[derive(Debug, Subcommand)]

@@ -10,6 +10,7 @@ mod archive;
 mod background;
 mod check;
 mod cli;
+mod complete;
 mod events;
 mod guest;
 mod held_nics;
@@ -19,6 +20,7 @@ mod libvirt_xml;
 mod list;
 mod live;
 mod log;
+mod man;
 mod output;
 mod pager;
 mod private_file;
@@ -91,6 +93,8 @@ fn main() -> ExitCode {
         Command::Report(arguments) => queries::report(&arguments, &dirs),
         Command::Verify(arguments) => verify::verify(&arguments, &dirs),
         Command::Watch(arguments) => watch::watch(&arguments, &dirs),
+        Command::Complete(arguments) => complete::complete(&arguments),
+        Command::Man(arguments) => man::man(&arguments),
     };
     match done {
         Ok(code) => code,

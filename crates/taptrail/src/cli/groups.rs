@@ -6,8 +6,11 @@ use clap::CommandFactory as _;
 
 use super::Cli;
 
+/// A heading, and the names of the commands below it.
+pub(crate) type Group = (&'static str, &'static [&'static str]);
+
 /// Each group's heading, and its commands in the order shown.
-const GROUPS: [(&str, &[&str]); 5] = [
+const GROUPS: [Group; 5] = [
     ("Read logs", &["summary", "trail", "who", "guests", "findings", "explain", "report", "serve", "top"]),
     ("Check this host", &["verify", "watch"]),
     ("Run guests", &["run", "check", "attach", "detach", "nics", "list", "events", "stop"]),
@@ -23,14 +26,19 @@ pub(crate) fn command(color: clap::ColorChoice) -> clap::Command {
     let mut command = Cli::command().color(color);
     // Only a built command has `help`.
     command.build();
-    let groups = groups(&command);
+    let groups = listed(&command);
     // The template's tags are in braces, and no text of a command has any.
     command.help_template(format!(
         "{{about-with-newline}}\n{{usage-heading}} {{usage}}\n{groups}\n{{options}}{{after-help}}"
     ))
 }
 
-fn groups(command: &clap::Command) -> String {
+/// The groups, in the order shown.
+pub(crate) fn groups() -> &'static [Group] {
+    &GROUPS
+}
+
+fn listed(command: &clap::Command) -> String {
     let heading = command.get_styles().get_header();
     let name = command.get_styles().get_literal();
     let mut text = String::new();
@@ -48,6 +56,10 @@ fn groups(command: &clap::Command) -> String {
 mod tests {
     use super::*;
 
+    fn shown(command: &clap::Command) -> impl Iterator<Item = &clap::Command> {
+        command.get_subcommands().filter(|command| !command.is_hide_set())
+    }
+
     #[test]
     fn each_command_is_in_one_group() {
         let mut grouped: Vec<&str> =
@@ -55,10 +67,10 @@ mod tests {
         grouped.sort_unstable();
         let mut command = Cli::command();
         command.build();
-        let mut all: Vec<&str> = command.get_subcommands().map(clap::Command::get_name).collect();
+        let mut all: Vec<&str> = shown(&command).map(clap::Command::get_name).collect();
         all.sort_unstable();
         assert_eq!(grouped, all);
-        for command in command.get_subcommands() {
+        for command in shown(&command) {
             let about = command.get_about().map(ToString::to_string).unwrap_or_default();
             let is_fit = about.len() <= 100 - INDENT && !about.contains(['{', '}', '\n']);
             assert!(is_fit, "{}: {about}", command.get_name());

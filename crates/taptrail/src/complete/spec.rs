@@ -1,0 +1,57 @@
+//! SPECs: keys, and for some keys their values.
+
+use taptrail_guest::spec::{Key, PacketFilter, Vhost};
+use taptrail_kernel::link::{Link, MacvtapMode};
+
+use super::host::{Found, Host};
+
+/// The keys of which a SPEC has one, and first.
+const BACKENDS: [Key; 3] = [Key::Bridge, Key::Tap, Key::Macvtap];
+
+/// What can stand at the end of a SPEC: whole SPECs.
+pub(super) fn candidates(spec: &str, host: &Host) -> Found {
+    let begin = spec.rfind(',').map_or(0, |at| at + 1);
+    let (before, last) = spec.split_at(begin);
+    let given: Vec<Key> = before.split(',').filter_map(|pair| pair.split('=').next()?.parse().ok()).collect();
+    match last.split_once('=') {
+        Some((key, _)) => {
+            let Ok(parsed) = key.parse() else { return Found::new() };
+            values(parsed, host)
+                .into_iter()
+                .map(|(value, meaning)| (format!("{before}{key}={value}"), meaning))
+                .collect()
+        }
+        None => {
+            let is_backend = |key: &Key| BACKENDS.contains(key);
+            let has_backend = given.iter().any(is_backend);
+            let fits = |key: &Key| is_backend(key) != has_backend && !given.contains(key);
+            let fits_backend = |key: &Key| *key != Key::Mode || given.contains(&Key::Macvtap);
+            let keys = Key::ALL.into_iter().filter(fits).filter(fits_backend);
+            keys.map(|key| (format!("{before}{key}="), String::new())).collect()
+        }
+    }
+}
+
+fn values(key: Key, host: &Host) -> Found {
+    let words = |all: &[&str]| all.iter().map(|word| ((*word).to_owned(), String::new())).collect();
+    let links = |wanted: fn(&Link) -> bool| {
+        let links = host.links().into_iter().filter(wanted);
+        links.map(|link| (link.name, link.kind.unwrap_or_default())).collect()
+    };
+    match key {
+        Key::Bridge => links(|link| link.kind.as_deref() == Some("bridge")),
+        Key::Tap => links(|link| link.tun.is_some_and(|tun| tun.tap && tun.persistent)),
+        // What a macvtap can be made on; the loopback has no address of its own.
+        Key::Macvtap => links(|link| {
+            link.name != "lo" && !matches!(link.kind.as_deref(), Some("tun" | "macvtap" | "ipvtap"))
+        }),
+        Key::Mode => words(&MODES.map(MacvtapMode::as_str)),
+        Key::Vhost => words(&[Vhost::On, Vhost::Off, Vhost::Auto].map(Vhost::as_str)),
+        Key::Filter => words(&[PacketFilter::NoMacSpoofing.as_str()]),
+        Key::Isolated => words(&["on", "off"]),
+        _ => Found::new(),
+    }
+}
+
+const MODES: [MacvtapMode; 4] =
+    [MacvtapMode::Bridge, MacvtapMode::Vepa, MacvtapMode::Private, MacvtapMode::Passthru];

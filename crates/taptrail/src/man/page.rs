@@ -1,0 +1,333 @@
+//! One command's page.
+
+use clap::builder::Styles;
+use clap::builder::styling::Style;
+use clap::{Arg, Command};
+use roff::{Inline, Roff, bold, italic, roman};
+
+use super::notes::{self, Block, EXAMPLES, EXIT_CODES, Notes};
+use super::text::{entry, example, inline, paragraph, paragraphs};
+use super::{places, shown};
+use crate::cli::command_groups;
+
+/// The page of a command of `root`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Page<'a> {
+    pub(super) root: &'a Command,
+    pub(super) command: &'a Command,
+    /// As year, month and day; empty for none.
+    pub(super) date: &'a str,
+}
+
+impl Page<'_> {
+    /// The page's name: the command's words with hyphens between them.
+    pub(super) fn name(self) -> String {
+        self.words().replace(' ', "-")
+    }
+
+    /// The command as it is called.
+    fn words(self) -> String {
+        self.command.get_bin_name().unwrap_or_else(|| self.command.get_name()).to_owned()
+    }
+
+    /// The page's text.
+    pub(super) fn roff(self) -> String {
+        let mut roff = Roff::new();
+        let version = format!("taptrail {}", self.root.get_version().unwrap_or_default());
+        let name = self.name();
+        roff.control("TH", [name.as_str(), "1", self.date, &version, "taptrail's manual"]);
+        // No hyphens at the ends of lines, and no blanks to fill them: words are found, and copied.
+        roff.control("nh", []).control("ad", ["l"]);
+        roff.control("SH", ["NAME"]).text([roman(format!("{name} - {}", uncapital(&self.about())))]);
+        roff.control("SH", ["SYNOPSIS"]).text(self.usage());
+        let notes = self.notes();
+        self.description(&mut roff, &notes);
+        self.commands(&mut roff);
+        self.options(&mut roff);
+        let (examples, others): (Vec<_>, Vec<_>) = notes
+            .iter()
+            .filter(|notes| notes.heading.is_some())
+            .partition(|notes| notes.heading.as_deref() == Some(EXAMPLES));
+        let is_codes = |notes: &&Notes| notes.heading.as_deref() == Some(EXIT_CODES);
+        for notes in others.iter().filter(|notes| !is_codes(notes)) {
+            section(&mut roff, notes.heading.as_deref().unwrap_or_default());
+            blocks(&mut roff, &notes.blocks);
+        }
+        section(&mut roff, "Exit status");
+        let general = notes::parse(&after_help(self.root));
+        let codes = others.iter().copied().find(is_codes).or_else(|| general.iter().find(is_codes));
+        blocks(&mut roff, codes.map_or(&[], |codes| codes.blocks.as_slice()));
+        list(&mut roff, "Environment", places::environment(self.command));
+        list(&mut roff, "Files", places::files(self.command));
+        if !examples.is_empty() {
+            section(&mut roff, EXAMPLES);
+            examples.iter().for_each(|notes| blocks(&mut roff, &notes.blocks));
+        }
+        section(&mut roff, "See also");
+        roff.text(self.see_also());
+        roff.render()
+    }
+
+    fn about(self) -> String {
+        self.command.get_about().map(ToString::to_string).unwrap_or_default()
+    }
+
+    /// The usage as `--help` has it.
+    fn usage(self) -> Vec<Inline> {
+        let styles = Styles::plain().literal(Style::new().bold()).placeholder(Style::new().italic());
+        let usage = self.command.clone().styles(styles).render_usage().ansi().to_string();
+        let text = usage.trim_start_matches("Usage:").trim_start();
+        styled(text)
+    }
+
+    fn description(self, roff: &mut Roff, notes: &[Notes]) {
+        section(roff, "Description");
+        let long = self.command.get_long_about().map(ToString::to_string);
+        let about = self.about();
+        let text = long.as_deref().unwrap_or(&about);
+        let mut parts = text.split("\n\n");
+        // The first line is no sentence in --help.
+        paragraph(
+            roff,
+            &format!("{}.", parts.next().unwrap_or_default().replace('\n', " ").trim_end_matches('.')),
+        );
+        parts.for_each(|part| paragraph(roff, &part.replace('\n', " ")));
+        for notes in notes.iter().filter(|notes| notes.heading.is_none()) {
+            blocks(roff, &notes.blocks);
+        }
+    }
+
+    fn notes(self) -> Vec<Notes> {
+        notes::parse(&after_help(self.command))
+    }
+
+    /// The commands below this one; those of the program in their groups.
+    fn commands(self, roff: &mut Roff) {
+        if shown(self.command).next().is_none() {
+            return;
+        }
+        section(roff, "Commands");
+        let listed = |roff: &mut Roff, command: &Command| {
+            let name = command.get_bin_name().unwrap_or_else(|| command.get_name()).replace(' ', "-");
+            let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+            entry(roff, vec![bold(name), roman("(1)")], &about);
+        };
+        if self.command.get_name() != self.root.get_name() {
+            shown(self.command).for_each(|command| listed(roff, command));
+            return;
+        }
+        for (group, names) in command_groups() {
+            roff.control("SS", [*group]);
+            let commands = names.iter().filter_map(|name| shown(self.root).find(|of| of.get_name() == *name));
+            commands.for_each(|command| listed(roff, command));
+        }
+    }
+
+    fn options(self, roff: &mut Roff) {
+        let shown: Vec<&Arg> =
+            self.command.get_arguments().filter(|argument| !argument.is_hide_set()).collect();
+        let (positional, options): (Vec<&Arg>, Vec<&Arg>) =
+            shown.iter().partition(|argument| argument.is_positional());
+        if !positional.is_empty() {
+            section(roff, "Arguments");
+            positional.into_iter().for_each(|argument| self::argument(roff, argument));
+        }
+        section(roff, "Options");
+        let mut headings: Vec<Option<&str>> = Vec::new();
+        for option in &options {
+            if !headings.contains(&option.get_help_heading()) {
+                headings.push(option.get_help_heading());
+            }
+        }
+        // Options without a heading come first, as in --help.
+        headings.sort_by_key(Option::is_some);
+        for heading in headings {
+            if let Some(heading) = heading {
+                roff.control("SS", [heading]);
+            }
+            let of = options.iter().filter(|option| option.get_help_heading() == heading);
+            of.for_each(|option| argument(roff, option));
+        }
+    }
+
+    /// The program, the commands of the same group or command, and other pages.
+    fn see_also(self) -> Vec<Inline> {
+        let words = self.words();
+        let mut commands: Vec<String> = Vec::new();
+        let add = |commands: &mut Vec<String>, words: &str| commands.push(words.replace(' ', "-"));
+        match words.rsplit_once(' ') {
+            None => shown(self.root).for_each(|of| add(&mut commands, of.get_bin_name().unwrap_or_default())),
+            Some((parent, name)) => {
+                add(&mut commands, self.root.get_name());
+                if parent == self.root.get_name() {
+                    let group = command_groups().iter().find(|(_, names)| names.contains(&name));
+                    let names = group.into_iter().flat_map(|(_, names)| names.iter());
+                    names
+                        .filter(|of| **of != name && **of != "help")
+                        .for_each(|of| add(&mut commands, &format!("{parent} {of}")));
+                    shown(self.command)
+                        .for_each(|of| add(&mut commands, of.get_bin_name().unwrap_or_default()));
+                } else {
+                    add(&mut commands, parent);
+                    let siblings = shown(self.root)
+                        .find(|of| of.get_bin_name() == Some(parent))
+                        .into_iter()
+                        .flat_map(shown);
+                    let siblings = siblings.filter_map(Command::get_bin_name).filter(|of| *of != words);
+                    siblings.for_each(|of| add(&mut commands, of));
+                }
+            }
+        }
+        let commands = commands.into_iter().map(|name| (name, '1'));
+        let pages = places::pages(self.command).into_iter().map(|(name, section)| (name.to_owned(), section));
+        let mut text = Vec::new();
+        for (name, section) in commands.chain(pages) {
+            if !text.is_empty() {
+                text.push(roman(", "));
+            }
+            text.extend([bold(name), roman(format!("({section})"))]);
+        }
+        text
+    }
+}
+
+/// Text with the escape sequences of [`Page::usage`]'s styles.
+fn styled(text: &str) -> Vec<Inline> {
+    let mut parts = Vec::new();
+    for (n, part) in text.split("\u{1b}[").enumerate() {
+        let (style, text) = if n == 0 { ("0", part) } else { part.split_once('m').unwrap_or(("0", part)) };
+        if text.is_empty() {
+            continue;
+        }
+        // A usage of several lines has each on a line of its own.
+        for (n, line) in text.split('\n').enumerate() {
+            if n > 0 {
+                parts.push(Inline::LineBreak);
+            }
+            let line = if n > 0 { line.trim_start() } else { line };
+            match style {
+                _ if line.is_empty() => {}
+                "1" => parts.push(bold(line)),
+                "3" => parts.push(italic(line)),
+                _ => parts.push(roman(line)),
+            }
+        }
+    }
+    parts
+}
+
+fn after_help(command: &Command) -> String {
+    let text = command.get_after_long_help().or_else(|| command.get_after_help());
+    text.map(ToString::to_string).unwrap_or_default()
+}
+
+fn section(roff: &mut Roff, heading: &str) {
+    roff.control("SH", [heading.to_uppercase().as_str()]);
+}
+
+fn list(roff: &mut Roff, heading: &str, entries: Vec<places::Entry>) {
+    if entries.is_empty() {
+        return;
+    }
+    section(roff, heading);
+    entries.into_iter().for_each(|(word, meaning)| entry(roff, vec![bold(word)], &meaning));
+}
+
+fn blocks(roff: &mut Roff, blocks: &[Block]) {
+    for block in blocks {
+        match block {
+            Block::Paragraph(text) => paragraph(roff, text),
+            Block::Example(lines) => example(roff, lines),
+            Block::List(entries) => {
+                entries.iter().for_each(|(word, meaning)| entry(roff, vec![bold(word)], meaning));
+            }
+        }
+    }
+}
+
+/// An option or a positional argument, with its text as `--help` has it.
+fn argument(roff: &mut Roff, argument: &Arg) {
+    roff.control("TP", []).text(tag(argument));
+    let help = argument.get_long_help().or_else(|| argument.get_help());
+    let mut text = help.map(ToString::to_string).unwrap_or_default();
+    let mut add = |name: &str, values: Vec<String>| {
+        if !values.is_empty() {
+            text.push_str(&format!(" [{name}: {}]", values.join(", ")));
+        }
+    };
+    let takes_value = argument.get_action().takes_values();
+    if takes_value && !argument.is_hide_default_value_set() {
+        let defaults = argument.get_default_values();
+        add("default", defaults.iter().map(|value| value.to_string_lossy().into_owned()).collect());
+    }
+    let aliases = argument.get_visible_aliases().unwrap_or_default();
+    add("aliases", aliases.iter().map(|alias| format!("--{alias}")).collect());
+    if let Some(variable) = argument.get_env() {
+        add("env", vec![variable.to_string_lossy().into_owned()]);
+    }
+    paragraphs(roff, &text);
+    let values = argument.get_possible_values();
+    let values: Vec<_> = values.iter().filter(|value| !value.is_hide_set()).collect();
+    if !takes_value || argument.is_hide_possible_values_set() || values.is_empty() {
+        return;
+    }
+    if values.iter().all(|value| value.get_help().is_none()) {
+        let names: Vec<&str> = values.iter().map(|value| value.get_name()).collect();
+        roff.control("IP", []).text(inline(&format!("One of {}.", names.join(", "))));
+        return;
+    }
+    roff.control("RS", []);
+    for value in values {
+        let meaning = value.get_help().map(ToString::to_string).unwrap_or_default();
+        entry(roff, vec![bold(value.get_name())], &meaning);
+    }
+    roff.control("RE", []);
+}
+
+/// How an argument is written.
+fn tag(argument: &Arg) -> Vec<Inline> {
+    let names =
+        argument.get_value_names().map(|names| names.iter().map(|name| name.as_str()).collect::<Vec<_>>());
+    let value = names.map_or_else(|| argument.get_id().as_str().to_uppercase(), |names| names.join(" "));
+    let several = argument.get_num_args().is_some_and(|range| range.max_values() > 1);
+    if argument.is_positional() {
+        let mut tag = vec![italic(value)];
+        if several {
+            tag.push(roman("..."));
+        }
+        return tag;
+    }
+    let mut tag = Vec::new();
+    if let Some(short) = argument.get_short() {
+        tag.push(bold(format!("-{short}")));
+    }
+    if let Some(long) = argument.get_long() {
+        if !tag.is_empty() {
+            tag.push(roman(", "));
+        }
+        tag.push(bold(format!("--{long}")));
+    }
+    if argument.get_action().takes_values() {
+        let optional = argument.get_num_args().is_some_and(|range| range.min_values() == 0);
+        let (before, after) = match (optional, argument.is_require_equals_set()) {
+            (true, true) => ("[=", "]"),
+            (true, false) => (" [", "]"),
+            (false, true) => ("=", ""),
+            (false, false) => (" ", ""),
+        };
+        tag.extend([roman(before), italic(value), roman(after)]);
+        tag.retain(|part| *part != roman(""));
+    }
+    tag
+}
+
+/// With a small letter first, unless a name or an abbreviation is first.
+fn uncapital(text: &str) -> String {
+    let mut characters = text.chars();
+    match (characters.next(), characters.clone().next()) {
+        (Some(first), Some(second)) if second.is_lowercase() => {
+            first.to_lowercase().chain(characters).collect()
+        }
+        _ => text.to_owned(),
+    }
+}
