@@ -23,7 +23,7 @@ function __taptrail_complete
             case \tcommand
                 set -l at (contains --index -- -- $words)
                 set -e words[1..$at]
-                complete --do-complete (string escape -- $words | string join ' ')" $current"
+                complete --do-complete (string join ' ' -- (string escape -- $words) "$current")
             case '*'
                 echo $line
         end

@@ -21,11 +21,11 @@ pub(crate) fn built(given: Option<&Path>) -> Result<PathBuf> {
         bail!("taptrail can't be built: {}", output.status);
     }
     let messages = String::from_utf8_lossy(&output.stdout);
-    let executables = messages.lines().filter_map(|line| {
+    let executable = messages.lines().rev().find_map(|line| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
         message["executable"].as_str().map(PathBuf::from)
     });
-    executables.last().context("cargo has named no program")
+    executable.context("cargo has named no program")
 }
 
 /// Runs the program without the settings of the user.

@@ -6,9 +6,7 @@ use pulldown_cmark::{CodeBlockKind, Event, HeadingLevel, Options, Parser, Tag, T
 use roff::{Inline, Roff, bold, italic, roman};
 
 use super::pages::page_of;
-
-/// Columns of a line of code, on a terminal of 80.
-const CODE_WIDTH: usize = 70;
+use super::text::example;
 
 /// Headings of columns that need no name in front of what stands in them.
 const UNNAMED: [&str; 3] = ["", "Says", "Value"];
@@ -210,17 +208,9 @@ impl Converter<'_> {
         }
     }
 
-    /// The lines of a block of code; one that is too long goes on in the next one, further in.
     fn write_code(&mut self, language: &str, code: &str) {
-        let shell = matches!(language, "sh" | "console");
         self.roff.control(if self.lists.is_empty() { "PP" } else { "IP" }, []);
-        self.roff.control("RS", ["2"]).control("EX", []);
-        for line in code.lines() {
-            for line in folded(line, shell) {
-                self.roff.text([roman(line)]);
-            }
-        }
-        self.roff.control("EE", []).control("RE", []);
+        example(&mut self.roff, matches!(language, "sh" | "console"), code.lines());
     }
 
     /// A row as an entry of a list: the first column is what is explained.
@@ -244,35 +234,6 @@ impl Converter<'_> {
         // An entry without a text would take the next one's.
         self.roff.text(if body.is_empty() { vec![roman("\u{a0}")] } else { body });
     }
-}
-
-/// A line of code in lines that are short enough.
-fn folded(line: &str, shell: bool) -> Vec<String> {
-    if line.chars().count() <= CODE_WIDTH {
-        return vec![line.to_owned()];
-    }
-    // A comment behind a command stands before it.
-    if shell && let Some((command, comment)) = line.rsplit_once(" # ") {
-        let mut lines = folded(&format!("# {}", comment.trim()), false);
-        lines.extend(folded(command.trim_end(), shell));
-        return lines;
-    }
-    let mut lines = vec![String::new()];
-    let room = CODE_WIDTH - if shell { 2 } else { 0 };
-    for word in line.split(' ') {
-        let length = lines.last().map_or(0, |line| line.chars().count());
-        if length > 0 && length + 1 + word.chars().count() > room {
-            lines.push(format!("    {word}"));
-        } else if let Some(last) = lines.last_mut() {
-            last.push_str(if length > 0 { " " } else { "" });
-            last.push_str(word);
-        }
-    }
-    if shell {
-        let last = lines.len() - 1;
-        lines[..last].iter_mut().for_each(|line| line.push_str(" \\"));
-    }
-    lines
 }
 
 /// The text without its styles.
@@ -313,22 +274,5 @@ mod tests {
         for text in ["> quoted\n", "![picture](report.png)\n", "<b>bold</b>\n", "<div>\n"] {
             assert!(convert(text, &mut Links::default()).is_err(), "{text}");
         }
-    }
-
-    #[test]
-    fn a_long_line_of_code_goes_on_further_in() {
-        let record = "virt=kvm resrc=net reason=open vm=\"web1\" uuid=2ea4e9f1-1c4a-4c49-a5a1-0bbbbf2a1b0e res=success";
-        let lines = folded(record, false);
-        assert_eq!(lines.len(), 2);
-        assert!(lines.iter().all(|line| line.chars().count() <= CODE_WIDTH), "{lines:?}");
-        let command = "ausearch -m VIRT_RESOURCE --raw | grep ' reason=bridge-open ' | grep 'res=failed'  # refused ones";
-        assert_eq!(
-            folded(command, true),
-            [
-                "# refused ones",
-                "ausearch -m VIRT_RESOURCE --raw | grep ' reason=bridge-open ' | \\",
-                "    grep 'res=failed'"
-            ]
-        );
     }
 }

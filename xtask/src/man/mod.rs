@@ -3,6 +3,9 @@
 
 mod markdown;
 mod pages;
+#[allow(dead_code, reason = "what the pages of commands alone have")]
+#[path = "../../../crates/taptrail/src/man/text.rs"]
+mod text;
 
 use std::path::Path;
 use std::process::ExitCode;

@@ -2,9 +2,10 @@
 //! has not.
 
 use anyhow::Result;
-use roff::{Roff, bold, roman};
+use roff::roman;
 
 use super::markdown::{Links, convert};
+use super::text::{Title, begin, see_also, source};
 
 /// A page.
 #[derive(Debug)]
@@ -107,33 +108,21 @@ QEMU and libvirt write them. Of an option that is given twice, the last one coun
 impl Page {
     /// The page, of the document's text.
     pub(super) fn roff(&self, document: &str, version: &str, date: &str) -> Result<String> {
-        let mut roff = Roff::new();
-        let section = self.section.to_string();
-        let version = format!("taptrail {version}");
-        roff.control("TH", [self.name, &section, date, &version, "taptrail's manual"]);
-        roff.control("nh", []).control("ad", ["l"]);
-        roff.control("SH", ["NAME"]).text([roman(format!("{} - {}", self.name, self.about))]);
+        let (name, section, about) = (self.name, self.section, self.about);
+        let mut roff = begin(Title { name, section, version, date, about });
         let mut links = Links::default();
         roff.extend([convert(self.before, &mut links)?]);
         roff.control("SH", ["DESCRIPTION"]);
         roff.extend([convert(document, &mut links)?]);
         roff.extend([convert(self.after, &mut links)?]);
-        roff.control("SH", ["SEE ALSO"]);
-        let mut text = Vec::new();
-        for (name, section) in self.see_also {
-            if !text.is_empty() {
-                text.push(roman(", "));
-            }
-            text.extend([bold(*name), roman(format!("({section})"))]);
-        }
-        roff.text(text);
+        see_also(&mut roff, self.see_also.iter().copied());
         let documents = links.documents();
         if !documents.is_empty() {
             let list = documents.join(", ");
             roff.control("PP", [])
                 .text([roman(format!("The documents of taptrail that this page names: {list}"))]);
         }
-        Ok(roff.render())
+        Ok(source(&roff))
     }
 }
 

@@ -44,6 +44,7 @@ impl Host {
         let mut found: Found = taptrail_guest::guests(&self.dirs.run)
             .unwrap_or_default()
             .into_iter()
+            .filter(|name| taptrail_guest::api_socket(&self.dirs.run, name).exists())
             .map(|name| (name, "guest".to_owned()))
             .collect();
         found.extend(self.live_guests().iter().filter(|guest| !guest.watched).map(named));

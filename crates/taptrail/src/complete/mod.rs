@@ -86,7 +86,6 @@ impl Candidates {
         let Some(current) = words.last().filter(|_| words.len() > 1) else { return Self::default() };
         let host = Arc::new(Host::of(words));
         let mut command = values::with_completers(Cli::command(), &host);
-        // An option's name only where one was begun, or where nothing else can stand.
         let found = engine::complete(&mut command, words.to_vec(), words.len() - 1, None).unwrap_or_default();
         let mut candidates = Self::default();
         for candidate in found {
@@ -94,10 +93,15 @@ impl Candidates {
             if let Some(native) = Native::read(word) {
                 candidates.native = Some(native);
             } else if !word.is_empty() && !word.contains(char::is_control) {
-                let help = candidate.get_help().map(|help| first_line(&help.to_string()));
+                let help = candidate.get_help().map(|help| summary(&help.to_string()));
                 candidates.words.push((word.to_owned(), help.filter(|help| !help.is_empty())));
             }
         }
+        if current.as_encoded_bytes().starts_with(b"-") && !candidates.words.is_empty() {
+            // The shell would complete files that begin with a hyphen.
+            candidates.native = None;
+        }
+        // An option's name only where one was begun, or where nothing else can stand.
         if current.is_empty() {
             let is_option = |(word, _): &(String, _)| word.starts_with('-');
             let others = candidates.native.is_some() || !candidates.words.iter().all(is_option);
@@ -107,8 +111,11 @@ impl Candidates {
     }
 }
 
-fn first_line(text: &str) -> String {
-    text.lines().next().unwrap_or_default().replace(char::is_control, " ")
+/// The first part of a text, which says what something is; shells have one line for it.
+fn summary(text: &str) -> String {
+    let text = text.lines().next().unwrap_or_default().replace(char::is_control, " ").replace('`', "");
+    let ends = [": ", "; ", ". ", " (", " ["].iter().filter_map(|end| text.find(end));
+    text[..ends.min().unwrap_or(text.len())].to_owned()
 }
 
 /// The answer for shells that know words themselves.

@@ -2,11 +2,11 @@
 
 use clap::builder::Styles;
 use clap::builder::styling::Style;
-use clap::{Arg, Command};
+use clap::{Arg, ArgAction, Command};
 use roff::{Inline, Roff, bold, italic, roman};
 
 use super::notes::{self, Block, EXAMPLES, EXIT_CODES, Notes};
-use super::text::{entry, example, inline, paragraph, paragraphs};
+use super::text::{Title, begin, entry, example, inline, paragraph, paragraphs, see_also, source};
 use super::{places, shown};
 use crate::cli::command_groups;
 
@@ -32,13 +32,10 @@ impl Page<'_> {
 
     /// The page's text.
     pub(super) fn roff(self) -> String {
-        let mut roff = Roff::new();
-        let version = format!("taptrail {}", self.root.get_version().unwrap_or_default());
-        let name = self.name();
-        roff.control("TH", [name.as_str(), "1", self.date, &version, "taptrail's manual"]);
-        // No hyphens at the ends of lines, and no blanks to fill them: words are found, and copied.
-        roff.control("nh", []).control("ad", ["l"]);
-        roff.control("SH", ["NAME"]).text([roman(format!("{name} - {}", uncapital(&self.about())))]);
+        let (name, about) = (self.name(), uncapital(&self.about()));
+        let version = self.root.get_version().unwrap_or_default();
+        let title = Title { name: &name, section: '1', version, date: self.date, about: &about };
+        let mut roff = begin(title);
         roff.control("SH", ["SYNOPSIS"]).text(self.usage());
         let notes = self.notes();
         self.description(&mut roff, &notes);
@@ -63,9 +60,10 @@ impl Page<'_> {
             section(&mut roff, EXAMPLES);
             examples.iter().for_each(|notes| blocks(&mut roff, &notes.blocks));
         }
-        section(&mut roff, "See also");
-        roff.text(self.see_also());
-        roff.render()
+        let (commands, pages) = (self.related(), places::pages(self.command));
+        let commands = commands.iter().map(|name| (name.as_str(), '1'));
+        see_also(&mut roff, commands.chain(pages));
+        source(&roff)
     }
 
     fn about(self) -> String {
@@ -150,44 +148,25 @@ impl Page<'_> {
         }
     }
 
-    /// The program, the commands of the same group or command, and other pages.
-    fn see_also(self) -> Vec<Inline> {
+    /// The pages of the program and of the commands of the same group or command.
+    fn related(self) -> Vec<String> {
         let words = self.words();
-        let mut commands: Vec<String> = Vec::new();
-        let add = |commands: &mut Vec<String>, words: &str| commands.push(words.replace(' ', "-"));
-        match words.rsplit_once(' ') {
-            None => shown(self.root).for_each(|of| add(&mut commands, of.get_bin_name().unwrap_or_default())),
-            Some((parent, name)) => {
-                add(&mut commands, self.root.get_name());
-                if parent == self.root.get_name() {
-                    let group = command_groups().iter().find(|(_, names)| names.contains(&name));
-                    let names = group.into_iter().flat_map(|(_, names)| names.iter());
-                    names
-                        .filter(|of| **of != name && **of != "help")
-                        .for_each(|of| add(&mut commands, &format!("{parent} {of}")));
-                    shown(self.command)
-                        .for_each(|of| add(&mut commands, of.get_bin_name().unwrap_or_default()));
-                } else {
-                    add(&mut commands, parent);
-                    let siblings = shown(self.root)
-                        .find(|of| of.get_bin_name() == Some(parent))
-                        .into_iter()
-                        .flat_map(shown);
-                    let siblings = siblings.filter_map(Command::get_bin_name).filter(|of| *of != words);
-                    siblings.for_each(|of| add(&mut commands, of));
-                }
-            }
+        // The program's page has a list of all commands.
+        let Some((parent, name)) = words.rsplit_once(' ') else { return Vec::new() };
+        let root = self.root.get_name();
+        let mut commands = vec![root.to_owned()];
+        if parent == root {
+            let group = command_groups().iter().find(|(_, names)| names.contains(&name));
+            let names = group.into_iter().flat_map(|(_, names)| names.iter());
+            let names = names.filter(|of| **of != name && **of != "help");
+            commands.extend(names.map(|of| format!("{root}-{of}")));
+        } else {
+            commands.push(parent.replace(' ', "-"));
+            let parent = shown(self.root).find(|of| of.get_bin_name() == Some(parent));
+            let siblings = parent.into_iter().flat_map(shown).filter_map(Command::get_bin_name);
+            commands.extend(siblings.filter(|of| *of != words).map(|of| of.replace(' ', "-")));
         }
-        let commands = commands.into_iter().map(|name| (name, '1'));
-        let pages = places::pages(self.command).into_iter().map(|(name, section)| (name.to_owned(), section));
-        let mut text = Vec::new();
-        for (name, section) in commands.chain(pages) {
-            if !text.is_empty() {
-                text.push(roman(", "));
-            }
-            text.extend([bold(name), roman(format!("({section})"))]);
-        }
-        text
+        commands
     }
 }
 
@@ -237,7 +216,10 @@ fn blocks(roff: &mut Roff, blocks: &[Block]) {
     for block in blocks {
         match block {
             Block::Paragraph(text) => paragraph(roff, text),
-            Block::Example(lines) => example(roff, lines),
+            Block::Example(lines) => {
+                roff.control("PP", []);
+                example(roff, true, lines.iter().map(String::as_str));
+            }
             Block::List(entries) => {
                 entries.iter().for_each(|(word, meaning)| entry(roff, vec![bold(word)], meaning));
             }
@@ -306,6 +288,9 @@ fn tag(argument: &Arg) -> Vec<Inline> {
             tag.push(roman(", "));
         }
         tag.push(bold(format!("--{long}")));
+    }
+    if matches!(argument.get_action(), ArgAction::Count) {
+        tag.push(roman("..."));
     }
     if argument.get_action().takes_values() {
         let optional = argument.get_num_args().is_some_and(|range| range.min_values() == 0);

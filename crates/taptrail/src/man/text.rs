@@ -1,29 +1,129 @@
-//! Text as roff: what the `roff` crate leaves to its users.
+//! Pages as roff: what the `roff` crate leaves to its users. xtask makes its pages with this file,
+//! too.
 
 use roff::{Inline, Roff, bold, roman};
 
 /// Columns of an example, on a terminal of 80.
 const EXAMPLE_WIDTH: usize = 70;
 
+/// Bytes of a line of a page's source.
+const SOURCE_WIDTH: usize = 80;
+
+/// Bytes of a line, where preconv(1) and mandoc(1) have written what is not ASCII as `\[u2026]`.
+fn source_width(line: &str) -> usize {
+    line.chars().map(|character| if character.is_ascii() { 1 } else { 8 }).sum()
+}
+
+/// What a page begins with.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Title<'a> {
+    pub(crate) name: &'a str,
+    /// The manual's section.
+    pub(crate) section: char,
+    pub(crate) version: &'a str,
+    /// Year, month and day; empty for none.
+    pub(crate) date: &'a str,
+    /// What the page is about, in half a line.
+    pub(crate) about: &'a str,
+}
+
+/// The beginning of a page.
+pub(crate) fn begin(title: Title<'_>) -> Roff {
+    let Title { name, section, version, date, about } = title;
+    let mut roff = Roff::new();
+    let (upper, section, version) = (name.to_uppercase(), section.to_string(), format!("taptrail {version}"));
+    roff.control("TH", [upper.as_str(), &section, date, &version, "taptrail manual"]);
+    // No hyphens at the ends of lines, and no blanks to fill them: words are found, and copied.
+    roff.control("nh", []).control("ad", ["l"]);
+    roff.control("SH", ["NAME"]).text([roman(format!("{name} - {about}"))]);
+    roff
+}
+
+/// The last section of a page: other pages, as name and section.
+pub(crate) fn see_also<'a>(roff: &mut Roff, pages: impl IntoIterator<Item = (&'a str, char)>) {
+    let mut text = Vec::new();
+    for (name, section) in pages {
+        if !text.is_empty() {
+            text.push(roman(", "));
+        }
+        text.extend([bold(name), roman(format!("({section})"))]);
+    }
+    roff.control("SH", ["SEE ALSO"]).text(text);
+}
+
+/// The page's source, in short lines.
+pub(crate) fn source(roff: &Roff) -> String {
+    let (mut text, mut as_is, mut after_heading) = (String::new(), false, false);
+    for line in roff.render().lines() {
+        // A heading begins a paragraph by itself.
+        if after_heading && line == ".PP" {
+            continue;
+        }
+        after_heading = line.starts_with(".SH") || line.starts_with(".SS");
+        as_is = (as_is || line == ".EX") && line != ".EE";
+        if as_is || line.starts_with('.') || source_width(line) <= SOURCE_WIDTH {
+            text.push_str(line);
+        } else {
+            text.push_str(&short_lines(line).join("\n"));
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// Breaks a line of a page's source where that means nothing: not at the end of a sentence, which
+/// would be set off by two blanks, and not before what roff takes for a command.
+fn short_lines(line: &str) -> Vec<String> {
+    let may_follow = |before: &str, word: &str| {
+        !before.trim_end_matches(['\'', '"', ')', ']', '*', '\u{201d}']).ends_with(['.', '!', '?'])
+            && !word.starts_with(['.', '\''])
+    };
+    let (mut lines, mut line, mut word_before) = (Vec::new(), line, "");
+    loop {
+        let mut at = None;
+        let mut begin = 0;
+        for (end, _) in line.match_indices(' ') {
+            word_before = if begin == end { word_before } else { &line[begin..end] };
+            begin = end + 1;
+            if source_width(&line[..end]) > SOURCE_WIDTH && at.is_some() {
+                break;
+            }
+            if may_follow(word_before, &line[begin..]) {
+                at = Some(end);
+            }
+        }
+        match at {
+            Some(at) if source_width(line) > SOURCE_WIDTH => {
+                lines.push(line[..at].to_owned());
+                line = &line[at + 1..];
+            }
+            _ => {
+                lines.push(line.to_owned());
+                return lines;
+            }
+        }
+    }
+}
+
 /// Text whose words in backticks are bold.
-pub(super) fn inline(text: &str) -> Vec<Inline> {
+pub(crate) fn inline(text: &str) -> Vec<Inline> {
     let parts = text.split('`').enumerate().filter(|(_, part)| !part.is_empty());
     parts.map(|(n, part)| if n % 2 == 0 { roman(part) } else { bold(part) }).collect()
 }
 
 /// A paragraph of its own.
-pub(super) fn paragraph(roff: &mut Roff, text: &str) {
+pub(crate) fn paragraph(roff: &mut Roff, text: &str) {
     roff.control("PP", []).text(inline(text));
 }
 
 /// An entry of a list: its word, and what it means.
-pub(super) fn entry(roff: &mut Roff, tag: Vec<Inline>, text: &str) {
+pub(crate) fn entry(roff: &mut Roff, tag: Vec<Inline>, text: &str) {
     roff.control("TP", []).text(tag);
     paragraphs(roff, text);
 }
 
 /// The paragraphs of an entry.
-pub(super) fn paragraphs(roff: &mut Roff, text: &str) {
+pub(crate) fn paragraphs(roff: &mut Roff, text: &str) {
     for (n, paragraph) in text.split("\n\n").enumerate() {
         if n > 0 {
             roff.control("IP", []);
@@ -32,25 +132,36 @@ pub(super) fn paragraphs(roff: &mut Roff, text: &str) {
     }
 }
 
-/// Lines that stay as they are. A command that is longer than a line goes on in the next one, as a
-/// shell reads it.
-pub(super) fn example(roff: &mut Roff, lines: &[String]) {
-    roff.control("PP", []).control("RS", ["2"]).control("EX", []);
+/// Lines that stay as they are. One that is too long goes on further in, a `command` as a shell
+/// reads it.
+pub(crate) fn example<'a>(roff: &mut Roff, command: bool, lines: impl IntoIterator<Item = &'a str>) {
+    roff.control("RS", ["2"]).control("EX", []);
     for line in lines {
-        for line in wrapped(line) {
+        for line in folded(line, command) {
             roff.text([roman(line)]);
         }
     }
     roff.control("EE", []).control("RE", []);
 }
 
-/// A command in lines of at most [`EXAMPLE_WIDTH`] columns, where blanks outside of quotes allow it.
-fn wrapped(command: &str) -> Vec<String> {
+/// A line in lines of at most [`EXAMPLE_WIDTH`] columns, where blanks outside of quotes allow it.
+fn folded(line: &str, command: bool) -> Vec<String> {
+    let columns = |text: &str| text.chars().count();
+    if columns(line) <= EXAMPLE_WIDTH {
+        return vec![line.to_owned()];
+    }
+    // A comment behind a command stands before it.
+    if command && let Some((before, comment)) = line.rsplit_once(" # ") {
+        let mut lines = folded(&format!("# {}", comment.trim()), false);
+        lines.extend(folded(before.trim_end(), command));
+        return lines;
+    }
+    // A blank and a backslash.
+    let width = EXAMPLE_WIDTH - if command { 2 } else { 0 };
     let mut lines = vec![String::new()];
-    for word in words(command) {
-        let last = lines.last().map_or(0, |line| line.chars().count());
-        // A blank before the word, and a blank and a backslash after it.
-        if last > 0 && last + 1 + word.chars().count() + 2 > EXAMPLE_WIDTH {
+    for word in words(line) {
+        let last = lines.last().map_or(0, |line| columns(line));
+        if last > 0 && last + 1 + columns(word) > width {
             lines.push(format!("    {word}"));
         } else if let Some(line) = lines.last_mut() {
             line.push_str(if last > 0 { " " } else { "" });
@@ -58,8 +169,8 @@ fn wrapped(command: &str) -> Vec<String> {
         }
     }
     let last = lines.len() - 1;
-    for line in &mut lines[..last] {
-        line.push_str(" \\");
+    if command {
+        lines[..last].iter_mut().for_each(|line| line.push_str(" \\"));
     }
     lines
 }
@@ -90,19 +201,49 @@ mod tests {
     fn a_long_command_goes_on_in_the_next_line_but_not_within_quotes() {
         let command =
             "taptrail lake sql s3://logs/lake who --mac 52:54:00:12:34:56 --at 'tue 14:05' | duckdb";
-        let lines = wrapped(command);
         assert_eq!(
-            lines,
+            folded(command, true),
             [
-                r"taptrail lake sql s3://logs/lake who --mac 52:54:00:12:34:56 \",
-                "    --at 'tue 14:05' | duckdb"
+                r"taptrail lake sql s3://logs/lake who --mac 52:54:00:12:34:56 --at \",
+                "    'tue 14:05' | duckdb"
             ]
         );
-        assert_eq!(wrapped("taptrail list"), ["taptrail list"]);
+        assert_eq!(folded("taptrail list", true), ["taptrail list"]);
+        let command = "ausearch -m VIRT_RESOURCE --raw | grep ' reason=bridge-open ' | grep 'res=failed'  # refused ones";
+        assert_eq!(
+            folded(command, true),
+            [
+                "# refused ones",
+                "ausearch -m VIRT_RESOURCE --raw | grep ' reason=bridge-open ' | grep \\",
+                "    'res=failed'"
+            ]
+        );
+        let record = "virt=kvm resrc=net reason=open vm=\"web1\" uuid=2ea4e9f1-1c4a-4c49-a5a1-0bbbbf2a1b0e res=success";
+        let lines = folded(record, false);
+        assert_eq!(lines.len(), 2);
+        assert!(lines.iter().all(|line| line.len() <= EXAMPLE_WIDTH && !line.ends_with('\\')), "{lines:?}");
+    }
+
+    #[test]
+    fn a_source_line_ends_within_a_sentence() {
+        let sentence =
+            "This sentence has as many words as are needed for it to reach the eightieth byte. Another";
+        assert_eq!(
+            short_lines(sentence),
+            ["This sentence has as many words as are needed for it to reach the eightieth", "byte. Another"]
+        );
+        let mut roff = Roff::new();
+        roff.control("SH", ["NAME"])
+            .control("PP", [])
+            .text([roman("a")])
+            .control("PP", [])
+            .text([roman("b")]);
+        let source = source(&roff);
+        assert!(source.ends_with(".SH NAME\na\n.PP\nb\n"), "{source}");
     }
 
     #[test]
     fn what_is_in_backticks_is_bold() {
-        assert_eq!(inline("see `taptrail adopt`"), [roman("see "), bold("taptrail adopt")]);
+        assert_eq!(inline("see `taptrail adopt`"), vec![roman("see "), bold("taptrail adopt")]);
     }
 }
