@@ -137,8 +137,7 @@ fn no_section_and_no_entry_of_a_page_is_empty_and_no_line_is_too_long() {
     let directory = tempfile::tempdir().unwrap();
     for page in pages(directory.path()) {
         let Page { name, lines, .. } = &page;
-        for wanted in
-            ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "EXIT STATUS", "ENVIRONMENT", "FILES", "SEE ALSO"]
+        for wanted in ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "EXIT STATUS", "ENVIRONMENT", "SEE ALSO"]
         {
             assert!(lines.iter().any(|line| line == wanted), "{name} has no {wanted}");
         }

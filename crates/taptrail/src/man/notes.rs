@@ -39,7 +39,7 @@ pub(super) fn parse(text: &str) -> Vec<Notes> {
             Some(EXIT_CODES) if !rest.is_empty() => blocks.push(Block::List(codes(rest))),
             // What the example shows.
             Some(EXAMPLES) if !rest.is_empty() => {
-                blocks.push(Block::Paragraph(format!("{}:", capital(rest))))
+                blocks.push(Block::Paragraph(format!("{}:", capital(rest.trim_end_matches(':')))))
             }
             _ if !rest.is_empty() => blocks.push(Block::Paragraph(rest.to_owned())),
             _ => {}
@@ -51,9 +51,11 @@ pub(super) fn parse(text: &str) -> Vec<Notes> {
             _ if indented.is_empty() => {}
             _ => blocks.push(Block::List(list(&indented))),
         }
-        // A paragraph behind the exit codes is about them.
-        let joins =
-            |last: &Notes| heading.is_none() && last.heading.as_deref().is_none_or(|last| last == EXIT_CODES);
+        // Paragraphs without a heading belong together; one about exit codes, to these.
+        let joins = |last: &Notes| match last.heading.as_deref() {
+            None => heading.is_none(),
+            Some(of) => heading.is_none() && of == EXIT_CODES && rest.contains("exit code"),
+        };
         match all.last_mut() {
             Some(last) if joins(last) => last.blocks.extend(blocks),
             _ => all.push(Notes { heading: heading.map(str::to_owned), blocks }),
@@ -61,6 +63,12 @@ pub(super) fn parse(text: &str) -> Vec<Notes> {
     }
     all.retain(|notes| !notes.blocks.is_empty());
     all
+}
+
+/// A meaning without the full stop of its only sentence: entries are no sentences.
+fn without_stop(meaning: &str) -> String {
+    let is_single = !meaning.contains(". ");
+    meaning.strip_suffix('.').filter(|_| is_single).unwrap_or(meaning).to_owned()
 }
 
 fn is_heading(word: &str) -> bool {
@@ -85,7 +93,7 @@ fn codes(text: &str) -> Vec<(String, String)> {
             }
         }
     }
-    codes
+    codes.into_iter().map(|(code, meaning)| (code, without_stop(&meaning))).collect()
 }
 
 /// Lines of a word, blanks, and its meaning; a meaning goes on in lines that are further in.
@@ -123,7 +131,7 @@ mod tests {
         let text = "Example: what web1 held\n  taptrail trail --guest web1\n\nVerdicts:\n  accounted  a record \
                     grants it\n  missing    no process\n             holds it\n\nFILE is a log: compressed or \
                     not.\n\nExit codes: 0 success; 1 one thing; or another; 2 wrong arguments\n\n`taptrail run` has \
-                    QEMU's.";
+                    QEMU's exit code.\n\nTIME is a time.";
         let heading = |word: &str| Some(word.to_owned());
         let pair = |word: &str, meaning: &str| (word.to_owned(), meaning.to_owned());
         assert_eq!(
@@ -155,9 +163,10 @@ mod tests {
                             pair("1", "one thing; or another"),
                             pair("2", "wrong arguments"),
                         ]),
-                        Block::Paragraph("`taptrail run` has QEMU's.".to_owned()),
+                        Block::Paragraph("`taptrail run` has QEMU's exit code.".to_owned()),
                     ],
                 },
+                Notes { heading: None, blocks: vec![Block::Paragraph("TIME is a time.".to_owned())] },
             ]
         );
     }

@@ -51,9 +51,10 @@ impl Page<'_> {
             blocks(&mut roff, &notes.blocks);
         }
         section(&mut roff, "Exit status");
-        let general = notes::parse(&after_help(self.root));
-        let codes = others.iter().copied().find(is_codes).or_else(|| general.iter().find(is_codes));
-        blocks(&mut roff, codes.map_or(&[], |codes| codes.blocks.as_slice()));
+        match others.iter().copied().find(is_codes) {
+            Some(codes) => blocks(&mut roff, &codes.blocks),
+            None => blocks(&mut roff, &self.general_codes()),
+        }
         list(&mut roff, "Environment", places::environment(self.command));
         list(&mut roff, "Files", places::files(self.command));
         if !examples.is_empty() {
@@ -93,6 +94,25 @@ impl Page<'_> {
         for notes in notes.iter().filter(|notes| notes.heading.is_none()) {
             blocks(roff, &notes.blocks);
         }
+    }
+
+    /// The exit codes of a command whose help has none: those of the program that it can have.
+    fn general_codes(self) -> Vec<Block> {
+        let asks_a_guest = places::asks_a_guest(self.command);
+        let all = notes::parse(&after_help(self.root));
+        let codes = all.into_iter().filter(|notes| notes.heading.as_deref() == Some(EXIT_CODES));
+        let mut blocks: Vec<Block> = codes.flat_map(|notes| notes.blocks).collect();
+        for block in &mut blocks {
+            if let Block::List(entries) = block {
+                // 4 is a query's; what else 1 may be belongs to commands with exit codes of their own.
+                entries.retain(|(code, _)| code != "4" && (code != "3" || asks_a_guest));
+                for (_, meaning) in entries.iter_mut().filter(|(code, _)| code == "1") {
+                    meaning.truncate(meaning.find(',').unwrap_or(meaning.len()));
+                }
+            }
+        }
+        blocks.retain(|block| matches!(block, Block::List(_)) || self.command.get_name() == "run");
+        blocks
     }
 
     fn notes(self) -> Vec<Notes> {

@@ -38,16 +38,23 @@ pub(super) fn environment(command: &Command) -> Vec<Entry> {
         "NO_COLOR",
         "If it is set and not empty, no colours are used, unless `--color` asks for them.",
     ));
-    all.push(entry(
+    if !supervises(command) && command.get_name() != "watch" {
+        all.push(entry(
         "TAPTRAIL_PAGER, PAGER",
         "The pager for long answers on a terminal, without a shell's characters; the first that is set counts. \
          `cat`, or nothing, is no pager. With sudo(8), only less(1) is run.",
     ));
+    }
     if uses_lake(command) {
         all.push(entry(
-            "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL, GOOGLE_*, AZURE_*",
-            "Credentials, region and endpoint of the object store.",
+            "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY",
+            "Credentials of the object store at s3://…",
         ));
+        all.push(entry(
+            "AWS_REGION, AWS_ENDPOINT_URL",
+            "Its region, and its endpoint if it is not Amazon's.",
+        ));
+        all.push(entry("GOOGLE_*, AZURE_*", "Credentials of the object store at gs://… or az://…"));
     }
     if has(command, "sign_key") {
         all.push(entry(
@@ -70,12 +77,14 @@ pub(super) fn environment(command: &Command) -> Vec<Entry> {
 
 /// The files and directories.
 pub(super) fn files(command: &Command) -> Vec<Entry> {
-    let mut all = vec![(
-        format!("{}/ledger.sqlite", default(command, "state_dir")),
-        "The ledger: guests, records, devices and steps of this host.".to_owned(),
-    )];
+    let mut all = Vec::new();
+    let words = command.get_bin_name().unwrap_or_default();
+    if !words.starts_with("taptrail lake") && words != "taptrail schema" {
+        let ledger = format!("{}/ledger.sqlite", default(command, "state_dir"));
+        all.push((ledger, "The ledger: guests, records, devices and steps of this host.".to_owned()));
+    }
     let run = default(command, "run_dir");
-    if has(command, "guest")
+    if asks_a_guest(command)
         || supervises(command)
         || matches!(command.get_name(), "taptrail" | "list" | "recover")
     {
@@ -104,6 +113,9 @@ pub(super) fn pages(command: &Command) -> Vec<(&'static str, char)> {
     if root || matches!(command.get_name(), "run" | "check") {
         all.push(("taptrail.toml", '5'));
     }
+    if root || has(command, "nic") {
+        all.push(("taptrail-nic-spec", '7'));
+    }
     if root || has(command, "log") || supervises(command) || matches!(command.get_name(), "export" | "events")
     {
         all.push(("taptrail-records", '7'));
@@ -115,6 +127,11 @@ pub(super) fn pages(command: &Command) -> Vec<(&'static str, char)> {
         all.push(("ausearch", '8'));
     }
     all
+}
+
+/// Whether the command is about one guest, whose supervisor it asks.
+pub(super) fn asks_a_guest(command: &Command) -> bool {
+    command.get_positionals().any(|argument| argument.get_id() == "guest")
 }
 
 fn supervises(command: &Command) -> bool {

@@ -34,7 +34,7 @@ pub(crate) fn begin(title: Title<'_>) -> Roff {
     let (upper, section, version) = (name.to_uppercase(), section.to_string(), format!("taptrail {version}"));
     roff.control("TH", [upper.as_str(), &section, date, &version, "taptrail manual"]);
     // No hyphens at the ends of lines, and no blanks to fill them: words are found, and copied.
-    roff.control("nh", []).control("ad", ["l"]);
+    roff.control("nr", ["HY", "0"]).control("nh", []).control("ad", ["l"]);
     roff.control("SH", ["NAME"]).text([roman(format!("{name} - {about}"))]);
     roff
 }
@@ -71,38 +71,21 @@ pub(crate) fn source(roff: &Roff) -> String {
     text
 }
 
-/// Breaks a line of a page's source where that means nothing: not at the end of a sentence, which
-/// would be set off by two blanks, and not before what roff takes for a command.
+/// Breaks a line of a page's source at blanks. A backslash at a line's end joins it with the next
+/// one, so that no sentence seems to end there, and an entry's word stays one line.
 fn short_lines(line: &str) -> Vec<String> {
-    let may_follow = |before: &str, word: &str| {
-        !before.trim_end_matches(['\'', '"', ')', ']', '*', '\u{201d}']).ends_with(['.', '!', '?'])
-            && !word.starts_with(['.', '\''])
-    };
-    let (mut lines, mut line, mut word_before) = (Vec::new(), line, "");
-    loop {
-        let mut at = None;
-        let mut begin = 0;
-        for (end, _) in line.match_indices(' ') {
-            word_before = if begin == end { word_before } else { &line[begin..end] };
-            begin = end + 1;
-            if source_width(&line[..end]) > SOURCE_WIDTH && at.is_some() {
-                break;
-            }
-            if may_follow(word_before, &line[begin..]) {
-                at = Some(end);
-            }
-        }
-        match at {
-            Some(at) if source_width(line) > SOURCE_WIDTH => {
-                lines.push(line[..at].to_owned());
-                line = &line[at + 1..];
-            }
-            _ => {
-                lines.push(line.to_owned());
-                return lines;
+    let mut lines = vec![String::new()];
+    for word in line.split_inclusive(' ') {
+        if let Some(last) = lines.last_mut() {
+            if !last.is_empty() && source_width(last) + source_width(word) >= SOURCE_WIDTH {
+                last.push('\\');
+                lines.push(word.to_owned());
+            } else {
+                last.push_str(word);
             }
         }
     }
+    lines
 }
 
 /// Text whose words in backticks are bold.
@@ -225,12 +208,15 @@ mod tests {
     }
 
     #[test]
-    fn a_source_line_ends_within_a_sentence() {
+    fn a_source_line_is_short_and_a_heading_begins_a_paragraph() {
         let sentence =
             "This sentence has as many words as are needed for it to reach the eightieth byte. Another";
         assert_eq!(
             short_lines(sentence),
-            ["This sentence has as many words as are needed for it to reach the eightieth", "byte. Another"]
+            [
+                "This sentence has as many words as are needed for it to reach the eightieth \\",
+                "byte. Another"
+            ]
         );
         let mut roff = Roff::new();
         roff.control("SH", ["NAME"])
