@@ -180,7 +180,8 @@ impl Ledger {
     }
 
     /// As [`open_to_read`](Self::open_to_read), for whoever must not wait: `None` if the ledger is
-    /// just being made, or if it would have to be copied and has more than 4 MiB.
+    /// just being made, or if it would have to be copied and has, with its
+    /// write-ahead log, more than 4 MiB.
     ///
     /// # Errors
     ///
@@ -189,8 +190,10 @@ impl Ledger {
         let path = Self::checked_file(state_dir)?;
         let ledger = match Self::connect_to_read(&path) {
             Err(LedgerError::Open { source, .. }) if needs_write_access(&source) => {
-                let bytes = std::fs::metadata(&path).map_or(u64::MAX, |file| file.len());
-                if bytes > MAX_COPY_AT_ONCE {
+                let bytes = |path: &Path| std::fs::metadata(path).map_or(0, |file| file.len());
+                let mut log = path.clone().into_os_string();
+                log.push("-wal");
+                if bytes(&path).saturating_add(bytes(Path::new(&log))) > MAX_COPY_AT_ONCE {
                     return Ok(None);
                 }
                 Self::copy_of(path)?

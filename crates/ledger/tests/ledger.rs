@@ -44,6 +44,46 @@ fn tun() -> NewDevice<'static> {
     }
 }
 
+#[test]
+fn who_must_not_wait_reads_a_ledger_in_place_or_a_small_copy() {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(matches!(Ledger::open_at_once(dir.path()), Err(LedgerError::File { .. })), "there is none");
+    std::fs::write(dir.path().join("ledger.sqlite"), "").unwrap();
+    std::fs::set_permissions(dir.path().join("ledger.sqlite"), std::fs::Permissions::from_mode(0o600))
+        .unwrap();
+    assert!(Ledger::open_at_once(dir.path()).unwrap().is_none(), "it is just being made");
+
+    let mut ledger = Ledger::open(dir.path()).unwrap();
+    let tx = ledger.begin().unwrap();
+    let key = begin(&tx).unwrap();
+    for _ in 0..2 {
+        let opened = tx.record(key, &record("open")).unwrap();
+        tx.device_opened(key, &tun(), opened).unwrap();
+    }
+    tx.commit().unwrap();
+    let look = || {
+        let ledger = Ledger::open_at_once(dir.path()).unwrap()?;
+        let guests = ledger.recent_guests().unwrap().into_iter().map(|guest| guest.id);
+        Some((guests.collect::<Vec<_>>(), ledger.recent_macs().unwrap()))
+    };
+    let found = Some((vec![guest()], vec![MAC]));
+    assert_eq!(look(), found, "in place");
+    // Another process writes.
+    let tx = ledger.begin().unwrap();
+    assert_eq!(look(), found);
+    drop(tx);
+
+    let text = "x".repeat(8000);
+    let tx = ledger.begin().unwrap();
+    for _ in 0..600 {
+        tx.record(key, &record(&text)).unwrap();
+    }
+    tx.commit().unwrap();
+    assert_eq!(look(), found, "a large one in place");
+    drop(ledger);
+    assert_eq!(look(), None, "a large one that has to be copied");
+}
+
 // Shows 4.1.
 #[test]
 fn what_is_committed_is_read_back_and_what_is_not_leaves_nothing() {
