@@ -11,12 +11,14 @@
 //! - [`process`]: starts QEMU with exactly the intended descriptors.
 //! - [`proc`]: the devices that processes hold.
 //! - [`netns`]: network namespaces.
+//! - [`clock`]: whether the system's clock is synchronised.
 //! - [`changes`]: notifications of changes of links and filters by other programs.
 
 #![allow(unsafe_code)]
 
 pub mod audit;
 pub mod changes;
+pub mod clock;
 pub mod device;
 pub mod filter;
 pub mod link;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::ioctl::{Opcode, opcode};
 use rustix::process::PidfdGetfdFlags;
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
 use crate::proc::{PidFd, ProcessId, processes};
 
@@ -125,20 +125,39 @@ impl NetNs {
         self.file.as_fd()
     }
 
+    /// Calls `act` in a new network namespace, in a new thread. The namespace has a loopback link,
+    /// which is down, and ends with the thread unless `act` keeps it.
+    ///
+    /// # Errors
+    ///
+    /// EPERM without `CAP_SYS_ADMIN`; ENOSPC at the limit of `user.max_net_namespaces`.
+    pub fn with_new<T: Send>(act: impl FnOnce() -> T + Send) -> io::Result<T> {
+        in_thread(|| {
+            // SAFETY: only this thread is in the new namespace, and it ends with `act`. A network
+            // namespace has no part in the soundness of anything in memory.
+            unsafe { unshare_unsafe(UnshareFlags::NEWNET) }?;
+            Ok(act())
+        })
+    }
+
     /// Calls `act` in the namespace, in a new thread.
     ///
     /// # Errors
     ///
     /// EPERM without `CAP_SYS_ADMIN`.
     pub fn enter<T: Send>(&self, act: impl FnOnce() -> T + Send) -> io::Result<T> {
-        std::thread::scope(|scope| {
-            let there = std::thread::Builder::new().spawn_scoped(scope, || {
-                move_into_link_name_space(self.file.as_fd(), Some(LinkNameSpaceType::Network))?;
-                Ok(act())
-            })?;
-            there.join().unwrap_or_else(|_| Err(io::Error::other("the thread in the namespace panicked")))
+        in_thread(|| {
+            move_into_link_name_space(self.file.as_fd(), Some(LinkNameSpaceType::Network))?;
+            Ok(act())
         })
     }
+}
+
+fn in_thread<T: Send>(act: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    std::thread::scope(|scope| {
+        let there = std::thread::Builder::new().spawn_scoped(scope, act)?;
+        there.join().unwrap_or_else(|_| Err(io::Error::other("the thread in the namespace panicked")))
+    })
 }
 
 #[cfg(test)]
@@ -157,6 +176,15 @@ mod tests {
         assert_ne!(here.inode(), there.inode());
         let seen = there.enter(|| NetNs::own().unwrap().inode()).unwrap();
         assert_eq!((seen, NetNs::own().unwrap().inode()), (there.inode(), here.inode()));
+    }
+
+    #[test]
+    fn a_new_namespace_ends_with_its_thread() {
+        let here = NetNs::own().unwrap().inode();
+        let there = NetNs::with_new(|| NetNs::own().unwrap().inode()).unwrap();
+        assert_ne!(there, here);
+        assert_eq!(NetNs::own().unwrap().inode(), here);
+        assert!(!crate::proc::network_namespace_exists(there).unwrap());
     }
 
     #[test]

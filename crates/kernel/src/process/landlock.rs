@@ -45,6 +45,14 @@ pub(super) fn restrict() -> Result<(), LandlockError> {
     Ok(())
 }
 
+/// The version of the kernel's Landlock (`LANDLOCK_CREATE_RULESET_VERSION`,
+/// landlock_create_ruleset(2)); 0 where it has none, or it is off.
+pub fn landlock_version() -> u32 {
+    // SAFETY: with this flag the kernel reads no memory of ours.
+    let version = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<u8>(), 0, 1) };
+    u32::try_from(version).unwrap_or(0)
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs::{self, File, OpenOptions};
@@ -54,12 +62,7 @@ mod tests {
 
     use super::super::dev::PrivateDev;
     use super::super::namespace::within;
-
-    /// The kernel's Landlock, 0 for none.
-    fn version() -> libc::c_long {
-        // SAFETY: with this flag the kernel reads no memory of ours.
-        unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<u8>(), 0, 1) }.max(0)
-    }
+    use super::landlock_version as version;
 
     fn inside<T: Send>(look: impl FnOnce() -> T + Send) -> T {
         within(&PrivateDev::new([]).unwrap(), || Ok(look())).unwrap()

@@ -20,6 +20,7 @@ mod testing;
 pub use background::{BackgroundRequest, spawn_background, take_inherited};
 pub use credentials::{Credentials, CredentialsError};
 pub use dev::{PrivateDev, PrivateDevError};
+pub use landlock::landlock_version;
 pub use limits::{Limit, LimitError};
 pub use memory::release_text_pages;
 pub use peer::{Peer, peer_credentials};
