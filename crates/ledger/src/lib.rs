@@ -89,6 +89,14 @@ pub struct Ledger {
 }
 
 impl Ledger {
+    /// The version of the schema that this crate writes.
+    pub const VERSION: i64 = schema::VERSION;
+
+    /// The version of the ledger's schema when it was opened.
+    pub fn version(&self) -> i64 {
+        self.version
+    }
+
     /// Opens the ledger in `state_dir` for writing, and creates both if missing (modes 0700 and
     /// 0600).
     ///

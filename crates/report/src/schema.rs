@@ -45,6 +45,7 @@ impl Schema {
         "list",
         "events",
         "recover",
+        "doctor",
         "archive",
         "ledger-check",
         "ledger-checkpoint",

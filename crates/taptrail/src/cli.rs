@@ -3,6 +3,7 @@
 mod archive;
 mod color;
 mod complete;
+mod doctor;
 mod format;
 mod groups;
 mod guests;
@@ -31,6 +32,7 @@ use uuid::Uuid;
 pub(crate) use self::archive::Archive;
 pub(crate) use self::color::{ColorChoice, help_color};
 pub(crate) use self::complete::{Complete, Shell};
+pub(crate) use self::doctor::{Doctor, Job};
 use self::format::{OutputFormat, StreamFormat};
 pub(crate) use self::groups::{command, groups as command_groups};
 pub(crate) use self::guests::Guests;
@@ -55,7 +57,7 @@ pub(crate) use self::who::{Explain, Who};
 #[command(name = "taptrail", version, propagate_version = true, arg_required_else_help = true)]
 #[command(disable_help_flag = true, disable_version_flag = true)]
 #[command(
-    after_help = "Exit codes:\n  0  success\n  1  the command failed, `findings` or `verify` reported at least one problem, or `who` or `explain` found nothing\n  2  wrong arguments, or input that can't be read\n  3  the guest, or its supervisor, did not answer in time\n  4  not known: the logs do not cover the time or host in question\n\n`taptrail run` in the foreground returns QEMU's exit code."
+    after_help = "Exit codes:\n  0  success\n  1  the command failed, `findings` or `verify` reported at least one problem, or `who` or `explain` found nothing\n  2  wrong arguments, or input that can't be read\n  3  the guest, or its supervisor, did not answer in time\n  4  not known: the logs do not cover the time or host in question, or `doctor` may not look\n\n`taptrail run` in the foreground returns QEMU's exit code."
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -166,6 +168,8 @@ pub(crate) enum Command {
     /// Compact, check and prune a lake, and list what all hosts show together
     #[command(subcommand)]
     Lake(LakeCommand),
+    /// Show what this host has and lacks for taptrail's work
+    Doctor(Doctor),
     /// Print the JSON Schema of an output
     Schema(Schema),
     #[command(hide = true)]

@@ -11,6 +11,7 @@ mod background;
 mod check;
 mod cli;
 mod complete;
+mod doctor;
 mod events;
 mod guest;
 mod held_nics;
@@ -88,6 +89,7 @@ fn main() -> ExitCode {
         Command::Explain(arguments) => queries::explain(&arguments, &dirs),
         Command::Ledger(command) => ledger::ledger(&command, &dirs),
         Command::Lake(command) => lake::lake(&command),
+        Command::Doctor(ref arguments) => doctor::doctor(arguments, &dirs),
         Command::Schema(ref arguments) => schema::schema(arguments),
         Command::Findings(arguments) => queries::findings(&arguments, &dirs),
         Command::Report(arguments) => queries::report(&arguments, &dirs),

@@ -20,7 +20,7 @@ use crate::output::{Failure, colors};
 
 /// Where a QEMU without a path is searched. Not in PATH: whoever sets it would choose the program
 /// that root runs.
-const PROGRAM_DIRS: [&str; 4] = ["/usr/local/bin", "/usr/bin", "/usr/libexec", "/bin"];
+pub(crate) const PROGRAM_DIRS: [&str; 4] = ["/usr/local/bin", "/usr/bin", "/usr/libexec", "/bin"];
 
 /// The configuration of a guest.
 pub(crate) struct RunConfig {

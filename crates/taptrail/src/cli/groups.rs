@@ -12,7 +12,7 @@ pub(crate) type Group = (&'static str, &'static [&'static str]);
 /// Each group's heading, and its commands in the order shown.
 const GROUPS: [Group; 5] = [
     ("Read logs", &["summary", "trail", "who", "guests", "findings", "explain", "report", "serve", "top"]),
-    ("Check this host", &["verify", "watch"]),
+    ("Check this host", &["doctor", "verify", "watch"]),
     ("Run guests", &["run", "check", "attach", "detach", "nics", "list", "events", "stop"]),
     ("Many hosts", &["archive", "lake"]),
     ("Look after it", &["adopt", "recover", "ledger", "schema", "help"]),
