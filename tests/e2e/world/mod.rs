@@ -85,6 +85,7 @@ fn documented<S: AsRef<OsStr>>(arguments: &[S], text: &str) -> Value {
         ("detach", "nic"),
         ("list", "list"),
         ("recover", "recover"),
+        ("doctor", "doctor"),
         ("archive", "archive"),
         ("sql", "lake-sql"),
         ("compact", "lake-compact"),

@@ -68,6 +68,7 @@ pub(super) fn text(checks: &[Check], verdicts: &[Verdict], color: bool) -> Strin
             sentence(verdict)
         );
     }
+    let _ = writeln!(text, "[job] needs it, [(job)] does without it, and less well");
     text
 }
 
@@ -208,6 +209,7 @@ unknown  thing               unseen [run, (read)]
 
 Jobs
 lacking  run                 lacks thing; not known: thing
+[job] needs it, [(job)] does without it, and less well
 ";
         assert_eq!(said, expected);
         assert!(text(&checks, &[], true).contains("\u{1b}[38;5;1mmissing \u{1b}[39m thing"));
