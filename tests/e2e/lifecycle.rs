@@ -663,6 +663,65 @@ fn a_guests_log_has_the_output_of_its_supervisor_and_of_qemu_with_times() {
     world.assert_clean();
 }
 
+// Shows 5.40.
+#[test]
+fn warnings_of_a_start_in_the_background_reach_who_asked_and_the_log() {
+    let world = World::new();
+    let missing = world.path("vhost-net");
+    let nic = format!("bridge=br0,mac=52:54:00:00:00:01,vhost-path={}", missing.display());
+    let started = world.try_start("web1", &["--nic", &nic], &EMPTY).ok();
+    let warning = "WARN 52:54:00:00:00:01: goes on without vhost-net: ";
+    assert!(started.stderr.contains(warning), "{}", started.stderr);
+    assert!(world.log("web1").contains(warning), "{}", world.log("web1"));
+    // What is said before the supervisor has a log: it does not use the new settings.
+    world.kill_supervisor("web1");
+    let again = world.try_start("web1", &["--nic", ONE], &EMPTY).ok();
+    assert!(
+        again.stderr.contains("WARN 'web1' is still running, and is taken up as it is"),
+        "{}",
+        again.stderr
+    );
+    // An adoption in the background warns, too: QEMU gave its tap up meanwhile.
+    world.kill_supervisor("web1");
+    let mut monitor = Qmp::connect(world.run_dir().join("web1/monitor"));
+    monitor.execute("netdev_del", json!({"id": "host-nic0"}));
+    drop(monitor);
+    let adopted = world.taptrail(["adopt", "web1", "--background"]).ok();
+    assert!(adopted.stderr.contains("released while no supervisor ran"), "{}", adopted.stderr);
+    let guest = world.last_guest().unwrap();
+    world.stop(&guest);
+    world.assert_clean();
+}
+
+// Shows 5.41.
+#[test]
+fn the_size_and_number_of_a_guests_log_files_are_settings() {
+    let world = World::new();
+    for wrong in [["--log-size", "1"], ["--log-size", "much"], ["--log-files", "0"]] {
+        world.try_start("web1", &wrong, &EMPTY).fails(2, wrong[0]);
+    }
+    // Logs each instruction of its firmware, with all registers.
+    let mut qemu = EMPTY.to_vec();
+    qemu.extend(["-d", "cpu,exec,nochain"]);
+    let guest = world.start_with("web1", &["--log-size", "64K", "--log-files", "4"], &qemu);
+    let dir = world.run_dir().join("web1");
+    let size = |name: &str| std::fs::metadata(dir.join(name)).map_or(0, |file| file.len());
+    world.until("there are three older files", || size("log.3") > 0);
+    for name in ["log", "log.1", "log.2", "log.3"] {
+        assert!(size(name) <= 64 << 10, "{name}");
+    }
+    let line = std::fs::read_to_string(dir.join("log.3")).unwrap();
+    let (time, _) = line.lines().nth(1).unwrap().split_once("  ").unwrap();
+    time.parse::<jiff::Timestamp>().unwrap();
+    // The next supervisor has settings of its own.
+    world.kill_supervisor("web1");
+    world.taptrail(["adopt", "web1", "--background", "--log-size=64K", "--log-files=2"]).ok();
+    assert!(size("log.1") > 0 && size("log.2") == 0 && size("log.3") == 0);
+    world.stop(&guest);
+    assert!(!dir.exists());
+    world.assert_clean();
+}
+
 #[test]
 fn a_qemu_with_too_much_output_fills_no_run_directory_and_is_not_blocked() {
     let world = World::new();

@@ -269,6 +269,20 @@ impl RunDirLock {
         Ok(())
     }
 
+    /// The log files that are there: `log`, and by rotation `log.1`, `log.2` and so on.
+    fn logs(&self) -> Vec<PathBuf> {
+        let is_log = |name: &str| match name.strip_prefix("log") {
+            Some("") => true,
+            Some(rest) => rest.strip_prefix('.').is_some_and(|number| number.parse::<u32>().is_ok()),
+            None => false,
+        };
+        let entries = std::fs::read_dir(&self.path).into_iter().flatten().flatten();
+        entries
+            .filter(|entry| entry.file_name().to_str().is_some_and(is_log))
+            .map(|entry| entry.path())
+            .collect()
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -355,11 +369,12 @@ impl Drop for RunDirLock {
     fn drop(&mut self) {
         // Errors don't matter: the next holder cleans up, too.
         let _ = self.lock.set_len(0);
-        let log: &[&str] = if self.keep_log { &[] } else { &["log", "log.1"] };
+        let log = if self.keep_log { Vec::new() } else { self.logs() };
         let qemus: &[&str] = if self.keep_monitor { &[] } else { &["monitor", "output"] };
         // The lock file goes last: after that another process may use the directory.
-        for name in ["api"].iter().chain(log).chain(qemus).chain(&[LOCK_FILE]) {
-            let _ = std::fs::remove_file(self.path.join(name));
+        let names = ["api"].iter().chain(qemus).chain(&[LOCK_FILE]).map(|name| self.path.join(name));
+        for path in log.into_iter().chain(names) {
+            let _ = std::fs::remove_file(path);
         }
         let _ = std::fs::remove_dir(&self.path);
     }
@@ -379,6 +394,23 @@ mod tests {
         drop(claim);
         assert!(guests(run.path()).unwrap().is_empty());
         RunDirLock::acquire(run.path(), "it's web1").unwrap();
+    }
+
+    #[test]
+    fn the_log_and_its_rotations_go_with_the_claim_and_nothing_else_does() {
+        let run = tempfile::tempdir().unwrap();
+        let claim = RunDirLock::acquire(run.path(), "web1").unwrap();
+        for name in ["log", "log.1", "log.23", "logs", "log.old"] {
+            std::fs::write(claim.path().join(name), "").unwrap();
+        }
+        drop(claim);
+        let mut left: Vec<_> = std::fs::read_dir(run.path().join("web1"))
+            .unwrap()
+            .flatten()
+            .map(|one| one.file_name())
+            .collect();
+        left.sort();
+        assert_eq!(left, ["log.old", "logs"]);
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub(crate) fn adopt(cli: &Cli, arguments: &Adopt, dirs: Dirs) -> CommandResult {
         revoke_unfiltered: arguments.revoke_unfiltered,
         bpf: arguments.bpf,
     };
-    supervised(arguments.ready_fd, |caller| {
+    supervised(arguments.ready_fd, arguments.log.into(), |caller| {
         taptrail_guest::adopt(&options, arguments.stop_timeout, caller)
             .map_err(|error| claim_failure(error, &options.name, &options.dirs))
     })

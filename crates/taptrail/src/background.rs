@@ -18,7 +18,7 @@ use taptrail_guest::spec::NicSpec;
 use taptrail_guest::{Running, log_file};
 use taptrail_kernel::process::{BackgroundRequest, spawn_background};
 
-use crate::cli::{Adopt, Cli, Run};
+use crate::cli::{Adopt, Cli, LogOptions, Run};
 use crate::output::{Failure, print};
 use crate::{CommandResult, log};
 
@@ -96,6 +96,7 @@ fn run_words(run: &Run, nics: &[NicSpec]) -> Vec<OsString> {
     if let Some(file) = &run.file {
         let mut words = vec!["run".into(), option("--file", file)];
         words.extend(run.nft.iter().map(|nft| option("--nft", nft)));
+        words.extend(log_words(run.log));
         return words;
     }
     let mut words = vec![
@@ -117,6 +118,7 @@ fn run_words(run: &Run, nics: &[NicSpec]) -> Vec<OsString> {
     words.extend(run.revoke_unfiltered.then(|| "--revoke-unfiltered".into()));
     words.extend(run.bpf.then(|| "--bpf".into()));
     words.extend(run.no_sandbox.then(|| "--no-sandbox".into()));
+    words.extend(log_words(run.log));
     words.push("--".into());
     words.extend(run.command.iter().cloned());
     words
@@ -132,8 +134,13 @@ fn adopt_words(adopt: &Adopt) -> Vec<OsString> {
     words.extend(adopt.revoke_unfiltered.then(|| "--revoke-unfiltered".into()));
     words.extend(adopt.bpf.then(|| "--bpf".into()));
     words.extend(adopt.nft.iter().map(|nft| option("--nft", nft)));
+    words.extend(log_words(adopt.log));
     words.extend(["--".into(), adopt.guest.clone().into()]);
     words
+}
+
+fn log_words(log: LogOptions) -> [OsString; 2] {
+    [option("--log-size", log.log_size.to_string()), option("--log-files", log.log_files.to_string())]
 }
 
 fn option(name: &str, value: impl AsRef<OsStr>) -> OsString {

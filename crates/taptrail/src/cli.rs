@@ -50,6 +50,7 @@ pub(crate) use self::top::Top;
 pub(crate) use self::verify::Verify;
 pub(crate) use self::watch::{Watch, arguments as watch_arguments};
 pub(crate) use self::who::{Explain, Who};
+use crate::log::LogLimits;
 
 /// Read which QEMU guest held which tap, macvtap and vhost-net from audit logs, and run guests with
 /// an audit trail that says definitively which device was opened, granted and released
@@ -327,9 +328,12 @@ pub(crate) struct Run {
     #[arg(long)]
     pub(crate) bpf: bool,
 
-    /// Return as soon as the guest runs; its output goes to RUN_DIR/NAME/log, 2 MiB of it
+    /// Return as soon as the guest runs; its output goes to RUN_DIR/NAME/log
     #[arg(long)]
     pub(crate) background: bool,
+
+    #[command(flatten)]
+    pub(crate) log: LogOptions,
 
     /// Do not add -sandbox to QEMU's command line
     #[arg(long)]
@@ -403,9 +407,12 @@ pub(crate) struct Adopt {
     #[arg(long)]
     pub(crate) bpf: bool,
 
-    /// Return as soon as the guest is supervised; the output goes to RUN_DIR/NAME/log, 2 MiB of it
+    /// Return as soon as the guest is supervised; the output goes to RUN_DIR/NAME/log
     #[arg(long)]
     pub(crate) background: bool,
+
+    #[command(flatten)]
+    pub(crate) log: LogOptions,
 
     /// Path of the nft program, which sets filters [default: /usr/sbin/nft or /sbin/nft]
     #[arg(long, value_name = "PATH", env = "TAPTRAIL_NFT")]
@@ -442,6 +449,42 @@ pub(crate) struct Recover {
 
     #[command(flatten)]
     pub(crate) output: OutputFormat,
+}
+
+/// How much of the log of a guest in the background is kept.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct LogOptions {
+    /// With --background: size at which the log is rotated, 64K to 1G
+    #[arg(long, value_name = "SIZE", default_value = "1M", value_parser = log_size)]
+    pub(crate) log_size: u64,
+
+    /// With --background: number of log files that are kept, the current one among them
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) log_files: u32,
+}
+
+impl From<LogOptions> for LogLimits {
+    fn from(options: LogOptions) -> Self {
+        Self { size: options.log_size, files: options.log_files }
+    }
+}
+
+/// A size in bytes: a number, and K, M or G for KiB, MiB or GiB.
+fn log_size(text: &str) -> Result<u64, String> {
+    let (number, shift) = match text.as_bytes().last().map(u8::to_ascii_uppercase) {
+        Some(b'K') => (&text[..text.len() - 1], 10),
+        Some(b'M') => (&text[..text.len() - 1], 20),
+        Some(b'G') => (&text[..text.len() - 1], 30),
+        _ => (text, 0),
+    };
+    let is_digits = number.bytes().all(|byte| byte.is_ascii_digit());
+    let bytes =
+        number.parse::<u64>().ok().filter(|_| is_digits).and_then(|number| number.checked_mul(1 << shift));
+    match bytes {
+        Some(bytes @ 0x1_0000..=0x4000_0000) => Ok(bytes),
+        Some(_) => Err("a log's size is from 64K to 1G".to_owned()),
+        None => Err("a size is a number of bytes, or with K, M or G behind it".to_owned()),
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -591,4 +634,19 @@ pub(crate) struct Events {
 
     #[command(flatten)]
     pub(crate) output: StreamFormat,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_logs_size_is_a_number_with_a_letter() {
+        for (text, bytes) in [("65536", 65_536), ("64K", 65_536), ("1m", 1 << 20), ("1G", 1 << 30)] {
+            assert_eq!(log_size(text), Ok(bytes), "{text}");
+        }
+        for text in ["65535", "2G", "", "K", "1MiB", "+100000", "-1", "18446744073709551615G", "é"] {
+            assert!(log_size(text).is_err(), "{text}");
+        }
+    }
 }

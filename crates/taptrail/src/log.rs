@@ -2,7 +2,7 @@
 //! with times, and limited in size.
 //!
 //! ```text
-//!   QEMU's stdout, stderr ──▶ output, a FIFO ──▶ thread ──▶ log ──▶ log.1, by rotation
+//!   QEMU's stdout, stderr ──▶ output, a FIFO ──▶ thread ──▶ log ──▶ log.1 …, by rotation
 //!   the supervisor's log messages ───────────────────────────┘
 //!   until the guest runs: warnings, and all of QEMU's output, to the caller, too
 //! ```
@@ -23,8 +23,14 @@ use taptrail_guest::NOFOLLOW;
 
 use crate::qemu_output::{OutputReader, escape_controls, follow, locked, make_fifo, open_fifo, output_path};
 
-/// Size at which the log is rotated; one older file is kept.
-const MAX_LOG_BYTES: u64 = 1 << 20;
+/// How much of the log is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LogLimits {
+    /// Size at which a file is rotated, in bytes.
+    pub(crate) size: u64,
+    /// The number of files: the current one, and older ones.
+    pub(crate) files: u32,
+}
 
 static LOG: OnceLock<Log> = OnceLock::new();
 
@@ -35,7 +41,7 @@ pub(crate) fn current() -> Option<&'static Log> {
 
 /// Starts the log in a guest's directory: from here on standard output and error, which QEMU
 /// inherits, go to the log.
-pub(crate) fn start(dir: &Path) -> io::Result<()> {
+pub(crate) fn start(dir: &Path, limits: LogLimits) -> io::Result<()> {
     // The caller gets messages through it; writing to it must not block.
     let caller = File::from(fcntl_dupfd_cloexec(io::stderr(), 3)?);
     fcntl_setfl(&caller, fcntl_getfl(&caller)? | OFlags::NONBLOCK)?;
@@ -44,7 +50,7 @@ pub(crate) fn start(dir: &Path) -> io::Result<()> {
     // Opened a second time: QEMU can change the flags of its own open file.
     let output = OutputReader::of(&path)?;
     let fifo = open_fifo(&path, true)?;
-    let log_file = LogFile::open(dir.join("log"))?;
+    let log_file = LogFile::open(dir.join("log"), limits)?;
     dup2_stdout(&fifo)?;
     dup2_stderr(&fifo)?;
     let log =
@@ -109,10 +115,11 @@ fn contains(text: &[u8], words: &[u8]) -> bool {
     text.windows(words.len()).any(|window| window == words)
 }
 
-/// The log file, with rotation to one older file.
+/// The log file, with rotation: `log`, then `log.1`, `log.2` and so on, the older the higher.
 #[derive(Debug)]
 struct LogFile {
     path: PathBuf,
+    limits: LogLimits,
     file: File,
     size: u64,
     /// Bytes deleted by rotations.
@@ -120,10 +127,25 @@ struct LogFile {
 }
 
 impl LogFile {
-    fn open(path: PathBuf) -> io::Result<Self> {
+    fn open(path: PathBuf, limits: LogLimits) -> io::Result<Self> {
         let file = Self::file(&path)?;
         let size = file.metadata()?.len();
-        Ok(Self { path, file, size, deleted: 0 })
+        let log = Self { path, limits, file, size, deleted: 0 };
+        // An earlier supervisor may have kept more.
+        let mut number = limits.files.max(1);
+        while std::fs::remove_file(log.older(number)).is_ok() {
+            number = number.saturating_add(1);
+        }
+        Ok(log)
+    }
+
+    /// The path of an older file; of the log itself for 0.
+    fn older(&self, number: u32) -> PathBuf {
+        let mut path = self.path.clone();
+        if number > 0 {
+            path.as_mut_os_string().push(format!(".{number}"));
+        }
+        path
     }
 
     fn file(path: &Path) -> io::Result<File> {
@@ -137,7 +159,7 @@ impl LogFile {
         text.extend_from_slice(prefix);
         text.extend_from_slice(escape_controls(line).as_bytes());
         text.push(b'\n');
-        if self.size.saturating_add(len(&text)) > MAX_LOG_BYTES {
+        if self.size.saturating_add(len(&text)) > self.limits.size {
             self.rotate();
         }
         if self.file.write_all(&text).is_ok() {
@@ -145,12 +167,19 @@ impl LogFile {
         }
     }
 
-    /// Starts a new file; the current one replaces the older.
+    /// Starts a new file; each older one takes the next number, and the oldest goes.
     fn rotate(&mut self) {
-        let mut before = self.path.clone();
-        before.as_mut_os_string().push(".1");
-        let deleted = std::fs::symlink_metadata(&before).map_or(0, |file| file.len());
-        let new = std::fs::rename(&self.path, &before).and_then(|()| Self::file(&self.path));
+        let last = self.limits.files.saturating_sub(1);
+        let deleted = std::fs::symlink_metadata(self.older(last)).map_or(0, |file| file.len());
+        for number in (1..last).rev() {
+            // A file that is not there yet.
+            let _ = std::fs::rename(self.older(number), self.older(number + 1));
+        }
+        let moved = match last {
+            0 => std::fs::remove_file(&self.path),
+            _ => std::fs::rename(&self.path, self.older(1)),
+        };
+        let new = moved.and_then(|()| Self::file(&self.path));
         match new {
             Ok(file) => (self.file, self.size) = (file, 0),
             // If the file can't be renamed it is emptied: the limit matters more than old lines.
@@ -180,23 +209,63 @@ mod tests {
     use super::*;
     use crate::qemu_output::MAX_LINE_BYTES;
 
+    const SIZE: u64 = 64 << 10;
+
+    fn names(dir: &Path) -> Vec<String> {
+        let entries = std::fs::read_dir(dir).unwrap();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    }
+
+    fn size(dir: &Path, name: &str) -> u64 {
+        std::fs::metadata(dir.join(name)).map_or(0, |file| file.len())
+    }
+
+    fn first_line(path: &Path) -> String {
+        std::fs::read_to_string(path).unwrap().lines().next().unwrap().to_owned()
+    }
+
     #[test]
-    fn two_files_of_a_bounded_size_are_kept_and_deleted_bytes_are_reported() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("log");
-        let mut log_file = LogFile::open(path.clone()).unwrap();
+    fn files_of_a_bounded_size_and_number_are_kept_and_deleted_bytes_are_reported() {
         let line = [b'x'; MAX_LINE_BYTES];
-        let size = |name: &str| std::fs::metadata(dir.path().join(name)).map_or(0, |file| file.len());
-        for _ in 0..4 * MAX_LOG_BYTES / len(&line) {
-            log_file.write(b"qemu: ", &line);
-            assert!(size("log") <= MAX_LOG_BYTES && size("log.1") <= MAX_LOG_BYTES);
+        for (files, expected) in
+            [(1, &["log"][..]), (2, &["log", "log.1"]), (4, &["log", "log.1", "log.2", "log.3"])]
+        {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("log");
+            let limits = LogLimits { size: SIZE, files };
+            let mut log_file = LogFile::open(path.clone(), limits).unwrap();
+            for _ in 0..6 * SIZE / len(&line) {
+                log_file.write(b"qemu: ", &line);
+                assert!(names(dir.path()).iter().all(|name| size(dir.path(), name) <= SIZE));
+            }
+            assert_eq!(names(dir.path()), expected);
+            let first = first_line(&path);
+            assert!(first.ends_with("bytes of older output deleted)"), "{first}");
+            // A later supervisor appends to it.
+            let before = size(dir.path(), "log");
+            LogFile::open(path, limits).unwrap().write(b"", b"on");
+            assert!(size(dir.path(), "log") > before);
+            assert_eq!(names(dir.path()), expected);
         }
-        let first = std::fs::read_to_string(&path).unwrap().lines().next().unwrap().to_owned();
-        assert!(first.ends_with("bytes of older output deleted)"), "{first}");
-        // A later supervisor appends to it.
-        let before = size("log");
-        LogFile::open(path).unwrap().write(b"", b"on");
-        assert!(size("log") > before);
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn older_files_are_in_their_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let limits = LogLimits { size: 60, files: 3 };
+        let mut log_file = LogFile::open(dir.path().join("log"), limits).unwrap();
+        for word in ["first", "second", "third"] {
+            log_file.write(b"", format!("{word} {}", "x".repeat(20)).as_bytes());
+        }
+        for (name, word) in [("log.2", "first"), ("log.1", "second"), ("log", "third")] {
+            let line = first_line(&dir.path().join(name));
+            assert!(line.contains(word), "{name}: {line}");
+        }
+        // A later supervisor that keeps fewer deletes the others.
+        LogFile::open(dir.path().join("log"), LogLimits { size: 60, files: 1 }).unwrap();
+        assert_eq!(names(dir.path()), ["log"]);
     }
 }

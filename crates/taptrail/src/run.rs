@@ -17,6 +17,7 @@ use tracing::warn;
 use uuid::Uuid;
 
 use crate::cli::{Cli, Run};
+use crate::log::LogLimits;
 use crate::output::Failure;
 use crate::run_config::RunConfig;
 use crate::unresponsive::claim_failure;
@@ -38,7 +39,7 @@ pub(crate) fn run(cli: &Cli, arguments: &Run, dirs: Dirs) -> CommandResult {
     if arguments.background {
         return background::run(cli, arguments, request);
     }
-    supervised(arguments.ready_fd, |caller| {
+    supervised(arguments.ready_fd, arguments.log.into(), |caller| {
         let adopt = AdoptOptions {
             name: request.name.clone(),
             audit: request.audit,
@@ -103,6 +104,7 @@ fn orphan(adopt: &AdoptOptions) -> Result<Option<Uuid>, Failure> {
 /// Supervises a guest in this process, and reports its start to a parent that waits on `ready_fd`.
 pub(crate) fn supervised(
     ready_fd: Option<RawFd>,
+    log_limits: LogLimits,
     supervise: impl FnOnce(&mut dyn Observer) -> Result<Ended, Failure>,
 ) -> CommandResult {
     if ready_fd.is_some() {
@@ -111,7 +113,7 @@ pub(crate) fn supervised(
     }
     let news = ready_fd.map(take_inherited).transpose();
     let news = news.context("The start can't be reported to the parent of --background")?.map(File::from);
-    let mut caller = Caller { background: news.is_some(), news };
+    let mut caller = Caller { background: news.is_some(), log_limits, news };
     let ended = supervise(&mut caller);
     if let Some(log) = log::current() {
         log.drain();
@@ -134,13 +136,18 @@ pub(crate) fn supervised(
 /// The process that started the supervisor.
 struct Caller {
     background: bool,
+    log_limits: LogLimits,
     /// The pipe on which it waits for the report, until it has that.
     news: Option<File>,
 }
 
 impl Observer for Caller {
     fn claimed(&mut self, directory: &Path) -> io::Result<()> {
-        if self.background { log::start(directory) } else { stderr::forward_qemu_output(directory) }
+        if self.background {
+            log::start(directory, self.log_limits)
+        } else {
+            stderr::forward_qemu_output(directory)
+        }
     }
 
     fn running(&mut self, running: Running) {
