@@ -209,6 +209,32 @@ fn pruning_forgets_guests_that_have_ended() {
     world.assert_clean();
 }
 
+// Shows 4.13, 4.34.
+#[test]
+fn pruning_may_be_tried_and_leaves_an_altered_ledger_as_it_is() {
+    let world = World::new();
+    let guest = world.start("web1", &["--nic", ONE]);
+    world.stop(&guest);
+    let prune = |more: &[&str]| world.taptrail([&["ledger", "prune"], more].concat());
+    prune(&[]).fails(2, "--before");
+    prune(&["--keep", "soon"]).fails(2, "--keep can't be used");
+    let tried = world.json(["ledger", "prune", "--keep", "0 days", "--dry-run", "--json"]);
+    assert_eq!(tried, json!({"guests": 1, "records": 5}));
+    assert_eq!(
+        prune(&["--keep", "1 day", "--dry-run"]).ok().stdout,
+        "0 guests and 0 records would be deleted\n"
+    );
+    assert_eq!(world.records().len(), 5, "a try deletes nothing");
+    let ledger = Ledger::file(&world.state());
+    let text = "UPDATE record SET text = replace(text, 'success', 'failed') WHERE id = 2";
+    tamper(&ledger, text);
+    prune(&["--keep", "0 days", "--check"]).fails(1, "record 2 of ");
+    assert_eq!(world.records().len(), 5);
+    tamper(&ledger, "UPDATE record SET text = replace(text, 'failed', 'success') WHERE id = 2");
+    assert_eq!(prune(&["--keep", "0 days", "--check"]).ok().stdout, "1 guests and 5 records deleted\n");
+    assert!(world.taptrail(["ledger", "check"]).ok().stdout.contains("is sound"));
+}
+
 /// Runs SQL on the ledger, as somebody who is not taptrail would.
 fn tamper(ledger: &Path, sql: &str) {
     let raw = rusqlite::Connection::open(ledger).unwrap();

@@ -269,3 +269,58 @@ fn a_boot_recovers_interrupted_guests_and_starts_enabled_units() {
     assert!(!host.run(["pgrep", "qemu"]).success(), "QEMU was ended");
     assert_eq!(holdings(&host)[2].0, "never-granted");
 }
+
+// Shows 4.34.
+#[test]
+fn the_prune_unit_deletes_what_is_older_than_its_setting_and_leaves_a_checkpoint_in_the_journal() {
+    let host = Host::boot();
+    guest_file(&host, "");
+    for _ in 0..2 {
+        host.systemctl("start taptrail@web1");
+        host.systemctl("stop taptrail@web1");
+    }
+    let guests = || holdings(&host).len();
+    assert_eq!(guests(), 2);
+    host.systemctl("enable --now taptrail-prune.timer");
+    assert_eq!(host.property("taptrail-prune.timer", "SubState"), "waiting");
+    let next = host.property("taptrail-prune.timer", "NextElapseUSecRealtime");
+    assert!(!next.is_empty(), "the timer has a time");
+    host.systemctl("start taptrail-prune");
+    assert_eq!(guests(), 2, "400 days are kept");
+    let checkpoint = || {
+        let entries = host.journal(&["_SYSTEMD_UNIT=taptrail-prune.service"]);
+        let said = |entry: &Value| entry["MESSAGE"].as_str().unwrap_or_default().to_owned();
+        entries.iter().map(said).rfind(|said| said.starts_with("taptrail-checkpoint v=1 "))
+    };
+    host.world.until("the checkpoint is in the journal", || checkpoint().is_some());
+
+    // Of the two, one ended longer ago than is kept.
+    // Not by host.file(): SQLite resolves /proc/PID/root, which leads to this machine's own files.
+    let path = host.world.path("host/lib/taptrail/ledger.sqlite");
+    let ledger = rusqlite::Connection::open(&path).unwrap();
+    let year: i64 = 365 * 24 * 3600 * 1000;
+    ledger.execute("UPDATE guest SET ended = ended - ?1 WHERE id = 1", [2 * year]).unwrap();
+    drop(ledger);
+    host.run(["mkdir", "-p", "/etc/default"]).ok();
+    fs::write(host.file("/etc/default/taptrail-prune"), "TAPTRAIL_KEEP=\"3 years\"\n").unwrap();
+    host.systemctl("start taptrail-prune");
+    assert_eq!(guests(), 2);
+    fs::write(host.file("/etc/default/taptrail-prune"), "TAPTRAIL_KEEP=\"1 year\"\n").unwrap();
+    let before = checkpoint();
+    host.systemctl("start taptrail-prune");
+    assert_eq!(guests(), 1);
+    host.world.until("another checkpoint is in the journal", || checkpoint() != before);
+    let kept = checkpoint().unwrap();
+    let said = host.run(["taptrail", "ledger", "check", "--checkpoint", &kept]).ok().stdout;
+    assert!(said.contains("is sound") && said.contains("were pruned with their records"), "{said}");
+
+    // An altered ledger is left as it is, and the unit says so.
+    let ledger = rusqlite::Connection::open(&path).unwrap();
+    ledger
+        .execute("UPDATE record SET text = text || ' ' WHERE id = (SELECT max(id) FROM record)", [])
+        .unwrap();
+    drop(ledger);
+    fs::write(host.file("/etc/default/taptrail-prune"), "TAPTRAIL_KEEP=\"0 days\"\n").unwrap();
+    assert!(!host.run(["systemctl", "start", "taptrail-prune"]).success());
+    assert_eq!((host.property("taptrail-prune", "Result"), guests()), ("exit-code".to_owned(), 1));
+}

@@ -114,6 +114,23 @@ impl Ledger {
         Ok(())
     }
 
+    /// What [`prune`](Self::prune) would remove.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::Read`].
+    pub fn prunable(&self, before: Timestamp) -> Result<Pruned, LedgerError> {
+        let count =
+            "SELECT count(*), coalesce(sum((SELECT count(*) FROM record WHERE record.guest = guest.id)), 0)
+                     FROM guest WHERE ended < ?1";
+        let number = |row: &rusqlite::Row<'_>, at: usize| row.get::<_, i64>(at).map(i64::unsigned_abs);
+        self.connection
+            .query_row(count, [before.as_millisecond()], |row| {
+                Ok(Pruned { guests: number(row, 0)?, records: number(row, 1)? })
+            })
+            .map_err(|source| LedgerError::Read { source })
+    }
+
     /// Removes guests that ended before a time, with all of their rows. Open accounts stay, however
     /// old.
     ///

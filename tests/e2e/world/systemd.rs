@@ -98,7 +98,14 @@ impl Host {
         File::create(dir.join("log/audit/audit.log")).unwrap();
         fs::write(dir.join("etc/machine-id"), format!("{}\n", uuid::Uuid::new_v4().simple())).unwrap();
         fs::write(dir.join("systemd/journald.conf"), JOURNALD_CONF).unwrap();
-        for unit in ["taptrail-watch.service", "taptrail@.service", "taptrail-recover.service"] {
+        let units = [
+            "taptrail-watch.service",
+            "taptrail@.service",
+            "taptrail-recover.service",
+            "taptrail-prune.service",
+            "taptrail-prune.timer",
+        ];
+        for unit in units {
             let packaged = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../packaging").join(unit);
             fs::copy(packaged, dir.join("systemd/system").join(unit)).unwrap();
         }

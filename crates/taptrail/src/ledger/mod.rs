@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use serde::Serialize;
 use taptrail_guest::{Dirs, chain};
 use taptrail_ledger::{Ledger, StoredRecord};
@@ -78,13 +78,44 @@ fn line(out: &mut impl Write, uid: u32, stored: &StoredRecord) -> io::Result<()>
 }
 
 fn prune(dirs: &Dirs, arguments: &Prune) -> CommandResult {
-    let before = moment("--before", &arguments.before)?;
-    let mut ledger = Ledger::open(&dirs.state)?;
-    let pruned = ledger.prune(before).context("Not all of the ended guests were deleted")?;
+    let before = match (&arguments.before, &arguments.keep) {
+        (_, Some(span)) => moment("--keep", &format!("{span} ago"))?,
+        (Some(time), None) => moment("--before", time)?,
+        // clap requires one of them.
+        (None, None) => return Err(Failure::input(anyhow!("--before or --keep is needed"))),
+    };
+    if arguments.check {
+        refuse_altered(&Ledger::open_to_read(&dirs.state)?)?;
+    }
+    let (pruned, verb) = if arguments.dry_run {
+        (Ledger::open_to_read(&dirs.state)?.prunable(before)?, "would be deleted")
+    } else {
+        let mut ledger = Ledger::open(&dirs.state)?;
+        (ledger.prune(before).context("Not all of the ended guests were deleted")?, "deleted")
+    };
     if arguments.output.is_json() {
         return print_json(&Forgotten { guests: pruned.guests, records: pruned.records });
     }
-    print(&format!("{} guests and {} records deleted\n", pruned.guests, pruned.records))
+    print(&format!("{} guests and {} records {verb}\n", pruned.guests, pruned.records))
+}
+
+/// Refuses a ledger that is damaged or altered: pruning would delete what shows it. Records outside
+/// of the chain stay with their guests, and are no reason.
+fn refuse_altered(ledger: &Ledger) -> Result<(), Failure> {
+    let fault = match &ledger.faults()?[..] {
+        [fault, ..] => Some(fault.clone()),
+        [] => {
+            let faults = ledger.check_chain(&[])?.map(|report| report.faults).unwrap_or_default();
+            faults.first().map(ToString::to_string)
+        }
+    };
+    match fault {
+        None => Ok(()),
+        Some(fault) => Err(anyhow!(
+            "The ledger is damaged or altered, and nothing was deleted: {fault}; `taptrail ledger check` has all of it"
+        )
+        .into()),
+    }
 }
 
 /// What was pruned, as JSON.
