@@ -324,3 +324,38 @@ fn the_prune_unit_deletes_what_is_older_than_its_setting_and_leaves_a_checkpoint
     assert!(!host.run(["systemctl", "start", "taptrail-prune"]).success());
     assert_eq!((host.property("taptrail-prune", "Result"), guests()), ("exit-code".to_owned(), 1));
 }
+
+// Shows 16.1.
+#[test]
+fn the_doctor_sees_which_units_are_enabled() {
+    let host = Host::boot();
+    let asked = || {
+        let done = host.run(["taptrail", "doctor", "--json"]);
+        let answer: Value = serde_json::from_str(&done.stdout).unwrap();
+        let checks = answer["checks"].as_array().unwrap().iter();
+        let units = checks.filter(|check| check["id"].as_str().unwrap().starts_with("unit-"));
+        let word = |value: &Value| value.as_str().unwrap().to_owned();
+        units.map(|unit| (word(&unit["id"]), word(&unit["status"]), word(&unit["found"]))).collect::<Vec<_>>()
+    };
+    let statuses = |units: &[(String, String, String)]| -> Vec<(String, String)> {
+        units.iter().map(|(id, status, _)| (id.clone(), status.clone())).collect()
+    };
+    let expected = |words: [&str; 5]| {
+        let ids = ["unit-watch", "unit-recover", "unit-guest", "unit-prune", "unit-archive"];
+        ids.into_iter().map(str::to_owned).zip(words.into_iter().map(str::to_owned)).collect::<Vec<_>>()
+    };
+    // The host has no unit for archiving, and none is enabled.
+    let units = asked();
+    assert_eq!(statuses(&units), expected(["missing", "missing", "ok", "missing", "missing"]), "{units:?}");
+    assert_eq!(units[4].2, "taptrail-archive.timer is not installed");
+    host.systemctl("enable --now taptrail-watch taptrail-prune.timer");
+    host.systemctl("enable taptrail-recover");
+    let units = asked();
+    assert_eq!(statuses(&units), expected(["ok", "ok", "ok", "ok", "missing"]), "{units:?}");
+    assert_eq!(units[0].2, "taptrail-watch.service is enabled, and active");
+    // A unit that failed.
+    fs::write(host.file("/etc/default/taptrail-watch"), "TAPTRAIL_WATCH_OPTIONS=--nonsense\n").unwrap();
+    assert!(!host.run(["systemctl", "restart", "taptrail-watch"]).success());
+    let units = asked();
+    assert_eq!(units[0].2, "taptrail-watch.service has failed");
+}
