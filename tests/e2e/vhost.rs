@@ -568,3 +568,27 @@ fn a_vhost_net_that_is_hidden_is_not_definitively_released() {
         assert_eq!(doubts, [None, doubt], "{way}");
     }
 }
+
+// Shows 16.1.
+#[test]
+fn the_doctor_sees_vhost_net_and_loads_no_module() {
+    let world = World::new();
+    let modules = || {
+        let text = fs::read_to_string("/proc/modules").unwrap();
+        let mut names: Vec<_> = text.lines().map(|line| line.split(' ').next().unwrap().to_owned()).collect();
+        names.sort();
+        names
+    };
+    let before = modules();
+    let answer = world.taptrail(["doctor", "--for", "run", "--json"]).ok();
+    assert_eq!(modules(), before);
+    let answer: Value = serde_json::from_str(&answer.stdout).unwrap();
+    let status = |id: &str| {
+        let checks = answer["checks"].as_array().unwrap();
+        checks.iter().find(|check| check["id"] == id).unwrap()["status"].clone()
+    };
+    for id in ["tun", "vhost-net", "macvtap", "bridge", "nft-netdev", "bpf"] {
+        assert_eq!(status(id), "ok", "{id} in {answer:#}");
+    }
+    assert_eq!(answer["jobs"][0]["verdict"], "ready");
+}

@@ -306,7 +306,7 @@ fn nftables(features: &Features, version: Option<(u32, u32)>, rights: &Rights, n
         Feature::Loadable => {
             // Trying it would load the module.
             return NFT.ok(format!(
-                "{}; the kernel loads the module nf_tables when it is first used",
+                "{} is there, and was not tried: the kernel loads the module nf_tables when it is first used",
                 nft.path().display()
             ));
         }
@@ -415,7 +415,12 @@ fn bpf(system: &System, features: &Features, version: Option<(u32, u32)>, rights
         }
     }
     const TRACING: &str = "CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS";
-    if features.option(TRACING) == Some("n") {
+    // The function is there with the option alone (kernel/trace/ftrace.c).
+    let traces = match features.option(TRACING) {
+        Some(value) => Some(value != "n"),
+        None => system.has_symbol("register_ftrace_direct"),
+    };
+    if traces == Some(false) {
         return BPF_SUBJECT.missing(
             format!("this kernel can't trace its functions: {TRACING} is not set"),
             format!("boot a kernel with {TRACING}, as Debian's are"),
@@ -428,9 +433,9 @@ fn bpf(system: &System, features: &Features, version: Option<(u32, u32)>, rights
             AS_ROOT,
         );
     }
-    if features.option(TRACING).is_none() {
+    if traces.is_none() {
         return BPF_SUBJECT.unknown(
-            "the kernel describes its types; whether it can trace its functions is in its configuration, which can't be read here",
+            "the kernel describes its types; whether it can trace its functions can't be seen here",
             "try it: `taptrail watch --bpf` says whether the kernel takes the program",
         );
     }

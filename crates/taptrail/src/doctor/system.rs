@@ -1,7 +1,7 @@
 //! The host's files as the checks read them, and programs that they run.
 
 use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::io::{self, BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc;
@@ -49,6 +49,20 @@ impl System {
     /// The text of a gzip file.
     pub(super) fn read_gzip(&self, path: impl AsRef<Path>) -> io::Result<String> {
         read_text(GzDecoder::new(File::open(self.path(path))?))
+    }
+
+    /// Whether the kernel has a function of this name (/proc/kallsyms); None if that can't be read.
+    pub(super) fn has_symbol(&self, name: &str) -> Option<bool> {
+        let symbols = BufReader::new(File::open(self.path("/proc/kallsyms")).ok()?);
+        let mut any = false;
+        for line in symbols.lines() {
+            any = true;
+            // Address, type, name, and of a module's its name.
+            if line.ok()?.split_ascii_whitespace().nth(2) == Some(name) {
+                return Some(true);
+            }
+        }
+        any.then_some(false)
     }
 
     /// Whether something is at this path; an error if that can't be seen.
@@ -144,5 +158,9 @@ mod tests {
         assert_eq!(system.read("/etc/hostname").unwrap(), "h1\n");
         assert!(system.exists("/etc/hostname").unwrap() && !system.exists("/etc/hostname/x").unwrap());
         assert_eq!(system.program(["/etc/hostname", "/etc/other"]), None, "it can't be executed");
+        assert_eq!(system.has_symbol("tun_init"), None);
+        fs::create_dir(root.path().join("proc")).unwrap();
+        fs::write(root.path().join("proc/kallsyms"), "0000 T tun_init\t[tun]\n0000 t __tun_init\n").unwrap();
+        assert_eq!((system.has_symbol("tun_init"), system.has_symbol("tun")), (Some(true), Some(false)));
     }
 }
