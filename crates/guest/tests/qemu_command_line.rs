@@ -174,7 +174,7 @@ fn qemu_starts_with_the_nics_it_was_given_and_takes_more() {
     assert!(matches!(gone, Ok(Waited::Event(_))), "{gone:?}");
 }
 
-// Shows 5.40.
+// Shows 5.42.
 #[test]
 fn qemu_sets_each_property_of_the_device_at_its_start_and_hot_plugged() {
     own_network_namespace();

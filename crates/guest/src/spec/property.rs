@@ -7,7 +7,6 @@ use serde_json::Value;
 
 use super::Key;
 use super::error::{Problem, quoted};
-use super::value::PATH_LIMIT;
 use crate::qemu::model::Model;
 
 /// A property of QEMU's device that an interface may set.
@@ -167,28 +166,28 @@ impl Property {
         self.definition().models == Models::Any || model.is_virtio()
     }
 
+    /// The words that it takes; none if it takes a number.
+    pub fn words(self) -> Vec<&'static str> {
+        match self.definition().kind {
+            Kind::Switch => vec!["on", "off"],
+            Kind::Words(words) => words.iter().map(|(word, _)| *word).collect(),
+            Kind::Rom => vec!["off"],
+            Kind::Number(..) => Vec::new(),
+        }
+    }
+
     /// Checks a value.
     pub(super) fn check(self, text: &str) -> Result<String, Problem> {
-        let choice = |choices: Vec<&'static str>| Problem::Choice {
-            key: Key::Device(self),
-            text: quoted(text),
-            choices,
-        };
-        let is_right = match self.definition().kind {
-            Kind::Switch => {
-                matches!(text, "on" | "off").then_some(()).ok_or_else(|| choice(vec!["on", "off"]))
+        let key = Key::Device(self);
+        match self.definition().kind {
+            Kind::Number(min, max) => super::value::number(key, text, min..=max).map(drop)?,
+            _ if self.words().contains(&text) => {}
+            Kind::Rom => drop(super::value::path(text)?),
+            Kind::Switch | Kind::Words(_) => {
+                return Err(Problem::Choice { key, text: quoted(text), choices: self.words() });
             }
-            Kind::Number(min, max) => super::value::number(Key::Device(self), text, min..=max).map(drop),
-            Kind::Words(words) => {
-                let known = words.iter().any(|(word, _)| *word == text);
-                known.then_some(()).ok_or_else(|| choice(words.iter().map(|(word, _)| *word).collect()))
-            }
-            Kind::Rom if text == "off" => Ok(()),
-            Kind::Rom if text.len() > PATH_LIMIT => Err(Problem::LongPath),
-            Kind::Rom if text.starts_with('/') => Ok(()),
-            Kind::Rom => Err(Problem::RelativePath(quoted(text))),
-        };
-        is_right.map(|()| text.to_owned())
+        }
+        Ok(text.to_owned())
     }
 
     /// The value as QEMU takes it in JSON.

@@ -6,7 +6,7 @@ use taptrail_kernel::link::{Link, MacvtapMode};
 use super::host::{Found, Host};
 
 /// The keys of which a SPEC has one, and first.
-const BACKENDS: [Key; 3] = [Key::Bridge, Key::Tap, Key::Macvtap];
+const BACKENDS: [Key; 4] = [Key::Bridge, Key::Tap, Key::NewTap, Key::Macvtap];
 
 /// What can stand at the end of a SPEC: whole SPECs.
 pub(super) fn candidates(spec: &str, host: &Host) -> Found {
@@ -26,7 +26,7 @@ pub(super) fn candidates(spec: &str, host: &Host) -> Found {
             let has_backend = given.iter().any(is_backend);
             let fits = |key: &Key| is_backend(key) != has_backend && !given.contains(key);
             let fits_backend = |key: &Key| *key != Key::Mode || given.contains(&Key::Macvtap);
-            let keys = Key::ALL.into_iter().filter(fits).filter(fits_backend);
+            let keys = Key::all().filter(fits).filter(fits_backend);
             keys.map(|key| (format!("{before}{key}="), String::new())).collect()
         }
     }
@@ -48,7 +48,9 @@ fn values(key: Key, host: &Host) -> Found {
         Key::Mode => words(&MODES.map(MacvtapMode::as_str)),
         Key::Vhost => words(&[Vhost::On, Vhost::Off, Vhost::Auto].map(Vhost::as_str)),
         Key::Filter => words(&[PacketFilter::NoMacSpoofing.as_str()]),
+        Key::NewTap => words(&["on"]),
         Key::Isolated => words(&["on", "off"]),
+        Key::Device(property) => words(&property.words()),
         _ => Found::new(),
     }
 }
