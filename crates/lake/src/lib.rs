@@ -31,6 +31,7 @@ mod lasting;
 mod layout;
 mod manifest;
 mod object;
+mod parallel;
 mod read;
 mod remote;
 mod retention;

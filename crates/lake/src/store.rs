@@ -130,6 +130,16 @@ impl Store {
         Ok(Self { objects, runtime, url, directory: None })
     }
 
+    /// How many objects are read at once: as many as there are processors, or as many as hide the
+    /// time that each request takes.
+    pub(crate) fn parallelism(&self) -> usize {
+        const REQUESTS: usize = 8;
+        match &self.directory {
+            Some(_) => std::thread::available_parallelism().map_or(1, usize::from).min(REQUESTS),
+            None => REQUESTS,
+        }
+    }
+
     /// Its URL.
     pub fn url(&self) -> &str {
         &self.url

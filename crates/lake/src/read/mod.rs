@@ -21,6 +21,7 @@ use taptrail_trail::{Coverage, Finding, GuestRun, Holding, Span, is_same_host};
 
 pub use self::lines::Lines;
 use self::parts::Parts;
+use crate::parallel;
 use crate::summary::HostCoverage;
 use crate::tables::columns::micros;
 use crate::{
@@ -182,14 +183,29 @@ impl LakeReader {
         take: &mut impl FnMut(Finding) -> Result<(), E>,
     ) -> Result<(), E> {
         let conditions = self.of_time(question, since, until);
-        for day in self.days(Table::Findings, since, until) {
-            for (path, rows) in self.rows::<FindingRow>(day, &conditions)? {
+        let days: Vec<Day> = self.days(Table::Findings, since, until).collect();
+        self.of_days::<FindingRow, E>(&days, &conditions, &mut |path, row| {
+            take(row.finding().ok_or_else(|| LakeError::out_of_range(path))?)
+        })
+    }
+
+    /// Passes on the rows of some days that count and meet the conditions, each with the path of its
+    /// object. Several objects are read at once.
+    fn of_days<R: Row, E: From<LakeError>>(
+        &self,
+        days: &[Day],
+        conditions: &Conditions,
+        take: &mut impl FnMut(&Arc<str>, R) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let read = |day: &Day, to: &mut parallel::Sender<'_, (Arc<str>, R)>| {
+            for (path, rows) in self.rows::<R>(*day, conditions)? {
                 for row in rows {
-                    take(row?.finding().ok_or_else(|| LakeError::out_of_range(&path))?)?;
+                    to.send((Arc::clone(&path), row?))?;
                 }
             }
-        }
-        Ok(())
+            Ok(())
+        };
+        parallel::in_order(self.store.parallelism(), days, read, &mut |(path, row)| take(&path, row))
     }
 
     fn of_time(&self, question: &Question, since: Option<Timestamp>, until: Option<Timestamp>) -> Conditions {
