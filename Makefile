@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help build demo test test-engines test-kernels test-libvirt-xml soak test-linux-guest lint doc deny typos bench bench-lake bench-reading bench-verify bench-watch bpf setup clean
+.PHONY: help build crates demo test test-engines test-kernels test-libvirt-xml soak test-linux-guest lint doc deny typos bench bench-lake bench-reading bench-verify bench-watch bpf setup clean
 
 help: ## List these targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -50,6 +50,14 @@ lint: ## Format and lints alone, as `make test` runs them first
 
 doc: ## The crates' documentation, whose links must lead somewhere
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --exclude xtask --lib --no-deps --locked --all-features
+
+crates: ## The crates for others, as cargo would publish them: what is in them, and whether it builds
+	@for crate in record trail source; do \
+		stray=$$($(CARGO) package --list --allow-dirty --locked -p taptrail-$$crate | \
+			grep -vE '^(src/.*\.rs|examples/follow_log\.rs|README\.md|LICENSE-(APACHE|MIT)|Cargo\.(toml|toml\.orig|lock)|\.cargo_vcs_info\.json)$$'); \
+		[ -z "$$stray" ] || { echo "crates: taptrail-$$crate has files that nobody needs: $$stray" >&2; exit 1; }; \
+	done
+	$(CARGO) package --quiet --allow-dirty --locked -p taptrail-record -p taptrail-trail -p taptrail-source
 
 deny: ## Licences, origins and duplicates of dependencies (needs cargo-deny)
 	$(CARGO) deny --locked check bans licenses sources

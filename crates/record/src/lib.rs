@@ -33,6 +33,11 @@
 
 #![forbid(unsafe_code)]
 
+// The README's examples, as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 mod abend;
 mod bridge_open;
 mod claim;

@@ -37,6 +37,11 @@
 
 #![forbid(unsafe_code)]
 
+// The README's examples, as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 mod audit_spans;
 mod collector;
 mod coverage_builder;

@@ -89,6 +89,11 @@
 
 #![forbid(unsafe_code)]
 
+// The README's examples, as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 mod model;
 mod output;
 #[cfg(test)]
