@@ -11,6 +11,7 @@ mod cli_queries;
 mod completions;
 mod confinement;
 mod doctor;
+mod documented_commands;
 mod documents;
 mod failures;
 mod findings;
