@@ -24,6 +24,7 @@ use pulldown_cmark::{CodeBlockKind, Event, Parser, Tag};
 use regex::{Captures, Regex};
 
 use crate::world::World;
+use crate::world::libvirt::{Libvirt, Nic, Watch};
 
 /// A test for each page that has commands that run.
 macro_rules! pages {
@@ -40,12 +41,19 @@ pages! {
     readme: "README.md",
     api: "docs/api.md",
     auditing: "docs/auditing.md",
+    bridge_helper: "docs/bridge-helper.md",
     ci: "docs/ci.md",
     ecs: "docs/ecs.md",
     findings: "docs/findings.md",
+    fleet: "docs/fleet.md",
+    guest_files: "docs/guest-files.md",
     guests: "docs/guests.md",
+    lake: "docs/lake.md",
     ledger: "docs/ledger.md",
+    libvirt: "docs/libvirt.md",
+    libvirt_nic_spec: "docs/nic-spec.md",
     reading: "docs/reading.md",
+    records: "docs/records.md",
     report: "docs/report.md",
     schema: "docs/schema.md",
     without_libvirt: "docs/without-libvirt.md",
@@ -234,13 +242,34 @@ enum Place {
     Logs,
     /// A directory `evidence`, as `heap.sh` makes it.
     Heap,
-    /// A host with a bridge `br0` and a link `lower`, an empty ledger and no audit log.
+    /// A log server with the logs of some hosts in /srv/logs, and their lake. What is a bucket in
+    /// the documents, s3://audit-lake/kvm, is the directory /srv/lake.
+    LogServer,
+    /// A host with a bridge `br0` and a link `lower`, an empty ledger and no audit log, and this
+    /// repository's `packaging`.
     Host,
     /// The same, with an empty guest `web1` on `br0`.
     HostWithGuest,
     /// A host with the audit log of a libvirt, whose last line was written an hour ago, and a copy of
     /// it in `saved`.
     LibvirtLog,
+    /// A host with a libvirtd, an auditd, guests `web1` and `web2`, and two that failed to start.
+    Libvirt,
+    /// The same, with a watcher that has seen these guests' devices.
+    WatchedLibvirt,
+}
+
+/// A place that was made. What it needs ends with it, in the order of the fields.
+struct Made {
+    _watch: Option<Watch>,
+    libvirt: Option<Libvirt>,
+    world: Option<World>,
+}
+
+impl Made {
+    fn world(&self) -> &World {
+        self.libvirt.as_ref().map_or_else(|| self.world.as_ref().unwrap(), |libvirt| &libvirt.world)
+    }
 }
 
 impl Place {
@@ -249,9 +278,12 @@ impl Place {
             "the source tree" => Self::SourceTree,
             "a directory of logs" => Self::Logs,
             "a heap of logs" => Self::Heap,
+            "a log server" => Self::LogServer,
             "a host" => Self::Host,
             "a host with a guest web1" => Self::HostWithGuest,
             "a host with libvirt's log" => Self::LibvirtLog,
+            "a libvirt host" => Self::Libvirt,
+            "a libvirt host with a watcher" => Self::WatchedLibvirt,
             _ => return None,
         })
     }
@@ -261,7 +293,13 @@ impl Place {
         !matches!(self, Self::SourceTree | Self::Logs | Self::Heap)
     }
 
-    fn prepare(self) -> World {
+    /// None where tests may not switch auditing, and this one needs it.
+    fn prepare(self) -> Option<Made> {
+        if matches!(self, Self::Libvirt | Self::WatchedLibvirt) {
+            let libvirt = libvirt_host()?;
+            let watch = (self == Self::WatchedLibvirt).then(|| watcher_of(&libvirt));
+            return Some(Made { _watch: watch, libvirt: Some(libvirt), world: None });
+        }
         let world = World::new();
         become_host(&world);
         let here = world.path("here");
@@ -285,13 +323,22 @@ impl Place {
                 let other = "tests/data/libvirt/libvirt-9.0/02-macvtap/audit.log";
                 fs::copy(root().join(other), here.join("saved/b/audit.log")).unwrap();
             }
-            Self::Heap => {
-                let mut shell = Command::new("/bin/sh");
-                shell.args(["-c", include_str!("documented_commands/heap.sh"), "heap.sh"]);
-                let done = shell.arg(root().join("tests/data/libvirt")).current_dir(&here).output().unwrap();
-                assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+            Self::Heap => make_heap(&here),
+            Self::LogServer => {
+                const LAKE: &str = "file:///srv/lake";
+                make_heap(&here);
+                shell(
+                    "mkdir -p /srv/logs /srv/lake /etc/taptrail
+                    cp -r evidence/hv01 evidence/hv03 evidence/hv04 evidence/hv09 /srv/logs
+                    cp -r 'evidence/hv10 (Berlin)' /srv/logs/hv07
+                    cp evidence/hv11/audit.log /var/log/audit
+                    minisign -G -W -p /etc/taptrail/lake.pub -s /etc/taptrail/lake.key",
+                    &here,
+                );
+                world.taptrail(["archive", "/srv/logs", "--to", LAKE]).ok();
+                world.taptrail(["lake", "compact", LAKE]).ok();
             }
-            Self::Host => {}
+            Self::Host => symlink(root().join("packaging"), here.join("packaging")).unwrap(),
             Self::HostWithGuest => {
                 world.start("web1", &["--nic", "bridge=br0,mac=52:54:00:00:00:01,vhost=off"]);
             }
@@ -303,9 +350,50 @@ impl Place {
                 fs::create_dir(here.join("saved")).unwrap();
                 fs::write(here.join("saved/audit.log"), &log).unwrap();
             }
+            Self::Libvirt | Self::WatchedLibvirt => unreachable!(),
         }
-        world
+        Some(Made { _watch: None, libvirt: None, world: Some(world) })
     }
+}
+
+/// A host with guests of a real libvirt.
+fn libvirt_host() -> Option<Libvirt> {
+    let libvirt = Libvirt::start_without_rules()?;
+    for name in ["here", "bin"] {
+        fs::create_dir(libvirt.world.path(name)).unwrap();
+    }
+    symlink(env!("CARGO_BIN_EXE_taptrail"), libvirt.world.path("bin/taptrail")).unwrap();
+    let on = |source, last: u8| Nic::on(source, &format!("52:54:00:0a:0f:{last:02x}"));
+    libvirt.create("web1", 1, &[on("br0", 1), on("lower", 2)]);
+    let web2 = libvirt.create("web2", 2, &[on("br0", 3)]);
+    for (name, number, nic) in [("web3", 3, on("no-bridge", 4)), ("web4", 4, on("br0", 5).rom("/no-file"))] {
+        assert!(!libvirt.try_create(name, number, &[nic]).success(), "{name} starts");
+    }
+    // Its records are in the log when this returns.
+    libvirt.trail(&web2.uuid);
+    Some(libvirt)
+}
+
+fn watcher_of(libvirt: &Libvirt) -> Watch {
+    let watch = libvirt.watch();
+    libvirt.world.until("the watcher has seen the guests' devices", || {
+        let trail = libvirt.world.json(["trail", "--held", "--json"]);
+        let held = trail["holdings"].as_array().unwrap();
+        !held.is_empty() && held.iter().all(|holding| holding["certainty"] == "definitive")
+    });
+    watch
+}
+
+/// Makes the directory `evidence` in this one.
+fn make_heap(here: &Path) {
+    let script = root().join("tests/e2e/documented_commands/heap.sh");
+    let logs = root().join("tests/data/libvirt");
+    shell(&format!("sh '{}' '{}'", script.display(), logs.display()), here);
+}
+
+fn shell(script: &str, here: &Path) {
+    let done = Command::new("/bin/sh").args(["-ec", script]).current_dir(here).output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
 }
 
 /// A log of a real libvirt.
@@ -374,25 +462,43 @@ fn run_page(page: &str) {
 fn run_blocks(place: Place, blocks: &[Block]) -> Vec<(usize, String)> {
     const BEGIN: &str = "\u{1e}begin\n";
     const END: &str = "\u{1e}end ";
-    let world = place.prepare();
+    let Some(made) = place.prepare() else { return Vec::new() };
+    let world = made.world();
     let mut script = String::from("code=0\n");
     for block in blocks {
         for (command, _) in block.commands() {
+            let command = match place {
+                Place::LogServer => command.replace("s3://audit-lake/kvm", "file:///srv/lake"),
+                _ => command,
+            };
             // Each command finds the exit code of the one before it in `$?`.
             let _ =
                 writeln!(script, "echo -n '{BEGIN}'\n(exit $code)\n{command}\ncode=$?\necho \"{END}$code\"");
+        }
+        // libvirt, auditd and the watcher follow what was done.
+        if place == Place::WatchedLibvirt {
+            script.push_str("sleep 3\n");
         }
     }
     fs::write(world.path("script"), script).unwrap();
     // Not to a pipe, which guests in the background would keep open.
     let printed = world.path("printed");
     let output = File::create(&printed).unwrap();
+    let bin = world.path("bin").display().to_string();
+    // Other places have them where the program looks for them.
+    let mut directories = Vec::new();
+    if made.libvirt.is_some() {
+        directories.push(("TAPTRAIL_STATE_DIR".to_owned(), world.state().display().to_string()));
+        directories.push(("TAPTRAIL_RUN_DIR".to_owned(), world.run_dir().display().to_string()));
+        directories.extend(world.extra.iter().cloned());
+    }
     let status = Command::new("/usr/bin/timeout")
         .args(["--kill-after=5", "240", "/bin/bash"])
         .arg(world.path("script"))
         .env_clear()
-        .env("PATH", "/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin")
+        .env("PATH", format!("{bin}:/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"))
         .envs([("HOME", "/root"), ("LANG", "C.UTF-8"), ("TZ", "UTC")])
+        .envs(directories)
         .current_dir(world.path("here"))
         .stdin(Stdio::null())
         .stdout(output.try_clone().unwrap())
@@ -469,8 +575,10 @@ fn without_varying(text: &str) -> String {
             name => format!("<{name}>"),
         }
     });
-    // Whether the kernel audits is the machine's, and other tests'.
-    let lines = replaced.lines().filter(|line| !line.starts_with(" WARN Audit"));
+    // Whether the kernel audits and has a vhost-net is the machine's to say.
+    let of_machine =
+        |line: &str| line.starts_with(" WARN Audit") || line.contains("goes on without vhost-net");
+    let lines = replaced.lines().filter(|line| !of_machine(line));
     lines.fold(String::new(), |all, line| all + line.trim_end() + "\n")
 }
 
