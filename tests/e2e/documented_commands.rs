@@ -415,11 +415,12 @@ fn moved_to(log: &str, end: jiff::Timestamp) -> String {
 fn become_host(world: &World) {
     const HOST: &str = r#"
 mount --make-rprivate /
-mkdir -p "$1/layers" "$1/state" "$1/run" "$1/here"
-mount -t tmpfs -o mode=755 none "$1/layers"
+mkdir -p "$1/state" "$1/run" "$1/here"
+# Not in the world's directory, which can't be removed while something is mounted in it.
+mount -t tmpfs -o mode=755 none /mnt
 for dir in etc var srv usr/local; do
-	mkdir -p "$1/layers/$dir/upper" "$1/layers/$dir/work"
-	mount -t overlay -o "lowerdir=/$dir,upperdir=$1/layers/$dir/upper,workdir=$1/layers/$dir/work" none "/$dir"
+	mkdir -p "/mnt/$dir/upper" "/mnt/$dir/work"
+	mount -t overlay -o "lowerdir=/$dir,upperdir=/mnt/$dir/upper,workdir=/mnt/$dir/work" none "/$dir"
 done
 mount -t tmpfs -o mode=755 none /run
 mkdir -p /run/lock /run/taptrail /var/lib/taptrail /var/log/audit /usr/local/bin
