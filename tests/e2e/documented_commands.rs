@@ -250,6 +250,8 @@ enum Place {
     Host,
     /// The same, with an empty guest `web1` on `br0`.
     HostWithGuest,
+    /// The same, with an empty guest `job-4712`.
+    HostWithJob,
     /// A host with the audit log of a libvirt, whose last line was written an hour ago, and a copy of
     /// it in `saved`.
     LibvirtLog,
@@ -281,6 +283,7 @@ impl Place {
             "a log server" => Self::LogServer,
             "a host" => Self::Host,
             "a host with a guest web1" => Self::HostWithGuest,
+            "a host with a job's guest job-4712" => Self::HostWithJob,
             "a host with libvirt's log" => Self::LibvirtLog,
             "a libvirt host" => Self::Libvirt,
             "a libvirt host with a watcher" => Self::WatchedLibvirt,
@@ -341,6 +344,9 @@ impl Place {
             Self::Host => symlink(root().join("packaging"), here.join("packaging")).unwrap(),
             Self::HostWithGuest => {
                 world.start("web1", &["--nic", "bridge=br0,mac=52:54:00:00:00:01,vhost=off"]);
+            }
+            Self::HostWithJob => {
+                world.start("job-4712", &["--nic", "bridge=br0,mac=52:54:00:c1:47:12,vhost=off"]);
             }
             Self::LibvirtLog => {
                 let hour = jiff::SignedDuration::from_hours(1);
@@ -556,7 +562,7 @@ fn without_varying(text: &str) -> String {
             r"(?<mac>\b[0-9a-f]{2}(?::[0-9a-f]{2}){5}\b)",
             r"(?<uuid>\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b)",
             r"(?<time>(?:\b\d{4}-\d{2}-\d{2}[T ]|\b)\d{2}:\d{2}:\d{2}(?:\.\d{3})?Z?\b|\b\d{4}-\d{2}-\d{2}\b)",
-            r"(?<for>≥?\b(?:\d+m\d{2}s|\d+(?:\.\d+)? ?m?s)\b\+?)",
+            r"(?<for>[≥≤]?\b(?:\d+m\d{2}s|\d+(?:\.\d+)? ?m?s)\b\+?)",
             r"(?<pid>\b(?:pid|supervisor|process|Process|QEMU) \d+)",
             r"(?<serial>\baudit\.log:\d+|\bserial \d+)",
             r"(?<node>/dev/tap\d+)",
