@@ -219,7 +219,7 @@ fn pieces_that_overlap_give_the_whole() {
     pieces_give_the_whole(&[(0, 500), (250, 1000)], false);
 }
 
-// Shows 15.7.
+// Shows 15.7, 15.13.
 #[test]
 fn a_log_that_grows_gives_the_whole() {
     pieces_give_the_whole(&[(0, 300), (0, 600), (0, 1000)], true);

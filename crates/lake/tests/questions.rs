@@ -84,6 +84,7 @@ fn may_be_held(holding: &Holding, at: jiff::Timestamp) -> bool {
         .any(|(from, until)| from.is_none_or(|from| from <= at) && until.is_none_or(|until| at < until))
 }
 
+// Shows 15.13.
 #[test]
 fn a_question_about_one_time_finds_what_all_rows_have() {
     let directory = tempfile::tempdir().unwrap();
