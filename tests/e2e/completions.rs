@@ -123,6 +123,7 @@ fn candidates(world: &World, words: &[&str]) -> Vec<String> {
     done.stdout.lines().map(|line| line.split('\t').next().unwrap_or_default().to_owned()).collect()
 }
 
+// Shows 9.11.
 #[test]
 fn each_shell_completes_guests_macs_and_interfaces_of_this_moment() {
     let world = World::new();
@@ -164,6 +165,15 @@ fn each_shell_completes_guests_macs_and_interfaces_of_this_moment() {
             &["taptrail", "attach", "web-alpha", "--nic", "bridge=br0,filter="],
         );
         check("taptrail trail a", &["taptrail", "trail", "a file.log"]);
+        check("taptrail trail --log /etc/os-rel", &["taptrail", "trail", "--log", "/etc/os-release"]);
+        check("taptrail report --output=/etc/os-rel", &["taptrail", "report", "--output=/etc/os-release"]);
+        check("taptrail run --user daem", &["taptrail", "run", "--user", "daemon"]);
+        check("taptrail findings --kind=open-f", &["taptrail", "findings", "--kind=open-failed"]);
+        // Not every shell leaves the slash behind a directory.
+        let words = shell.completes("taptrail --state-dir=/usr/shar");
+        assert_eq!(words[1].trim_end_matches('/'), "--state-dir=/usr/share", "{name}");
+        let mut check =
+            |line: &str, words: &[&str]| assert_eq!(shell.completes(line), words, "{name}: {line}");
         check("taptrail run --name x -- /bin/ech", &["taptrail", "run", "--name", "x", "--", "/bin/echo"]);
     }
     world.stop(&guest);
@@ -171,6 +181,7 @@ fn each_shell_completes_guests_macs_and_interfaces_of_this_moment() {
     assert_eq!(candidates(&world, &["trail", "--guest", "w"]), ["web-alpha"], "it is on record");
 }
 
+// Shows 9.12.
 #[test]
 fn a_name_that_a_shell_would_run_is_only_a_name() {
     let world = World::new();
@@ -188,6 +199,7 @@ fn a_name_that_a_shell_would_run_is_only_a_name() {
     world.stop(&guest);
 }
 
+// Shows 9.11.
 #[test]
 fn a_completion_is_quick_and_silent_whatever_is_there() {
     let world = World::new();
@@ -224,6 +236,7 @@ fn a_completion_is_quick_and_silent_whatever_is_there() {
     }
 }
 
+// Shows 9.11.
 #[test]
 fn an_ordinary_user_gets_what_the_kernel_shows_to_anyone() {
     let world = World::new();

@@ -109,6 +109,7 @@ fn assert_filled(page: &str, lines: &[&str], begins: impl Fn(&str) -> bool) {
     }
 }
 
+// Shows 9.10.
 #[test]
 fn each_command_has_a_page_with_the_options_of_its_help() {
     let directory = tempfile::tempdir().unwrap();
@@ -132,6 +133,7 @@ fn each_command_has_a_page_with_the_options_of_its_help() {
     }
 }
 
+// Shows 9.10.
 #[test]
 fn no_section_and_no_entry_of_a_page_is_empty_and_no_line_is_too_long() {
     let directory = tempfile::tempdir().unwrap();
@@ -156,6 +158,7 @@ fn no_section_and_no_entry_of_a_page_is_empty_and_no_line_is_too_long() {
     }
 }
 
+// Shows 9.10.
 #[test]
 fn mandoc_and_groff_find_nothing_wrong_with_a_page() {
     let directory = tempfile::tempdir().unwrap();
