@@ -127,7 +127,7 @@ fn root_is_told_what_is_there_and_nothing_is_changed() {
     assert_eq!(fs::read_to_string("/proc/modules").unwrap_or_default(), modules);
     // What people read has the same, without colours where nobody sees them.
     let text = world.taptrail(["doctor", "--for", "run"]).ok().stdout;
-    assert!(text.starts_with("Rights of who asks\nok       user-namespace      root, "), "{text}");
+    assert!(text.starts_with("Rights of the caller\nok       user-namespace      root, "), "{text}");
     assert!(
         text.contains("\nready    run ") && !text.contains('\x1b') && !text.contains("\nlacking"),
         "{text}"

@@ -47,7 +47,7 @@ impl Area {
 
     pub(super) fn heading(self) -> &'static str {
         match self {
-            Self::Rights => "Rights of who asks",
+            Self::Rights => "Rights of the caller",
             Self::Kernel => "Kernel",
             Self::Auditing => "Auditing",
             Self::Libvirt => "libvirt",
