@@ -39,6 +39,7 @@ pub(crate) enum Chore {
     Promises(PromisesArguments),
     Man(ManArguments),
     Completions(CompletionsArguments),
+    Licences(LicencesArguments),
     Demo(DemoArguments),
     Engines(EnginesArguments),
     Bench(CostArguments),
@@ -87,6 +88,18 @@ pub(crate) struct CompletionsArguments {
     /// Directory for them; files of the same names are overwritten
     #[arg(value_name = "DIR")]
     pub(crate) dir: PathBuf,
+}
+
+/// Write the licences of all that is linked into the packaged programs, as one text.
+#[derive(Debug, Args)]
+pub(crate) struct LicencesArguments {
+    /// The target that the programs are built for
+    #[arg(long, value_name = "TRIPLE", default_value = "x86_64-unknown-linux-gnu")]
+    pub(crate) target: String,
+
+    /// Where to write it
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
 }
 
 /// Ask the questions of `taptrail lake sql` in DuckDB, ClickHouse and Spark, and compare the answers

@@ -12,6 +12,7 @@ mod engines;
 mod interrupt;
 mod kernels;
 mod libvirt;
+mod licences;
 mod man;
 mod program;
 mod programs;
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
         Chore::BenchVerify(arguments) => bench::verify::run(&arguments),
         Chore::BenchWatch(arguments) => bench::watch::run(&arguments),
         Chore::BenchSignals(arguments) => bench::watch::send_signals(&arguments),
+        Chore::Licences(arguments) => licences::write(&arguments),
         Chore::Demo(arguments) => demo::run(&arguments),
         Chore::Engines(arguments) => engines::run(&arguments),
         Chore::Promises(arguments) => promises::run(arguments.check),
