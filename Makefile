@@ -3,6 +3,7 @@
 CARGO ?= cargo
 
 .PHONY: help build crates demo test test-engines test-kernels test-libvirt-xml soak test-linux-guest lint doc deny typos bench bench-lake bench-reading bench-verify bench-watch bpf setup clean
+.PHONY: help build packages static demo test test-packages test-engines test-kernels soak test-linux-guest lint doc deny typos bench bench-reading bench-verify bench-watch bpf setup clean
 
 help: ## List these targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -13,6 +14,14 @@ setup: ## Install what building and running need (Debian packages)
 build: ## Build the release binary
 	$(CARGO) build --release --locked -p taptrail
 
+packages: ## The .deb and the .rpm, into target/packages; two runs on one commit give the same bytes
+	@scripts/setup packages
+	@scripts/packages
+
+static: ## Programs without shared libraries, for any Linux on x86-64, into target/packages/static
+	@scripts/setup packages
+	@scripts/static x86_64-unknown-linux-musl
+
 demo: setup ## A guest from start to stop on a real QEMU, and its trail
 	$(CARGO) build --release --locked -p taptrail
 	@$(CARGO) xtask demo target/release/taptrail
@@ -20,6 +29,10 @@ demo: setup ## A guest from start to stop on a real QEMU, and its trail
 test: ## Everything that must hold: lints, unit, property and end-to-end tests
 	@scripts/setup test
 	@scripts/test
+
+test-packages: ## The packages installed, upgraded with a running guest, and purged in fresh Debian roots (root)
+	@scripts/setup packages
+	@scripts/test-packages
 
 test-kernels: ## What needs a vhost-net, on every kernel of the list in xtask/src/kernels.rs
 	@scripts/setup test
