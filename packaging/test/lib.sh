@@ -74,8 +74,15 @@ fresh_root() {
 }
 packages=systemd,systemd-sysv,dbus,qemu-system-x86,nftables,iproute2,man-db,libcap2-bin,bash-completion,procps
 
+# shellcheck disable=SC2016 # It is the inner shell's.
 in_root() {
-	chroot "$root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive "$@"
+	unshare --mount sh -ec '
+		root=$1
+		shift
+		mount -t proc proc "$root/proc"
+		[ -e "$root/dev/fd" ] || ln -s /proc/self/fd "$root/dev/fd"
+		exec chroot "$root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive "$@"
+	' in_root "$root" "$@"
 }
 
 # All files, but for the records of dpkg, rpm, apt and systemd, caches and logs.
