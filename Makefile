@@ -2,8 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help build crates demo test test-engines test-kernels test-libvirt-xml soak test-linux-guest lint doc deny typos bench bench-lake bench-reading bench-verify bench-watch bpf setup clean
-.PHONY: help build packages static demo test test-packages test-engines test-kernels soak test-linux-guest lint doc deny typos bench bench-reading bench-verify bench-watch bpf setup clean
+.PHONY: help build packages static crates demo test test-packages test-engines test-kernels test-libvirt-xml soak test-linux-guest lint doc deny typos bench bench-lake bench-reading bench-verify bench-watch bpf setup clean
 
 help: ## List these targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 18
