@@ -20,7 +20,7 @@ check "nobody but root may write" silent find "$root/usr/bin/taptrail" "$root"/u
 	"$root/usr/share/taptrail" "$root/etc/taptrail" \( -perm /022 -o ! -uid 0 -o ! -gid 0 \) -print
 check "the bridge helper gets no rights by itself" silent in_root getcap /usr/libexec/taptrail-bridge-helper
 check "and is not setuid" test ! -u "$root/usr/libexec/taptrail-bridge-helper"
-for unit in taptrail-watch.service taptrail-recover.service taptrail-archive.timer taptrail-lake.timer taptrail@web1.service; do
+for unit in taptrail-watch.service taptrail-recover.service taptrail-archive.timer taptrail-lake.timer taptrail-prune.timer taptrail@web1.service; do
 	check "$unit is not enabled" refused in_root systemctl --quiet is-enabled "$unit"
 done
 check "auditd is left alone" refused test -e "$root/etc/audit"
