@@ -53,11 +53,14 @@ impl Callers {
     }
 
     /// Why this user may call, but not attach that interface: we would open a path in it with our
-    /// own privileges.
+    /// own privileges, or QEMU with its own, which may be those of root's files.
     pub(crate) fn objection(&self, uid: u32, spec: &NicSpec) -> Option<String> {
-        let names = spec.tun_path.is_some() || spec.vhost_path.is_some();
-        (names && !self.is_owner(uid))
-            .then(|| "tun-path= and vhost-path= are for root and the supervisor's own user alone".to_owned())
+        let has_rom = spec.properties.iter().any(|(property, value)| property.is_path(value));
+        let names = spec.tun_path.is_some() || spec.vhost_path.is_some() || has_rom;
+        (names && !self.is_owner(uid)).then(|| {
+            "tun-path=, vhost-path= and the file of rom= are for root and the supervisor's own user alone"
+                .to_owned()
+        })
     }
 
     fn is_owner(&self, uid: u32) -> bool {
@@ -93,6 +96,10 @@ mod tests {
         let named: NicSpec = "bridge=br0,tun-path=/dev/other".parse().unwrap();
         assert!(callers.objection(1001, &named).is_some());
         assert!(callers.objection(0, &named).is_none());
-        assert!(callers.objection(1001, &"bridge=br0".parse().unwrap()).is_none());
+        // QEMU reads it, and shows it to its guest.
+        assert!(callers.objection(1001, &"bridge=br0,rom=/etc/shadow".parse().unwrap()).is_some());
+        for harmless in ["bridge=br0", "bridge=br0,rom=off,rom-bar=on,boot=1"] {
+            assert!(callers.objection(1001, &harmless.parse().unwrap()).is_none(), "{harmless}");
+        }
     }
 }

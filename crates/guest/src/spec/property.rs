@@ -176,6 +176,11 @@ impl Property {
         }
     }
 
+    /// Whether a value is the path of a file, which QEMU opens.
+    pub(crate) fn is_path(self, text: &str) -> bool {
+        matches!(self.definition().kind, Kind::Rom) && text != "off"
+    }
+
     /// Checks a value.
     pub(super) fn check(self, text: &str) -> Result<String, Problem> {
         let key = Key::Device(self);
