@@ -181,8 +181,7 @@ pub(super) fn size(bytes: u64) -> String {
 }
 
 fn rules(system: &System, status: Option<&AuditStatus>) -> Check {
-    let way_out =
-        "install taptrail.rules (packaging/taptrail.rules) in /etc/audit/rules.d, and augenrules --load";
+    let way_out = "install -m 640 /usr/share/taptrail/audit/taptrail.rules /etc/audit/rules.d/ (in the source tree: packaging/taptrail.rules), then augenrules --load";
     let Some(status) = status else {
         return RULES.unknown("which rules are loaded can't be asked here", AS_ROOT);
     };

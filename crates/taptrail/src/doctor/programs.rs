@@ -105,7 +105,7 @@ fn helper(system: &System) -> Check {
     let Some(path) = system.program(HELPER_PATHS) else {
         return HELPER.missing(
             format!("{NO_HELPER} ({})", HELPER_PATHS.join(", ")),
-            "nothing, unless unprivileged users start QEMU: docs/bridge-helper.md says how it is installed",
+            "nothing, unless unprivileged users start QEMU: taptrail-bridge-helper(8) says how it is installed",
         );
     };
     match helper_rights(&system.path(&path)) {
@@ -187,7 +187,7 @@ fn judge_acl(acl: &Result<Acl, AclError>, bridges: &[String]) -> Check {
                     format!("mkdir -p /etc/qemu; echo 'allow br0' >{ACL_FILE}"),
                 ),
                 Some(io::ErrorKind::PermissionDenied) => ACL.unknown(chain(error), "ask as root"),
-                _ => ACL.missing(chain(error), "correct it: docs/bridge-helper.md has the grammar"),
+                _ => ACL.missing(chain(error), "correct it: taptrail-bridge-helper(8) has the grammar"),
             };
         }
     };

@@ -197,7 +197,9 @@ impl Group {
         }
         let names: Vec<_> = lacking.iter_names().map(|(name, _)| format!("CAP_{name}")).collect();
         let way_out = match rustix::process::geteuid().is_root() {
-            true => "ask outside of the container; in a unit, add it to CapabilityBoundingSet=",
+            true => {
+                "in a unit, add it to CapabilityBoundingSet=; in a container, start the container with it"
+            }
             false => "run it as root; in a unit with a user of its own, AmbientCapabilities=",
         };
         self.subject.missing(format!("not held: {}", names.join(", ")), way_out)
