@@ -191,7 +191,7 @@ pub fn unseen_lines(unseen: &UnseenReport) -> Vec<String> {
         let of = plural(unseen.processes.len() as u64, "process", "processes");
         let need = match unseen.processes.iter().all(|process| process.why == "failed") {
             true => "reading their descriptors failed",
-            false => "root, or CAP_SYS_PTRACE, is needed",
+            false => "root, or CAP_SYS_PTRACE, is needed, with all capabilities that they have",
         };
         let named = named_processes(&unseen.processes);
         lines.push(format!("What {of} may hold could not be seen: {need}: {named}"));
@@ -216,12 +216,12 @@ pub fn unseen_lines(unseen: &UnseenReport) -> Vec<String> {
     lines
 }
 
-/// `1 'init' (permission), 812 'x' (permission) and 3 more`
+/// `pid 1 'init' (permission), pid 812 'x' (permission) and 3 more`
 fn named_processes(processes: &[UnseenRow]) -> String {
     let named = |process: &UnseenRow| {
         let name =
             process.name.as_deref().map(|name| format!(" '{}'", escape_text(name))).unwrap_or_default();
-        format!("{}{name} ({})", process.pid, process.why)
+        format!("pid {}{name} ({})", process.pid, process.why)
     };
     let named: Vec<_> = processes.iter().take(MAX_NAMED_PROCESSES).map(named).collect();
     let more = processes.len() - named.len();
