@@ -511,6 +511,19 @@ fn interfaces_may_come_from_a_libvirt_domain() {
     attached.ok();
     assert_eq!(guest.holds(), ["tun vnet0", "tun vnet1"]);
     world.taptrail(["attach", "web1", "--domain", domain]).fails(2, "Network 'lab' is not known here");
+    world.taptrail(["attach", "web1", "--domain", domain, "--nic", ONE]).fails(2, "cannot be used with");
+    // What was attached before one that fails is named.
+    let half = DOMAIN.replace("52:54:00:00:00:01", "52:54:00:00:00:03");
+    std::fs::write(world.path("half.xml"), half).unwrap();
+    let half = world.path("half.xml");
+    world
+        .taptrail(["attach", "web1", "--domain", half.to_str().unwrap(), "--network", network])
+        .fails(1, "Interface 1 of 2 is not attached");
+    // On a FIFO QEMU would hang.
+    let fifo = world.path("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRUSR).unwrap();
+    let rom = format!("bridge=br0,rom={}", fifo.display());
+    world.taptrail(["attach", "web1", "--nic", &rom]).fails(1, "it is no regular file");
     world.stop(&guest);
     world.assert_clean();
 }

@@ -49,6 +49,14 @@ pub enum OpenError {
         /// The name of the link.
         name: String,
     },
+    /// The file of an option ROM, on which QEMU would hang or fail.
+    #[error("rom={path} can't be used: {reason}")]
+    Rom {
+        /// The path.
+        path: String,
+        /// Why.
+        reason: String,
+    },
     /// The SPEC names a link of another kind.
     #[error("Link '{name}' is a {kind}, not a {role}")]
     WrongKind {
@@ -273,6 +281,7 @@ impl Host {
         let refused =
             |error| Box::new(OpenFailed { error, key: None, closed: Vec::new(), steps: Vec::new() });
         let failed = |source| OpenError::Account { mac, source };
+        check_rom(&spec).map_err(refused)?;
         let place = self.resolve(&spec, mac, account).map_err(refused)?;
         is_free(mac, account, &mut self.links).map_err(refused)?;
         let (step, key) =
@@ -635,6 +644,20 @@ impl Host {
             ResolvedBackend::NewMacvtap { .. } => Ok(()),
         }
     }
+}
+
+/// Refuses what QEMU can't read to its end as an option ROM: it would hang in opening a FIFO. QEMU
+/// opens the path again: this spares mistakes, and whoever names the file is trusted with it.
+fn check_rom(spec: &NicSpec) -> Result<(), OpenError> {
+    let Some((_, path)) = spec.properties.iter().find(|(property, value)| property.is_path(value)) else {
+        return Ok(());
+    };
+    let reason = match std::fs::metadata(path) {
+        Ok(about) if about.is_file() => return Ok(()),
+        Ok(_) => "it is no regular file".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    Err(OpenError::Rom { path: path.clone(), reason })
 }
 
 /// Refuses an address that a guest without an open account has.

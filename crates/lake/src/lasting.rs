@@ -32,9 +32,10 @@ pub(crate) trait Lasting: Row {
     fn times(&self) -> Option<Vec<Span>>;
 
     /// Whether it may have been on a day that it has no row of. It is asked of the last row, which
-    /// is of this day.
-    fn may_be_elsewhere(&self, last: Day) -> bool {
+    /// is of this day. `kept`: the first day of which the lake has rows; earlier ones may have gone.
+    fn may_be_elsewhere(&self, last: Day, kept: Day) -> bool {
         let (Some(first), Some(times)) = (self.first_day(), self.times()) else { return true };
+        let first = first.max(kept);
         // Of very long ones, days are left out.
         first.days_until(last) >= MAX_DAYS
             || times.iter().any(|time| time.from < first.start() || time.until > last.end())

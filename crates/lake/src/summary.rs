@@ -66,9 +66,10 @@ pub fn write(
     scratch: &Path,
 ) -> Result<Vec<ObjectEntry>, LakeError> {
     let coverage = Encoded::of(coverage(store, objects)?.rows().into_iter().map(Ok))?;
-    let changes = Changes::new(before, objects);
-    let held = Encoded::of(changes.rows::<HeldRow>(store, scratch)?)?;
-    let runs = Encoded::of(changes.rows::<RunRow>(store, scratch)?)?;
+    // One that was lost or altered is not gone on from.
+    let before = before.filter(|before| is_whole(store, &before.summary));
+    let held = Encoded::of(Changes::of::<HeldRow>(before, objects).rows::<HeldRow>(store, scratch)?)?;
+    let runs = Encoded::of(Changes::of::<RunRow>(before, objects).rows::<RunRow>(store, scratch)?)?;
     let Some(last) = objects.iter().map(|object| object.day).max() else { return Ok(Vec::new()) };
     let put = |object: Encoded| {
         let path = generation.summary(object.table, &object.sha256);
@@ -91,17 +92,36 @@ fn coverage(store: &Arc<Store>, objects: &[ObjectEntry]) -> Result<HostCoverage,
     Ok(coverage)
 }
 
+/// Whether the objects of a summary are there as they were written.
+pub(crate) fn is_whole(store: &Store, summary: &[ObjectEntry]) -> bool {
+    let is_there = |object: &ObjectEntry| {
+        store.sha256(&object.path, object.bytes).is_ok_and(|sha256| sha256 == object.sha256)
+    };
+    !summary.is_empty() && summary.iter().all(is_there)
+}
+
+/// The first day of which there are objects of a table.
+pub(crate) fn first_kept(objects: &[ObjectEntry], table: Table) -> Option<Day> {
+    objects.iter().filter(|object| object.table == table).map(|object| object.day).min()
+}
+
 /// What distinguishes a generation's objects from those of the one before.
 struct Changes<'a> {
     summary: &'a [ObjectEntry],
     removed: Vec<&'a ObjectEntry>,
     added: Vec<&'a ObjectEntry>,
+    /// The first day of the table.
+    kept: Day,
 }
 
 impl<'a> Changes<'a> {
-    fn new(before: Option<&'a GenerationManifest>, objects: &'a [ObjectEntry]) -> Self {
-        let Some(before) = before.filter(|before| !before.summary.is_empty()) else {
-            return Self { summary: &[], removed: Vec::new(), added: objects.iter().collect() };
+    fn of<R: Row>(before: Option<&'a GenerationManifest>, objects: &'a [ObjectEntry]) -> Self {
+        let first = first_kept(objects, R::TABLE);
+        let kept = first.unwrap_or_else(|| Day::of(jiff::Timestamp::MIN));
+        // Where another day is the first, rows belong to the summary whose objects are as they were.
+        let is_same = |before: &&GenerationManifest| first_kept(&before.objects, R::TABLE) == first;
+        let Some(before) = before.filter(is_same) else {
+            return Self { summary: &[], removed: Vec::new(), added: objects.iter().collect(), kept };
         };
         let paths = |of: &'a [ObjectEntry]| of.iter().map(|object| &*object.path).collect::<BTreeSet<&str>>();
         let (old, new) = (paths(&before.objects), paths(objects));
@@ -109,6 +129,7 @@ impl<'a> Changes<'a> {
             summary: &before.summary,
             removed: before.objects.iter().filter(|object| !new.contains(&*object.path)).collect(),
             added: objects.iter().filter(|object| !old.contains(&*object.path)).collect(),
+            kept,
         }
     }
 
@@ -122,8 +143,8 @@ impl<'a> Changes<'a> {
         for ObjectEntry { path, bytes, .. } in self.summary.iter().filter(|of| of.table == R::TABLE) {
             sorted.push(Box::new(ObjectReader::open(store, path, *bytes, Limits::default())?.rows()?));
         }
-        let mut removed = elsewhere::<R>(store, &self.removed, scratch)?.peekable();
-        sorted.push(elsewhere(store, &self.added, scratch)?);
+        let mut removed = elsewhere::<R>(store, &self.removed, self.kept, scratch)?.peekable();
+        sorted.push(elsewhere(store, &self.added, self.kept, scratch)?);
         let mut if_it_stays = move |row: R| {
             let is_due =
                 |gone: &Result<R, LakeError>| gone.as_ref().map_or(true, |gone| gone.order(&row).is_le());
@@ -144,6 +165,7 @@ impl<'a> Changes<'a> {
 fn elsewhere<R: Lasting + 'static>(
     store: &Arc<Store>,
     objects: &[&ObjectEntry],
+    kept: Day,
     scratch: &Path,
 ) -> Result<SortedRows<R>, LakeError> {
     // It is removed with the directory that it is in.
@@ -154,7 +176,7 @@ fn elsewhere<R: Lasting + 'static>(
         let last = Conditions::default().and(vec![Test::Set("last")]);
         for row in ObjectReader::<R>::open_for(store, path, *bytes, Limits::default(), last)?.rows()? {
             let row = row?;
-            if row.may_be_elsewhere(*day) {
+            if row.may_be_elsewhere(*day, kept) {
                 spool.push(any_day, row)?;
             }
         }

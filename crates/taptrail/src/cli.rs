@@ -558,7 +558,7 @@ pub(crate) struct Attach {
     /// Name of the guest
     pub(crate) guest: String,
 
-    #[arg(long, value_name = "SPEC", help = SPEC_HELP, required_unless_present_any = ["xml", "domain"])]
+    #[arg(long, value_name = "SPEC", help = SPEC_HELP, required_unless_present_any = ["xml", "domain"], conflicts_with = "domain")]
     pub(crate) nic: Option<String>,
 
     /// File with libvirt's <interface> element, or - for standard input

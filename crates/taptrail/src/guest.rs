@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use taptrail_guest::spec::{NicSpec, SpecError};
+use taptrail_guest::spec::{NicSpec, SpecError, check_unique};
 use taptrail_guest::{Client, Dirs, api, descriptors};
 use taptrail_record::{CloseDoubt, visible};
 use taptrail_report::{DeviceRow, NicRow, nic_table};
@@ -15,12 +15,27 @@ use crate::unresponsive::{client_failure, kill, revoke_failure, whereabouts};
 use crate::{held_nics, libvirt_xml};
 
 pub(crate) fn attach(arguments: &Attach, dirs: &Dirs) -> CommandResult {
+    let specs = specs(arguments)?;
+    check_unique(&specs).map_err(Failure::input)?;
     let mut rows = Vec::new();
-    for spec in specs(arguments)? {
+    let mut done: Vec<String> = Vec::new();
+    for (number, spec) in (1..).zip(&specs) {
         let attached = Client::connect(&dirs.run, &arguments.guest)
-            .and_then(|mut client| client.attach(&spec.to_string()))
-            .map_err(|error| client_failure(error, &arguments.guest, dirs))?;
-        let nic = attached.nic;
+            .and_then(|mut client| client.attach(&spec.to_string()));
+        let nic = match attached {
+            Ok(attached) => attached.nic,
+            Err(error) => {
+                if specs.len() > 1 {
+                    let stay = if done.is_empty() { "none".to_owned() } else { done.join(", ") };
+                    warn!(
+                        "Interface {number} of {} is not attached: {spec}; attached before it: {stay}",
+                        specs.len()
+                    );
+                }
+                return Err(client_failure(error, &arguments.guest, dirs));
+            }
+        };
+        done.push(nic.mac.clone());
         if arguments.output.is_json() {
             rows.push(row(nic)?);
             continue;

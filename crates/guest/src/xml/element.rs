@@ -96,12 +96,17 @@ impl<'d> Element<'d> {
 
     /// The only child element of this name, if it is there.
     pub(super) fn child(self, name: &str) -> Option<Self> {
-        self.node.children().find(|node| node.has_tag_name(name)).map(|node| Self { node })
+        self.node.children().find(|node| is_named(node, name)).map(|node| Self { node })
     }
 
     /// The child elements of this name.
     pub(super) fn children(self, name: &str) -> impl Iterator<Item = Self> {
-        self.node.children().filter(move |node| node.has_tag_name(name)).map(|node| Self { node })
+        self.node.children().filter(move |node| is_named(node, name)).map(|node| Self { node })
+    }
+
+    /// The names of its child elements.
+    pub(super) fn child_names(self) -> impl Iterator<Item = &'d str> {
+        self.node.children().filter(Node::is_element).map(|node| node.tag_name().name())
     }
 
     /// The text in it.
@@ -144,6 +149,11 @@ impl<'d> Element<'d> {
         let missing = || Fault::new(self.span(), XmlProblem::NoElement { name, parent: self.title() });
         self.child(name).ok_or_else(missing)
     }
+}
+
+/// Whether a node is an element of this name, and in no namespace, as libvirt's are.
+fn is_named(node: &Node<'_, '_>, name: &str) -> bool {
+    node.tag_name().name() == name && node.tag_name().namespace().is_none()
 }
 
 /// Reads an attribute that has one of a few values.

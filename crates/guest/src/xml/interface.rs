@@ -351,21 +351,19 @@ fn properties<'d>(interface: Element<'d>, model: &Model, draft: &mut PartialSpec
             element.takes(&attributes_of(&[name]), &[])?;
         }
     }
-    for property in Property::all().filter(|property| property.is_of(model)) {
+    for property in Property::all() {
         let InXml { path, attribute, words } = property.in_xml();
+        // libvirt reads a driver's for virtio alone; others are refused where the model has none.
+        if path.first() == Some(&"driver") && !property.is_of(model) {
+            continue;
+        }
         let element = path.iter().try_fold(interface, |around, name| around.child(name));
-        let Some(element) = element.filter(|element| !has_no_rom(*element)) else { continue };
+        let Some(element) = element else { continue };
         let Some(attribute) = element.attribute(attribute)? else { continue };
         let value = if words.is_empty() { attribute.value() } else { choose(attribute, words)? };
         give_as(draft, Key::Device(property), attribute, value)?;
     }
     Ok(())
-}
-
-/// Whether it is a `<rom enabled='no'>`, which says all of it.
-fn has_no_rom(element: Element<'_>) -> bool {
-    element.name() == "rom"
-        && element.attribute("enabled").ok().flatten().is_some_and(|it| it.value() == "no")
 }
 
 fn rom<'d>(interface: Element<'d>, draft: &mut PartialSpec<'d>) -> Result<(), Fault> {
@@ -375,6 +373,8 @@ fn rom<'d>(interface: Element<'d>, draft: &mut PartialSpec<'d>) -> Result<(), Fa
     if choose(enabled, &[("yes", true), ("no", false)])? {
         return Ok(());
     }
+    // As libvirt: nothing else has a meaning then.
+    rom.takes(&["enabled"], &[])?;
     match Property::all().find(|property| property.in_xml().path == ["rom"] && property.as_str() == "rom") {
         Some(property) => give_as(draft, Key::Device(property), enabled, "off"),
         None => Ok(()),

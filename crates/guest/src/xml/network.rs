@@ -16,6 +16,24 @@ use crate::spec::quoted;
 /// Where libvirt keeps its networks: those that run first, whose bridge is certainly named.
 const LIBVIRT: [&str; 2] = ["/run/libvirt/network", "/etc/libvirt/qemu/networks"];
 
+/// What a network has for its bridge and its addresses, and not for its interfaces.
+const OF_THE_BRIDGE: [&str; 14] = [
+    "name",
+    "uuid",
+    "title",
+    "description",
+    "metadata",
+    "forward",
+    "bridge",
+    "mac",
+    "mtu",
+    "domain",
+    "dns",
+    "ip",
+    "route",
+    "dnsmasq",
+];
+
 /// What the interfaces of a network have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Network {
@@ -91,12 +109,17 @@ fn network(root: Node<'_, '_>) -> Result<(String, Network), Fault> {
 
 fn of_network(network: Element<'_>) -> Result<Network, Fault> {
     let other = |what: &str| Ok(Network::Other(what.to_owned()));
-    for unsupported in ["virtualport", "bandwidth", "vlan", "portgroup"] {
-        if network.child(unsupported).is_some() {
-            return other(&format!("it has <{unsupported}>, which taptrail does not set up"));
-        }
+    if let Some(unknown) = network.child_names().find(|name| !OF_THE_BRIDGE.contains(name)) {
+        return other(&format!("it has <{}>, which taptrail does not set up", quoted(unknown)));
+    }
+    let trusts = network.attribute("trustGuestRxFilters")?.is_some_and(|trusts| trusts.value() == "yes");
+    if trusts {
+        return other("it has trustGuestRxFilters, which taptrail does not set up");
     }
     let bridge = match network.child("bridge") {
+        Some(bridge) if bridge.attribute("macTableManager")?.is_some_and(|it| it.value() == "libvirt") => {
+            return other("its bridge learns no addresses (macTableManager), which taptrail does not set up");
+        }
         Some(bridge) => bridge.attribute("name")?,
         None => None,
     };
@@ -171,6 +194,8 @@ mod tests {
             "<forward mode='hostdev'/>",
             "<forward mode='bridge'><interface dev='a'/><interface dev='b'/></forward>",
             "<forward mode='bridge'/><bridge name='ovs0'/><virtualport type='openvswitch'/>",
+            "<bridge name='br0'/><port isolated='yes'/>",
+            "<bridge name='br0' macTableManager='libvirt'/>",
         ] {
             assert!(matches!(of(inner), Network::Other(_)), "{inner}");
         }

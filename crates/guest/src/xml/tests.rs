@@ -101,6 +101,9 @@ fn a_domains_interfaces_are_taken_and_the_others_named() {
     let specs: Vec<String> = read.interfaces.iter().map(|read| read.nic.to_string()).collect();
     assert_eq!(specs, ["bridge=br0", "macvtap=eth0,mode=vepa,model=e1000"]);
     assert_eq!(read.left_out, ["user", "hostdev"]);
+    let foreign = "<domain xmlns:q='urn:x'><devices><q:interface type='bridge'><source bridge='b'/></q:interface>\
+                   </devices></domain>";
+    assert!(parse_domain(foreign, "web1.xml", &Networks::default()).unwrap().interfaces.is_empty());
     let bad = text.replace("dev='eth0'", "dev=''");
     let error = parse_domain(&bad, "web1.xml", &Networks::default()).unwrap_err();
     assert!(error.to_string().contains("'dev' is empty"), "{error}");
@@ -140,9 +143,16 @@ fn properties_of_the_device_have_their_keys() {
          hash=off,csum=off,gso=off,host-tso4=off,host-tso6=off,host-ecn=off,host-ufo=off,mrg-rxbuf=off,\
          guest-csum=off,guest-tso4=off,guest-tso6=off,guest-ecn=off,guest-ufo=off"
     );
-    let none =
-        "<interface type='bridge'><source bridge='b'/><rom enabled='no' bar='on' file='/x'/></interface>";
+    let none = "<interface type='bridge'><source bridge='b'/><rom enabled='no'/></interface>";
     assert_eq!(canonical(none), "bridge=b,rom=off");
+    for (model, inner) in
+        [("virtio", "<rom enabled='no' file='/x'/>"), ("e1000", "<teaming type='persistent'/>")]
+    {
+        let text = format!(
+            "<interface type='bridge'><source bridge='b'/><model type='{model}'/>{inner}</interface>"
+        );
+        refused(&text);
+    }
     // libvirt reads a driver's attributes for virtio alone.
     let e1000 = "<interface type='bridge'><source bridge='b'/><model type='E1000'/>\
                  <driver name='vhost' queues='4' packed='on'/><boot order='1'/></interface>";

@@ -53,7 +53,7 @@ pub struct Hole {
 }
 
 /// Makes the next generation of a lake, with all batches that are not in the last one. None if
-/// there is no such batch. With a key, it is signed.
+/// there is no such batch, and the last one's summary is whole. With a key, it is signed.
 ///
 /// # Errors
 ///
@@ -61,7 +61,12 @@ pub struct Hole {
 pub fn compact(store: &Arc<Store>, key: Option<&SigningKey>) -> Result<Option<Compacted>, LakeError> {
     for _ in 0..ATTEMPTS {
         let snapshot = Snapshot::load(store)?;
-        if snapshot.batches.is_empty() {
+        // What is derived from the generation's own objects is made again if it was lost or altered.
+        let has_summary = snapshot
+            .generation
+            .as_ref()
+            .is_none_or(|last| last.objects.is_empty() || summary::is_whole(store, &last.summary));
+        if snapshot.batches.is_empty() && has_summary {
             return Ok(None);
         }
         if let Some(done) = next_generation(store, &snapshot, key)? {

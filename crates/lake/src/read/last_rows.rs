@@ -99,9 +99,10 @@ impl LakeReader {
             }
         }
         let (mut goes_on, mut kept): (HashMap<String, usize>, usize) = (HashMap::new(), found.len());
+        let Some(first) = self.days(R::TABLE, None, None).next() else { return Ok(Some(found)) };
         let mut found_on = |day: Day, path: &Arc<str>, row: R| {
             // Others were found in the summary.
-            if !row.may_be_elsewhere(day) {
+            if !row.may_be_elsewhere(day, first) {
                 found.push((Arc::clone(path), row));
             }
         };
