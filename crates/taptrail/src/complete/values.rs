@@ -96,7 +96,7 @@ fn values(command: &str, argument: &Arg) -> Option<Values> {
         "NAME[=VALUE]" => Values::Variable,
         "KIND=PROGRAM" | "KIND=URL" => Values::FindingKind,
         "NAME" | "UUID" | "TIME" | "DURATION" | "N" | "FD" | "LINE" | "ROOT" | "COLUMNS" | "NAME[=PATH]"
-        | "ADDRESS:PORT" | "DATE" | "CHARACTERS" | "WORD" => Values::Free,
+        | "ADDRESS:PORT" | "DATE" | "CHARACTERS" | "WORD" | "SIZE" | "SPAN" => Values::Free,
         _ => return None,
     })
 }
@@ -164,7 +164,8 @@ mod tests {
     fn unknown(command: &Command, found: &mut Vec<String>) {
         for argument in command.get_arguments().filter(|argument| argument.get_action().takes_values()) {
             if argument.get_possible_values().is_empty() && values(command.get_name(), argument).is_none() {
-                found.push(format!("{} {argument}", command.get_name()));
+                let names = argument.get_value_names().unwrap_or_default();
+                found.push(format!("{} --{} {names:?}", command.get_name(), argument.get_id()));
             }
         }
         command.get_subcommands().for_each(|command| unknown(command, found));
