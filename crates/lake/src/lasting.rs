@@ -48,6 +48,14 @@ fn first_day(begun: Option<Micros>, proof: &[ProofRow]) -> Option<Day> {
     begun.or_else(shown).and_then(timestamp).map(Day::of)
 }
 
+/// Sets the columns of what is not known from this time on. Returns the time.
+fn make_uncertain(column: &mut Option<Micros>, certainty: &mut String, since: Timestamp) -> Micros {
+    let since = micros(since);
+    *column = Some(column.map_or(since, |known| known.min(since)));
+    Certainty::Incomplete.as_str().clone_into(certainty);
+    since
+}
+
 impl Lasting for HeldRow {
     fn is_last(&self) -> bool {
         self.last
@@ -62,9 +70,7 @@ impl Lasting for HeldRow {
     }
 
     fn make_uncertain(&mut self, since: Timestamp) {
-        let since = micros(since);
-        self.uncertain_since = Some(self.uncertain_since.map_or(since, |known| known.min(since)));
-        Certainty::Incomplete.as_str().clone_into(&mut self.certainty);
+        let since = make_uncertain(&mut self.uncertain_since, &mut self.certainty, since);
         self.possibly_held.push(PossibleRow {
             from: Some(since),
             until: None,
@@ -114,9 +120,7 @@ impl Lasting for RunRow {
     }
 
     fn make_uncertain(&mut self, since: Timestamp) {
-        let since = micros(since);
-        self.uncertain_since = Some(self.uncertain_since.map_or(since, |known| known.min(since)));
-        Certainty::Incomplete.as_str().clone_into(&mut self.certainty);
+        make_uncertain(&mut self.uncertain_since, &mut self.certainty, since);
     }
 
     fn may_go_on() -> Vec<Test> {

@@ -101,7 +101,7 @@ pub(crate) fn is_whole(store: &Store, summary: &[ObjectEntry]) -> bool {
 }
 
 /// The first day of which there are objects of a table.
-pub(crate) fn first_kept(objects: &[ObjectEntry], table: Table) -> Option<Day> {
+fn first_kept(objects: &[ObjectEntry], table: Table) -> Option<Day> {
     objects.iter().filter(|object| object.table == table).map(|object| object.day).min()
 }
 

@@ -62,11 +62,9 @@ pub fn compact(store: &Arc<Store>, key: Option<&SigningKey>) -> Result<Option<Co
     for _ in 0..ATTEMPTS {
         let snapshot = Snapshot::load(store)?;
         // What is derived from the generation's own objects is made again if it was lost or altered.
-        let has_summary = snapshot
-            .generation
-            .as_ref()
-            .is_none_or(|last| last.objects.is_empty() || summary::is_whole(store, &last.summary));
-        if snapshot.batches.is_empty() && has_summary {
+        let has_summary =
+            |last: &GenerationManifest| last.objects.is_empty() || summary::is_whole(store, &last.summary);
+        if snapshot.batches.is_empty() && snapshot.generation.as_ref().is_none_or(has_summary) {
             return Ok(None);
         }
         if let Some(done) = next_generation(store, &snapshot, key)? {
