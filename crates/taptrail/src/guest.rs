@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use taptrail_guest::spec::{NicSpec, SpecError, check_unique};
+use taptrail_guest::spec::{NicSpec, check_unique};
 use taptrail_guest::{Client, Dirs, api, descriptors};
 use taptrail_record::{CloseDoubt, visible};
 use taptrail_report::{DeviceRow, NicRow, nic_table};
@@ -10,7 +10,8 @@ use tracing::{info, warn};
 
 use crate::CommandResult;
 use crate::cli::{Attach, Detach, Nics, Stop};
-use crate::output::{Failure, colors, print, print_json, style};
+use crate::output::{Failure, print, print_json, style};
+use crate::run_config::pointing_into_spec;
 use crate::unresponsive::{client_failure, kill, revoke_failure, whereabouts};
 use crate::{held_nics, libvirt_xml};
 
@@ -128,11 +129,7 @@ pub(crate) fn nics(arguments: &Nics, dirs: &Dirs) -> CommandResult {
 /// The interfaces to attach, from a SPEC or from XML.
 fn specs(arguments: &Attach) -> Result<Vec<NicSpec>, Failure> {
     if let Some(nic) = &arguments.nic {
-        let spec = nic.parse().map_err(|error: SpecError| {
-            let rendered = error.render(colors(&std::io::stderr()));
-            Failure::pointing(error, rendered)
-        })?;
-        return Ok(vec![spec]);
+        return Ok(vec![nic.parse().map_err(pointing_into_spec)?]);
     }
     match &arguments.xml {
         Some(file) => Ok(vec![libvirt_xml::interface(file, &arguments.libvirt)?]),

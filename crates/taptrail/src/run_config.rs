@@ -97,7 +97,8 @@ fn pointing_into_file(error: FileError) -> Failure {
     Failure::pointing(error, rendered)
 }
 
-fn pointing_into_spec(error: SpecError) -> Failure {
+/// An error in a SPEC, shown in it.
+pub(crate) fn pointing_into_spec(error: SpecError) -> Failure {
     let rendered = error.render(colors(&std::io::stderr()));
     Failure::pointing(error, rendered)
 }

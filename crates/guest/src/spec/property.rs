@@ -56,8 +56,15 @@ struct Definition {
 /// The sizes of a queue that virtio-net has.
 const SIZES: Kind = Kind::Words(&[("256", "256"), ("512", "512"), ("1024", "1024")]);
 
-const fn any(key: &'static str, qemu: &'static str, kind: Kind, xml: InXml) -> Definition {
-    Definition { key, qemu, kind, models: Models::Any, xml }
+/// A property of all models, or of those that QEMU says.
+const fn any(
+    key: &'static str,
+    qemu: &'static str,
+    kind: Kind,
+    path: &'static [&'static str],
+    attribute: &'static str,
+) -> Definition {
+    Definition { models: Models::Any, ..driver(key, qemu, kind, path, attribute) }
 }
 
 /// An attribute of `<driver>`, or of an element in it.
@@ -76,10 +83,10 @@ const HOST: &[&str] = &["driver", "host"];
 const GUEST: &[&str] = &["driver", "guest"];
 
 static TABLE: [Definition; Property::COUNT] = [
-    any("boot", "bootindex", Kind::Number(1, i32::MAX.cast_unsigned()), in_xml("boot", "order")),
-    any("acpi-index", "acpi-index", Kind::Number(1, 16383), in_xml("acpi", "index")),
-    any("rom", "romfile", Kind::Rom, in_xml("rom", "file")),
-    any("rom-bar", "rombar", Kind::Words(&[("on", "1"), ("off", "0")]), in_xml("rom", "bar")),
+    any("boot", "bootindex", Kind::Number(1, i32::MAX.cast_unsigned()), &["boot"], "order"),
+    any("acpi-index", "acpi-index", Kind::Number(1, 16383), &["acpi"], "index"),
+    any("rom", "romfile", Kind::Rom, &["rom"], "file"),
+    any("rom-bar", "rombar", Kind::Words(&[("on", "1"), ("off", "0")]), &["rom"], "bar"),
     driver("rx-queue-size", "rx_queue_size", SIZES, DRIVER, "rx_queue_size"),
     driver("tx-queue-size", "tx_queue_size", SIZES, DRIVER, "tx_queue_size"),
     Definition {
@@ -117,16 +124,6 @@ static TABLE: [Definition; Property::COUNT] = [
     driver("guest-ecn", "guest_ecn", Kind::Switch, GUEST, "ecn"),
     driver("guest-ufo", "guest_ufo", Kind::Switch, GUEST, "ufo"),
 ];
-
-const fn in_xml(element: &'static str, attribute: &'static str) -> InXml {
-    // A slice of one constant element needs a place of its own.
-    let path: &'static [&'static str] = match element.as_bytes() {
-        b"boot" => &["boot"],
-        b"acpi" => &["acpi"],
-        _ => &["rom"],
-    };
-    InXml { path, attribute, words: &[] }
-}
 
 impl Property {
     /// How many there are.

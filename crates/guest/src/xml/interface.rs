@@ -375,7 +375,7 @@ fn rom<'d>(interface: Element<'d>, draft: &mut PartialSpec<'d>) -> Result<(), Fa
     }
     // As libvirt: nothing else has a meaning then.
     rom.takes(&["enabled"], &[])?;
-    match Property::all().find(|property| property.in_xml().path == ["rom"] && property.as_str() == "rom") {
+    match Property::all().find(|property| property.as_str() == "rom") {
         Some(property) => give_as(draft, Key::Device(property), enabled, "off"),
         None => Ok(()),
     }
