@@ -26,6 +26,8 @@ use crate::Micros;
 pub enum Test {
     /// A column of text has this value.
     Is(&'static str, String),
+    /// A column of text is from the first to the last of these, in the order of their bytes.
+    Between(&'static str, String, String),
     /// A column has no value.
     None(&'static str),
     /// A column has a value.
@@ -49,6 +51,7 @@ impl Test {
     fn column(&self) -> &'static str {
         match self {
             Self::Is(column, _)
+            | Self::Between(column, ..)
             | Self::None(column)
             | Self::Some(column)
             | Self::Set(column)
@@ -69,6 +72,11 @@ impl Test {
             Self::Is(_, value) => {
                 let texts = rows.as_string_view_opt().ok_or_else(other_type)?;
                 texts.iter().map(|text| text == Some(value)).collect()
+            }
+            Self::Between(_, first, last) => {
+                let texts = rows.as_string_view_opt().ok_or_else(other_type)?;
+                let is_between = |text: &str| first.as_str() <= text && text <= last.as_str();
+                texts.iter().map(|text| text.is_some_and(is_between)).collect()
             }
             Self::NamedAs(uuid) => {
                 let texts = rows.as_string_view_opt().ok_or_else(other_type)?;
@@ -93,6 +101,10 @@ impl Test {
             (Self::Is(_, value), Bounds::Text { least, most, .. }) => {
                 least.is_none_or(|least| least <= value.as_bytes())
                     && most.is_none_or(|most| value.as_bytes() <= most)
+            }
+            (Self::Between(_, first, last), Bounds::Text { least, most, .. }) => {
+                least.is_none_or(|least| least <= last.as_bytes())
+                    && most.is_none_or(|most| first.as_bytes() <= most)
             }
             (Self::Set(_), Bounds::Flag { most, .. }) => *most,
             (Self::Within(_, from, until), Bounds::Time { least, most, .. }) => {
@@ -452,6 +464,9 @@ mod tests {
         prop_oneof![
             (0..400_i64).prop_map(|mac| Test::Is("mac", row(mac).mac)),
             (0..4_i64).prop_map(|host| Test::Is("host", format!("h{host}"))),
+            (0..4_i64, 0..3_i64).prop_map(|(host, more)| {
+                Test::Between("host", format!("h{host}"), format!("h{}", host + more))
+            }),
             Just(Test::Is("guest", "db".into())),
             Just(Test::NamedAs("f3607ac8-f517-4952-b61c-b19b40f99661".parse().unwrap())),
             Just(Test::Is("uuid", "f3607ac8-f517-4952-b61c-b19b40f99661".into())),
@@ -472,6 +487,7 @@ mod tests {
         match test {
             Test::Is("mac", value) => row.mac == *value,
             Test::Is("host", value) => row.host == *value,
+            Test::Between(_, first, last) => *first <= row.host && row.host <= *last,
             Test::Is("guest", value) => row.guest == *value,
             Test::Is("uuid", value) => row.uuid == *value,
             Test::NamedAs(uuid) => row.guest.parse() == Ok(*uuid),

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use crate::layout::{BATCHES, BatchId, GENERATIONS, Generation, Table};
 use crate::manifest::{BatchManifest, GenerationManifest, ObjectEntry, Root};
-use crate::{LakeError, Store};
+use crate::{LakeError, Store, parallel};
 
 /// How often a lake is looked at again that changed meanwhile.
 const ATTEMPTS: usize = 5;
@@ -59,7 +59,14 @@ impl Snapshot {
         let included: HashSet<&BatchId> =
             generation.iter().flat_map(|generation: &GenerationManifest| &generation.batches).collect();
         ids.retain(|id| !included.contains(id));
-        let batches = ids.iter().map(|id| BatchManifest::read(store, id)).collect::<Result<_, _>>()?;
+        let mut batches = Vec::with_capacity(ids.len());
+        let read = |id: &BatchId, to: &mut parallel::Sender<'_, BatchManifest>| {
+            Ok(to.send(BatchManifest::read(store, id)?)?)
+        };
+        parallel::in_order(store.parallelism(), &ids, read, &mut |batch| {
+            batches.push(batch);
+            Ok::<_, LakeError>(())
+        })?;
         Ok(Self { generation, root, batches })
     }
 

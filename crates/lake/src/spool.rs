@@ -22,6 +22,9 @@ pub(crate) fn merged<R: Row + 'static>(sorted: Vec<SortedRows<R>>) -> SortedRows
     Box::new(merged)
 }
 
+/// How many pieces of a day are merged at once.
+const PIECES_AT_ONCE: usize = 32;
+
 /// Rows of one table, of any days and in any order. Only a row group is in memory.
 pub struct Spool<R: Row> {
     store: Arc<Store>,
@@ -58,16 +61,45 @@ impl<R: Row + 'static> Spool<R> {
         self.waiting = 0;
         for (day, mut rows) in std::mem::take(&mut self.rows) {
             rows.sort_by(Row::order);
-            let mut writer = ObjectWriter::new()?;
-            rows.into_iter().try_for_each(|row| writer.push(row))?;
-            let object = writer.finish()?;
-            let path = format!("{}/{}.parquet", R::TABLE, self.written);
-            self.written += 1;
-            let bytes = object.len() as u64;
-            self.store.put_new(&path, object)?;
-            self.pieces.entry(day).or_default().push((path, bytes));
+            self.write_piece(day, rows.into_iter().map(Ok))?;
         }
         Ok(())
+    }
+
+    fn write_piece(
+        &mut self,
+        day: Day,
+        rows: impl Iterator<Item = Result<R, LakeError>>,
+    ) -> Result<(), LakeError> {
+        let mut writer = ObjectWriter::new()?;
+        for row in rows {
+            writer.push(row?)?;
+        }
+        let object = writer.finish()?;
+        let path = format!("{}/{}.parquet", R::TABLE, self.written);
+        self.written += 1;
+        let bytes = object.len() as u64;
+        self.store.put_new(&path, object)?;
+        self.pieces.entry(day).or_default().push((path, bytes));
+        Ok(())
+    }
+
+    /// Merges pieces of a day until few are left: each that is read has rows in memory.
+    fn merge_pieces(&mut self, day: Day) -> Result<(), LakeError> {
+        loop {
+            let pieces = self.pieces.entry(day).or_default();
+            if pieces.len() <= PIECES_AT_ONCE {
+                return Ok(());
+            }
+            let first: Vec<(String, u64)> = pieces.drain(..PIECES_AT_ONCE).collect();
+            let rows = merged(first.iter().map(|piece| self.piece(piece)).collect::<Result<_, _>>()?);
+            self.write_piece(day, rows)?;
+            first.iter().try_for_each(|(path, _)| self.store.delete(path))?;
+        }
+    }
+
+    fn piece(&self, (path, bytes): &(String, u64)) -> Result<SortedRows<R>, LakeError> {
+        Ok(Box::new(ObjectReader::open(&self.store, path, *bytes, Limits::default())?.rows()?))
     }
 
     /// The days that have rows.
@@ -85,9 +117,9 @@ impl<R: Row + 'static> Spool<R> {
         self.waiting -= rows.len();
         rows.sort_by(Row::order);
         let mut sorted: Vec<SortedRows<R>> = vec![Box::new(rows.into_iter().map(Ok))];
-        for (path, bytes) in self.pieces.remove(&day).into_iter().flatten() {
-            let reader = ObjectReader::open(&self.store, &path, bytes, Limits::default())?;
-            sorted.push(Box::new(reader.rows()?));
+        self.merge_pieces(day)?;
+        for piece in self.pieces.remove(&day).unwrap_or_default() {
+            sorted.push(self.piece(&piece)?);
         }
         Ok(merged(sorted))
     }

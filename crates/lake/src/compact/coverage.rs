@@ -1,5 +1,6 @@
 //! What several readings cover of one host, together.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -17,6 +18,10 @@ pub(crate) struct Covered {
     /// When nothing was held without a record, the earliest first.
     pub(crate) starts: Vec<Timestamp>,
 }
+
+/// What several readings cover of one host, by their numbers. Readings that know nothing of it are
+/// not among them: there may be one of each host of a large fleet.
+pub(crate) type Readings = BTreeMap<usize, Covered>;
 
 /// A time range that a reading covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,14 +72,14 @@ impl Covered {
     }
 
     /// Whether a gap of this reading is none, because another reading covers it.
-    pub(crate) fn fills(others: &[Self], own: usize, gap: Span) -> bool {
-        others.iter().enumerate().any(|(number, other)| number != own && other.has(gap))
+    pub(crate) fn fills(others: &Readings, own: usize, gap: Span) -> bool {
+        others.iter().any(|(number, other)| *number != own && other.has(gap))
     }
 }
 
 /// Joins what readings cover.
-pub(crate) fn join(readings: &[Covered]) -> Joined {
-    let mut spans: Vec<CoveredSpan> = readings.iter().flat_map(|of| of.spans.iter().copied()).collect();
+pub(crate) fn join(readings: &Readings) -> Joined {
+    let mut spans: Vec<CoveredSpan> = readings.values().flat_map(|of| of.spans.iter().copied()).collect();
     spans.sort_by_key(|of| of.span);
     let mut joined: Vec<CoveredSpan> = Vec::new();
     for next in spans {
@@ -91,13 +96,12 @@ pub(crate) fn join(readings: &[Covered]) -> Joined {
     }
     let holes =
         joined.windows(2).map(|two| Span { from: two[0].span.until, until: two[1].span.from }).collect();
-    let own_gaps =
-        readings.iter().enumerate().flat_map(|(own, of)| of.gaps.iter().map(move |gap| (own, *gap)));
+    let own_gaps = readings.iter().flat_map(|(own, of)| of.gaps.iter().map(|gap| (*own, *gap)));
     let mut gaps: Vec<Span> =
         own_gaps.filter(|(own, gap)| !Covered::fills(readings, *own, *gap)).map(|(_, gap)| gap).collect();
     gaps.sort_unstable();
     gaps.dedup();
-    let mut starts: Vec<Timestamp> = readings.iter().flat_map(|of| of.starts.iter().copied()).collect();
+    let mut starts: Vec<Timestamp> = readings.values().flat_map(|of| of.starts.iter().copied()).collect();
     starts.sort_unstable();
     starts.dedup();
     Joined { covered: Covered { spans: joined, gaps, starts }, holes }
@@ -137,20 +141,24 @@ mod tests {
         }
     }
 
+    fn join<const N: usize>(readings: [Covered; N]) -> Joined {
+        super::join(&readings.into_iter().enumerate().collect())
+    }
+
     #[test]
     fn readings_that_overlap_or_continue_each_other_are_one() {
-        let joined = join(&[covered(&[(10, 20)], &[]), covered(&[(15, 30)], &[]), covered(&[(31, 40)], &[])]);
+        let joined = join([covered(&[(10, 20)], &[]), covered(&[(15, 30)], &[]), covered(&[(31, 40)], &[])]);
         assert_eq!(joined.covered.spans.len(), 1);
         assert_eq!(joined.covered.spans[0].span, range(10, 40));
         assert!(joined.holes.is_empty());
-        let joined = join(&[covered(&[(10, 20)], &[]), covered(&[(25, 30)], &[])]);
+        let joined = join([covered(&[(10, 20)], &[]), covered(&[(25, 30)], &[])]);
         assert_eq!(joined.holes, [range(20, 25)]);
     }
 
     #[test]
     fn a_gap_is_none_where_another_reading_has_the_time() {
         let gap = covered(&[(10, 40)], &[(20, 25)]);
-        let joined = |other: Covered| join(&[gap.clone(), other]).covered.gaps;
+        let joined = |other: Covered| join([gap.clone(), other]).covered.gaps;
         assert!(joined(covered(&[(15, 30)], &[])).is_empty());
         assert_eq!(joined(covered(&[(15, 22)], &[])), [range(20, 25)]);
         assert_eq!(joined(covered(&[(15, 30)], &[(24, 26)])).len(), 2);

@@ -1,6 +1,6 @@
 //! Derives a host's rows from the entries of several readings.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,28 +10,63 @@ use taptrail_trail::{Content, Entry, Gap, GapReason, Span, Trail};
 
 use super::coverage::Covered;
 use super::merge::HostMerge;
-use super::plan::{Derive, Plan};
+use super::plan::{Derive, Plan, READINGS_AT_ONCE};
 use crate::day_tables::DayTables;
 use crate::tables::columns::micros;
-use crate::{Day, LakeError, RecordRow, Store, Table};
+use crate::{Conditions, Day, LakeError, RecordRow, Store, Table, Test};
+
+/// How many hosts are derived at once.
+const HOSTS_AT_ONCE: usize = 1024;
 
 /// Derives the rows of the hosts for which the plan says so.
 pub(super) fn derive(store: &Arc<Store>, plan: &Plan, scratch: &Path) -> Result<DayTables, LakeError> {
     let mut derived = DayTables::new(scratch)?;
-    let mut hosts: HashMap<Arc<str>, HostDerivation<'_>> =
-        plan.derived().map(|(host, how)| (Arc::clone(host), HostDerivation::new(host, how))).collect();
-    let begin = hosts.values().map(|host| host.how.since.unwrap_or(Timestamp::MIN)).min();
-    let Some(begin) = begin.map(Day::of) else { return Ok(derived) };
-    for day in plan.days(Table::Records).range(begin..).copied() {
-        for (reading, row) in merged_records(store, plan, day)? {
+    let mut hosts: Vec<_> = plan.derived().collect();
+    hosts.sort_unstable_by_key(|(host, _)| *host);
+    let mut rest = &hosts[..];
+    while !rest.is_empty() {
+        let (group, more) = rest.split_at(group_size(rest));
+        derive_group(store, plan, group, &mut derived)?;
+        rest = more;
+    }
+    Ok(derived)
+}
+
+/// How many of these hosts are derived together: one at least.
+fn group_size(hosts: &[(&Arc<str>, &Derive)]) -> usize {
+    let mut readings: BTreeSet<usize> = BTreeSet::new();
+    let fits = |(_, how): &&(&Arc<str>, &Derive)| {
+        readings.extend(how.readings.keys());
+        readings.len() <= READINGS_AT_ONCE
+    };
+    hosts.iter().take(HOSTS_AT_ONCE).take_while(fits).count().max(1)
+}
+
+/// Derives the rows of some hosts that follow each other by name.
+fn derive_group(
+    store: &Arc<Store>,
+    plan: &Plan,
+    group: &[(&Arc<str>, &Derive)],
+    derived: &mut DayTables,
+) -> Result<(), LakeError> {
+    let (Some((first, _)), Some((last, _))) = (group.first(), group.last()) else { return Ok(()) };
+    let of_group =
+        Conditions::default().and(vec![Test::Between("host", first.to_string(), last.to_string())]);
+    let readings: BTreeSet<usize> = group.iter().flat_map(|(_, how)| how.readings.keys().copied()).collect();
+    let begin = group.iter().map(|(_, how)| how.since.unwrap_or(Timestamp::MIN)).min().map(Day::of);
+    let days: BTreeSet<Day> =
+        readings.iter().flat_map(|reading| plan.days_of(*reading, Table::Records)).collect();
+    let mut hosts: HashMap<&str, HostDerivation<'_>> =
+        group.iter().map(|(host, how)| (&***host, HostDerivation::new(host, how))).collect();
+    for day in days.into_iter().filter(|day| Some(*day) >= begin) {
+        for (reading, row) in merged_records(store, plan, &readings, day, &of_group)? {
             let row = row?;
             if let Some(host) = hosts.get_mut(row.host.as_str()) {
-                host.add(reading, row, &mut derived)?;
+                host.add(reading, row, derived)?;
             }
         }
     }
-    hosts.into_values().try_for_each(|host| host.finish(&mut derived))?;
-    Ok(derived)
+    hosts.into_values().try_for_each(|host| host.finish(derived))
 }
 
 /// The records of one day with their readings, merged by host and time. Those of one reading stay in
@@ -39,13 +74,16 @@ pub(super) fn derive(store: &Arc<Store>, plan: &Plan, scratch: &Path) -> Result<
 fn merged_records(
     store: &Arc<Store>,
     plan: &Plan,
+    readings: &BTreeSet<usize>,
     day: Day,
+    conditions: &Conditions,
 ) -> Result<impl Iterator<Item = (usize, Result<RecordRow, LakeError>)> + use<>, LakeError> {
-    let of_reading = |reading| {
-        let rows = plan.rows::<RecordRow>(store, reading, day)?;
+    let of_reading = |reading: &usize| {
+        let reading = *reading;
+        let rows = plan.rows_for::<RecordRow>(store, reading, day, conditions)?;
         Ok(rows.map(move |row| (reading, row)))
     };
-    let all: Vec<_> = (0..plan.readings()).map(of_reading).collect::<Result<_, LakeError>>()?;
+    let all: Vec<_> = readings.iter().map(of_reading).collect::<Result<_, LakeError>>()?;
     let key = |row: &RecordRow| (row.time, row.serial.is_none(), row.serial);
     Ok(all.into_iter().kmerge_by(move |(reading, row), (other_reading, other)| match (row, other) {
         (Ok(row), Ok(other)) => {
@@ -97,8 +135,8 @@ impl<'a> HostDerivation<'a> {
         }
         let Ok(Entry { time, content: Content::Gap(gap), .. }) = row.clone().entry() else { return false };
         // A log that ends within an event lacks no more than that event.
-        let own = &self.how.readings[reading];
-        let is_tail = own.spans.last().is_some_and(|last| last.span.until <= time);
+        let last = self.how.readings.get(&reading).and_then(|own| own.spans.last());
+        let is_tail = last.is_some_and(|last| last.span.until <= time);
         let range = Span { from: gap.since.filter(|_| !is_tail).unwrap_or(time), until: time };
         Covered::fills(&self.how.readings, reading, range)
     }

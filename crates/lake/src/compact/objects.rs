@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::plan::{COMPACTED, Plan};
+use super::plan::{COMPACTED, Plan, READINGS_AT_ONCE};
 use crate::day_tables::DayTables;
 use crate::layout::Generation;
 use crate::manifest::ObjectEntry;
 use crate::object::Encoded;
 use crate::spool::{SortedRows, Spool, merged};
-use crate::{Day, LakeError, Row, Store};
+use crate::{Day, LakeError, Row, Store, parallel};
 
 /// The objects of a new generation.
 pub(super) struct NewObjects {
@@ -59,13 +59,16 @@ impl NewObjects {
                 self.kept += 1;
                 continue;
             }
+            let has_rows = |reading: &usize| !plan.objects(*reading, R::TABLE, day).is_empty();
+            let mut readings: Vec<usize> = (0..plan.readings()).filter(has_rows).collect();
+            if readings.len() > READINGS_AT_ONCE {
+                // The generation's rows, which are the most, are in their order.
+                let pending = readings.split_off(usize::from(readings.first() == Some(&COMPACTED)));
+                spool(store, plan, &pending, day, &mut derived)?;
+            }
             let mut sorted = vec![derived.take(day)?];
-            for reading in 0..plan.readings() {
-                let taken = plan.taken(reading, day);
-                let rows = plan.rows::<R>(store, reading, day)?;
-                sorted.push(Box::new(
-                    rows.filter(move |row| row.as_ref().map_or(true, |row| taken.has(row.host()))),
-                ));
+            for reading in readings {
+                sorted.push(Box::new(taken_rows(store, plan, reading, day)?));
             }
             self.write_object(store, merged(sorted), day, before, generation)?;
         }
@@ -91,4 +94,33 @@ impl NewObjects {
         self.written += 1;
         Ok(())
     }
+}
+
+/// The rows of a reading on one day that are the new generation's.
+fn taken_rows<R: Row + 'static>(
+    store: &Arc<Store>,
+    plan: &Plan,
+    reading: usize,
+    day: Day,
+) -> Result<impl Iterator<Item = Result<R, LakeError>> + use<R>, LakeError> {
+    let taken = plan.taken(reading, day);
+    let rows = plan.rows::<R>(store, reading, day)?;
+    Ok(rows.filter(move |row| row.as_ref().map_or(true, |row| taken.has(row.host()))))
+}
+
+/// Adds the rows of many readings to those of a day.
+fn spool<R: Row + 'static>(
+    store: &Arc<Store>,
+    plan: &Plan,
+    readings: &[usize],
+    day: Day,
+    to: &mut Spool<R>,
+) -> Result<(), LakeError> {
+    let read = |reading: &usize, to: &mut parallel::Sender<'_, R>| {
+        for row in taken_rows(store, plan, *reading, day)? {
+            to.send(row?)?;
+        }
+        Ok(())
+    };
+    parallel::in_order(store.parallelism(), readings, read, &mut |row| to.push(day, row))
 }

@@ -7,14 +7,20 @@ use jiff::Timestamp;
 use taptrail_trail::Span;
 
 use super::Hole;
-use super::coverage::{Covered, CoveredSpan, Joined, join};
+use super::coverage::{Covered, CoveredSpan, Joined, Readings, join};
 use crate::manifest::ObjectEntry;
 use crate::spool::{SortedRows, merged};
 use crate::tables::columns::timestamp;
-use crate::{CoverageRow, Day, LakeError, Limits, ObjectReader, Row, Snapshot, SpanLogs, Store, Table};
+use crate::{
+    Conditions, CoverageRow, Day, LakeError, Limits, ObjectReader, Row, Snapshot, SpanLogs, Store, Table,
+    parallel,
+};
 
 /// The generation before, as a reading. The batches follow it.
 pub(super) const COMPACTED: usize = 0;
+
+/// How many readings are merged at once: each has an object open, and some thousand rows decoded.
+pub(super) const READINGS_AT_ONCE: usize = 32;
 
 /// What becomes of each host's rows.
 pub(super) struct Plan {
@@ -54,8 +60,8 @@ pub(super) enum Decision {
 /// How a host's rows are derived.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Derive {
-    /// What each reading covers, by its number.
-    pub(super) readings: Vec<Covered>,
+    /// What readings cover.
+    pub(super) readings: Readings,
     pub(super) joined: Joined,
     /// From which time its entries are read: a boot, at which nothing was held; or all.
     pub(super) since: Option<Timestamp>,
@@ -90,27 +96,34 @@ impl Plan {
         let mut plan = Self { readings, hosts: Arc::default() };
         let affected: BTreeSet<&str> =
             snapshot.batches.iter().flat_map(|batch| batch.hosts.iter().map(String::as_str)).collect();
-        let mut covered: HashMap<Arc<str>, Vec<Covered>> = HashMap::new();
-        for number in 0..plan.readings.len() {
-            for day in plan.days_of(number, Table::Coverage) {
-                for row in plan.rows::<CoverageRow>(store, number, day)? {
-                    let row = row?;
-                    if affected.contains(row.host.as_str()) {
-                        let all = plan.readings.len();
-                        let of = covered
-                            .entry(row.host.as_str().into())
-                            .or_insert_with(|| vec![Covered::default(); all]);
-                        add(&mut of[number], &row);
-                    }
+        let numbers = 0..plan.readings.len();
+        let objects: Vec<(usize, Day)> = numbers
+            .flat_map(|number| {
+                plan.days_of(number, Table::Coverage).into_iter().map(move |day| (number, day))
+            })
+            .collect();
+        let read = |(number, day): &(usize, Day), to: &mut parallel::Sender<'_, (usize, CoverageRow)>| {
+            for row in plan.rows::<CoverageRow>(store, *number, *day)? {
+                let row = row?;
+                if affected.contains(row.host.as_str()) {
+                    to.send((*number, row))?;
                 }
             }
-        }
+            Ok(())
+        };
+        let mut covered: HashMap<Arc<str>, Readings> = HashMap::new();
+        let mut take = |(number, row): (usize, CoverageRow)| {
+            let of = covered.entry(row.host.as_str().into()).or_default();
+            add(of.entry(number).or_default(), &row);
+            Ok::<_, LakeError>(())
+        };
+        parallel::in_order(store.parallelism(), &objects, read, &mut take)?;
         plan.hosts = Arc::new(covered.into_iter().map(|(host, readings)| (host, decide(readings))).collect());
         Ok(plan)
     }
 
     /// The days of a reading that have rows of a table.
-    fn days_of(&self, reading: usize, table: Table) -> Vec<Day> {
+    pub(super) fn days_of(&self, reading: usize, table: Table) -> Vec<Day> {
         let of_table = self.readings[reading].keys().filter(|(of, _)| *of == table);
         of_table.map(|(_, day)| *day).collect()
     }
@@ -137,9 +150,20 @@ impl Plan {
         reading: usize,
         day: Day,
     ) -> Result<SortedRows<R>, LakeError> {
+        self.rows_for(store, reading, day, &Conditions::default())
+    }
+
+    /// The rows of a reading on one day that meet the conditions.
+    pub(super) fn rows_for<R: Row + 'static>(
+        &self,
+        store: &Arc<Store>,
+        reading: usize,
+        day: Day,
+        conditions: &Conditions,
+    ) -> Result<SortedRows<R>, LakeError> {
         let mut sorted: Vec<SortedRows<R>> = Vec::new();
-        for object in self.objects(reading, R::TABLE, day) {
-            let reader = ObjectReader::open(store, &object.path, object.bytes, Limits::default())?;
+        for ObjectEntry { path, bytes, .. } in self.objects(reading, R::TABLE, day) {
+            let reader = ObjectReader::open_for(store, path, *bytes, Limits::default(), conditions.clone())?;
             sorted.push(Box::new(reader.rows()?));
         }
         Ok(merged(sorted))
@@ -218,19 +242,20 @@ fn add(covered: &mut Covered, row: &CoverageRow) {
 }
 
 /// Decides about a host of which a batch has something.
-fn decide(readings: Vec<Covered>) -> Decision {
-    let knowing = |number: &usize| !readings[*number].spans.is_empty();
-    let known: Vec<usize> = (0..readings.len()).filter(knowing).collect();
+fn decide(readings: Readings) -> Decision {
+    let known = || readings.iter().filter(|(_, of)| !of.spans.is_empty());
     // The generation first: then nothing changes.
-    let all = known.iter().find(|one| known.iter().all(|other| readings[**one].contains(&readings[*other])));
-    if let Some(all) = all {
+    let all = known().find(|(_, one)| known().all(|(_, other)| one.contains(other)));
+    if let Some((all, _)) = all {
         return Decision::Take(*all);
     }
     let joined = join(&readings);
     let begins = |of: &Covered| of.spans.first().map(|first| Day::of(first.span.from));
     // The last day of the generation says that holdings are held at its end.
-    let ends = readings[COMPACTED].spans.last().map(|last| Day::of(last.span.until));
-    let changed = readings[1..].iter().filter_map(begins).chain(ends).min();
+    let compacted = readings.get(&COMPACTED).and_then(|compacted| compacted.spans.last());
+    let ends = compacted.map(|last| Day::of(last.span.until));
+    let pending = readings.iter().filter(|(number, _)| **number != COMPACTED);
+    let changed = pending.filter_map(|(_, of)| begins(of)).chain(ends).min();
     let is_before = |start: &&Timestamp| changed.is_some_and(|changed| Day::of(**start) < changed);
     let since =
         if ends.is_none() { None } else { joined.covered.starts.iter().rev().find(is_before).copied() };
@@ -253,13 +278,17 @@ mod tests {
         Covered { spans, gaps: Vec::new(), starts: starts.to_vec() }
     }
 
+    fn decide<const N: usize>(readings: [Covered; N]) -> Decision {
+        super::decide(readings.into_iter().enumerate().collect())
+    }
+
     #[test]
     fn the_reading_that_knows_all_is_taken() {
         let (all, part) = (covered(at(0, 0), at(9, 0), 9, &[]), covered(at(1, 0), at(9, 0), 8, &[]));
-        assert_eq!(decide(vec![all.clone(), part.clone()]), Decision::Take(0));
-        assert_eq!(decide(vec![part.clone(), Covered::default(), all.clone()]), Decision::Take(2));
-        assert_eq!(decide(vec![all.clone(), all.clone()]), Decision::Take(0), "nothing changes");
-        assert_eq!(decide(vec![Covered::default(), part.clone(), part]), Decision::Take(1));
+        assert_eq!(decide([all.clone(), part.clone()]), Decision::Take(0));
+        assert_eq!(decide([part.clone(), Covered::default(), all.clone()]), Decision::Take(2));
+        assert_eq!(decide([all.clone(), all.clone()]), Decision::Take(0), "nothing changes");
+        assert_eq!(decide([Covered::default(), part.clone(), part]), Decision::Take(1));
     }
 
     #[test]
@@ -267,12 +296,10 @@ mod tests {
         let boots = [at(2, 5), at(4, 5), at(6, 5)];
         let compacted = covered(at(0, 0), at(7, 0), 7, &boots);
         let later = covered(at(6, 0), at(9, 0), 3, &boots[2..]);
-        let Decision::Derive(of) = decide(vec![compacted.clone(), later]) else {
-            panic!("both know something")
-        };
+        let Decision::Derive(of) = decide([compacted.clone(), later]) else { panic!("both know something") };
         assert_eq!((of.since, of.first_day), (Some(at(4, 5)), Some(Day::of(at(5, 0)))));
         let earlier = covered(at(1, 0) - jiff::SignedDuration::from_hours(48), at(1, 0), 3, &[]);
-        let Decision::Derive(of) = decide(vec![compacted, earlier]) else { panic!("both know something") };
+        let Decision::Derive(of) = decide([compacted, earlier]) else { panic!("both know something") };
         assert_eq!((of.since, of.first_day), (None, None));
     }
 }
