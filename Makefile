@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help build packages static crates demo test test-packages test-engines test-kernels test-libvirt-xml soak test-linux-guest lint doc deny typos bench bench-lake bench-reading bench-verify bench-watch bpf setup clean
+.PHONY: help build packages static crates demo test test-packages test-engines test-kernels test-libvirt-xml soak test-linux-guest lint doc deny typos bench bench-fleet bench-lake bench-reading bench-verify bench-watch bpf setup clean
 
 help: ## List these targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -84,6 +84,10 @@ bench: setup ## The figures of docs/performance.md, measured on this machine
 bench-reading: setup ## How fast logs are read, against wc, ausearch and auvirt
 	$(CARGO) build --release --locked -p taptrail
 	@$(CARGO) xtask bench-reading target/release/taptrail
+
+bench-fleet: setup ## What a lake costs to which 1,000 hosts send their logs, for ten days (twenty minutes)
+	$(CARGO) build --release --locked -p taptrail
+	@$(CARGO) xtask bench-fleet target/release/taptrail
 
 bench-lake: setup ## How fast a fleet's lake answers, against DuckDB, and logs are archived (ten minutes)
 	$(CARGO) build --release --locked -p taptrail

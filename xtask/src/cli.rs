@@ -10,8 +10,8 @@ use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) use self::bench::{
-    BenchArguments, CostArguments, LakeArguments, ReadingArguments, SignalsArguments, VerifyArguments,
-    WatchArguments,
+    BenchArguments, CostArguments, FleetArguments, LakeArguments, ReadingArguments, SignalsArguments,
+    VerifyArguments, WatchArguments,
 };
 use crate::bench::watch;
 use crate::kernels::KERNELS;
@@ -43,6 +43,7 @@ pub(crate) enum Chore {
     Demo(DemoArguments),
     Engines(EnginesArguments),
     Bench(CostArguments),
+    BenchFleet(FleetArguments),
     BenchLake(LakeArguments),
     BenchReading(ReadingArguments),
     BenchVerify(VerifyArguments),

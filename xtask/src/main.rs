@@ -48,6 +48,7 @@ fn main() -> ExitCode {
         Chore::Scenarios(arguments) => libvirt::play(&arguments),
         Chore::LinuxGuest(arguments) => vm::linux_guest::write(&arguments),
         Chore::Bench(arguments) => bench::cost::run(&arguments),
+        Chore::BenchFleet(arguments) => bench::fleet::run(&arguments),
         Chore::BenchLake(arguments) => bench::lake::run(&arguments),
         Chore::BenchReading(arguments) => bench::reading::run(&arguments),
         Chore::BenchVerify(arguments) => bench::verify::run(&arguments),

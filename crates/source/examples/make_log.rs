@@ -1,13 +1,14 @@
 //! Writes an audit log like that of a busy KVM host, identical for the same arguments.
 //!
 //! ```text
-//! make_log BYTES [--mix N] [--guests N] [--seed N] [--stop-in-order] > audit.log
+//! make_log BYTES [--mix N] [--guests N] [--seed N] [--stop-in-order] [--pause MS] > audit.log
 //! make_log LINES --rate LINES-A-SECOND [--mix N] … >> audit.log
 //! ```
 //!
 //! `--mix 75`: one line in 75 is libvirt's, the others are other records of such a host; `--mix 1`:
 //! all lines are libvirt's. `--guests 200`: maximum number of running guests. `--stop-in-order`:
-//! start all guests, then stop all in the same order, over and over. `--rate 10000`: write this
+//! start all guests, then stop all in the same order, over and over. `--pause 1000000`: libvirt waits
+//! for up to this many milliseconds before each of its actions. `--rate 10000`: write this
 //! many lines a second, in steps of 5 ms, stamped with the current time.
 
 #[path = "../benches/host/mod.rs"]
@@ -56,6 +57,7 @@ fn parse_arguments() -> io::Result<Arguments> {
             "--guests" => options.guests = usize::try_from(value()?.max(1)).unwrap_or(usize::MAX),
             "--seed" => options.seed = value()?,
             "--rate" => rate = Some(value()?.max(1)),
+            "--pause" => options.pause = value()?,
             "--stop-in-order" => options.in_order = true,
             bytes => {
                 let bad = |_| io::Error::other(format!("'{bytes}' is not a number of bytes"));

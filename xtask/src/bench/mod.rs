@@ -3,6 +3,7 @@
 //! | File | What |
 //! |---|---|
 //! | `cost`, `criterion` | `bench`: an open, an attach, a start |
+//! | `fleet` | `bench-fleet`: a lake to which each host sends its log |
 //! | `lake` | `bench-lake`: questions to a lake of a fleet, and archiving |
 //! | `reading` | `bench-reading`: trails of large logs |
 //! | `verify` | `bench-verify`: a host with many guests |
@@ -14,6 +15,7 @@
 
 pub(crate) mod cost;
 mod criterion;
+pub(crate) mod fleet;
 pub(crate) mod lake;
 pub(crate) mod reading;
 mod table;

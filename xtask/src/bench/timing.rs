@@ -9,13 +9,29 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::interrupt;
-use crate::programs::words;
+use crate::programs::{output_of, words};
 
 /// Of the package `time`.
 pub(super) const TIME: &str = "/usr/bin/time";
 
 /// The most memory that a command had, in MiB. `file` is written.
 pub(super) fn mebibytes(measured: &Command, file: &Path) -> Result<u64> {
+    let mut time = with_memory(measured, file);
+    let _ = time.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    interrupt::check()?;
+    memory(&time, file)
+}
+
+/// Runs a command that must succeed, once. Returns its output, the seconds that it took, and the
+/// most memory that it had, in MiB. `file` is written.
+pub(super) fn measured(measured: &Command, file: &Path) -> Result<(String, f64, u64)> {
+    let mut time = with_memory(measured, file);
+    let begun = Instant::now();
+    let output = output_of(time.stdin(Stdio::null()))?;
+    Ok((output, begun.elapsed().as_secs_f64(), memory(&time, file)?))
+}
+
+fn with_memory(measured: &Command, file: &Path) -> Command {
     let mut time = Command::new(TIME);
     time.args(["--format", "%M", "--output"]).arg(file);
     time.arg(measured.get_program()).args(measured.get_args());
@@ -25,11 +41,13 @@ pub(super) fn mebibytes(measured: &Command, file: &Path) -> Result<u64> {
     for (name, value) in measured.get_envs() {
         time.env(name, value.unwrap_or_default());
     }
-    let _ = time.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
-    interrupt::check()?;
+    time
+}
+
+fn memory(time: &Command, file: &Path) -> Result<u64> {
     // An exit status that is not 0 has a line of its own.
     let kib = fs::read_to_string(file)?.lines().last().and_then(|kib| kib.parse::<u64>().ok());
-    let kib = kib.with_context(|| format!("{}: no memory is known", words(&time)))?;
+    let kib = kib.with_context(|| format!("{}: no memory is known", words(time)))?;
     Ok((kib + 512) / 1024)
 }
 

@@ -69,6 +69,29 @@ pub(crate) struct LakeArguments {
     pub(crate) log: u64,
 }
 
+/// Measure what a lake costs to which each host sends its own log every day: batches, objects, time
+/// and memory of `archive` and of `lake compact`.
+///
+/// The logs are generated, each host's for all days. Each day each host archives what its log has
+/// until then, as by the timer, and the lake is compacted.
+#[derive(Debug, Args)]
+pub(crate) struct FleetArguments {
+    #[command(flatten)]
+    pub(crate) common: BenchArguments,
+
+    /// Hosts, each with a log of its own
+    #[arg(long, value_name = "COUNT", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) hosts: u64,
+
+    /// Days
+    #[arg(long, value_name = "COUNT", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) days: u64,
+
+    /// Kilobytes that a host's log grows by on a day
+    #[arg(long, value_name = "KB", default_value_t = 80)]
+    pub(crate) log: u64,
+}
+
 /// Measure how long `taptrail verify` takes beside many guests, against lsof and fuser.
 ///
 /// It needs root, and 50 MiB for each guest.

@@ -12,11 +12,13 @@ pub(crate) struct ReadOptions {
     pub(crate) seed: u64,
     /// Start all guests, then stop all in the same order, over and over.
     pub(crate) in_order: bool,
+    /// The longest time between two of libvirt's actions, in milliseconds; half of it is usual.
+    pub(crate) pause: u64,
 }
 
 impl Default for ReadOptions {
     fn default() -> Self {
-        Self { mix: 75, guests: 200, seed: 1, in_order: false }
+        Self { mix: 75, guests: 200, seed: 1, in_order: false, pause: 0 }
     }
 }
 
@@ -85,6 +87,9 @@ impl Host {
 
     /// Appends the next line.
     pub(crate) fn line(&mut self, line: &mut String) {
+        if self.options.pause > 0 && self.waiting.is_empty() {
+            self.millis += self.dice.below(self.options.pause);
+        }
         // Some lines share one clock tick, as real ones do.
         let millis = self.millis + [0, 0, 4, 40][(self.dice.next() & 3) as usize];
         self.line_at(millis, line);
