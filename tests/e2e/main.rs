@@ -22,6 +22,7 @@ mod hostile_qemu;
 mod interference;
 mod lake_keeping;
 mod lake_queries;
+mod lake_s3;
 mod lake_sql;
 mod ledger;
 mod libvirt;

@@ -10,6 +10,9 @@ use crate::{LakeError, Store};
 
 /// Writes the manifest of a generation, and before that its signature. Returns its root; none if
 /// there is another generation of this number: then nothing has changed.
+///
+/// The same generation that is there already is this one: it was written, and the store's answer
+/// was lost on its way.
 pub(crate) fn commit(
     store: &Store,
     manifest: &GenerationManifest,
@@ -24,10 +27,11 @@ pub(crate) fn commit(
         // One that is there already is of the same content: the sum is in its name.
         store.put_new(&root.signature(), Bytes::from(signature))?;
     }
-    match store.put_new(&generation.manifest(), Bytes::from(text))? {
-        Put::Written => Ok(Some(root)),
-        Put::Existed => Ok(None),
-    }
+    let is_there = match store.put_new(&generation.manifest(), Bytes::from(text))? {
+        Put::Written => true,
+        Put::Existed => GenerationManifest::read(store, generation)?.1 == root,
+    };
+    Ok(is_there.then_some(root))
 }
 
 fn unsigned(generation: Generation, reason: &impl ToString) -> LakeError {

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
@@ -33,8 +34,13 @@ macro_rules! crash_point {
     };
 }
 
-/// How often an object is written that the store does not find afterwards.
+/// How often an object is written that the store does not find afterwards, and a listing is asked
+/// for that was cut off.
 const ATTEMPTS: usize = 3;
+
+/// How long after the first attempt a listing is asked for again. A store that is busy for so long
+/// was asked many times.
+const LISTING: Duration = Duration::from_secs(60);
 
 /// Whether an object is there now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -265,13 +271,25 @@ impl Store {
     /// The store can't list them.
     pub fn list(&self, folder: &str) -> Result<Vec<Listed>, LakeError> {
         let below = Path::from(folder);
-        let all = self.objects.list(Some(&below)).map_ok(|about| Listed {
-            path: about.location.to_string(),
-            bytes: about.size,
-            arrived: jiff::Timestamp::from_microsecond(about.last_modified.timestamp_micros())
-                .unwrap_or_default(),
-        });
-        self.runtime.block_on(all.try_collect()).map_err(|error| failed(folder, "listed", error))
+        let list = || {
+            let all = self.objects.list(Some(&below)).map_ok(|about| Listed {
+                path: about.location.to_string(),
+                bytes: about.size,
+                arrived: jiff::Timestamp::from_microsecond(about.last_modified.timestamp_micros())
+                    .unwrap_or_default(),
+            });
+            self.runtime.block_on(all.try_collect())
+        };
+        // The client asks again for all but a listing that was cut off.
+        let begun = Instant::now();
+        let mut listed = list();
+        for _ in 1..ATTEMPTS {
+            if !matches!(listed, Err(object_store::Error::Generic { .. })) || begun.elapsed() > LISTING {
+                break;
+            }
+            listed = list();
+        }
+        listed.map_err(|error| failed(folder, "listed", error))
     }
 
     /// The Parquet objects of all tables, compacted and not, and of summaries, in no order.

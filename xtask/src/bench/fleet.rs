@@ -87,8 +87,8 @@ impl Bench {
             let directory = self.host(host);
             fs::create_dir_all(&directory)?;
             let bytes = arguments.log * 1000 * arguments.days;
-            // A record has about 400 bytes, and an action 5 records.
-            let pause = 2 * 1000 * DAY * 2000 / (arguments.log * 1000);
+            // One of libvirt's actions is about 3,800 bytes.
+            let pause = 2 * 1000 * DAY * 3800 / (arguments.log * 1000);
             let mut make = Command::new(&self.make_log);
             make.args([bytes.to_string().as_str(), "--mix", "1", "--guests", "30"]);
             make.args(["--seed", &host.to_string(), "--pause", &pause.to_string()]);
