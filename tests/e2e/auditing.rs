@@ -53,6 +53,9 @@ fn required_auditing_that_is_off_starts_and_attaches_nothing() {
         .try_start("web1", &["--audit", "required", "--nic", ONE], &EMPTY)
         .fails(1, "Auditing is off in the kernel");
     assert_eq!(world.record_lines(), ["guest booted FAILED"], "nothing was opened");
+    let run = ["run", "--name", "web1", "--audit", "required", "--nic", ONE, "--"];
+    let stderr = world.taptrail(run.iter().chain(&EMPTY)).stderr;
+    assert_eq!(stderr.matches("Auditing is off").count(), 1, "it is said once: {stderr}");
     // Without auditing the ledger has the trail, and the reason why the log lacks it.
     let guest = world.start("web2", &["--nic", ONE]);
     assert!(world.log("web2").contains("Auditing is off"), "{}", world.log("web2"));

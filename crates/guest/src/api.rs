@@ -134,7 +134,7 @@ pub struct Event {
     /// How much it matters: `grave`, `warning` or `notice`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub severity: Option<String>,
-    /// The finding in a sentence.
+    /// The finding in a sentence; of a grant that failed, why.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
 }
@@ -262,7 +262,10 @@ impl From<&GuestEvent> for Event {
             text: None,
         };
         match &happened.kind {
-            EventKind::Recorded(record) => event.recorded(record),
+            EventKind::Recorded { record, cause } => {
+                event.recorded(record);
+                event.text.clone_from(cause);
+            }
             EventKind::Found(found) => {
                 "finding".clone_into(&mut event.kind);
                 event.finding = Some(found.kind.as_str().to_owned());

@@ -33,7 +33,11 @@ pub(crate) struct GuestEvent {
 #[derive(Debug, Clone)]
 pub(crate) enum EventKind {
     /// The ledger has this record.
-    Recorded(Box<Record>),
+    Recorded {
+        record: Box<Record>,
+        /// Of a grant that failed: why.
+        cause: Option<String>,
+    },
     /// The records up to now lead to this finding.
     Found(Box<Finding>),
     /// The guest's state has changed.

@@ -44,6 +44,7 @@ fn json(event: &Event) -> io::Result<String> {
 /// `2026-11-23T22:04:15.600Z 52:54:00:12:34:56 opened /dev/net/tun 'vnet0' queue 0`
 fn line(event: &Event) -> String {
     let mut line = format!("{}  ", event.time);
+    let failed = event.outcome.as_deref() == Some("failed");
     if let Some(mac) = &event.mac {
         let _ = write!(line, "{mac}  ");
     }
@@ -56,6 +57,7 @@ fn line(event: &Event) -> String {
             line += &format!("finding {}", event.finding.as_deref().unwrap_or("?"));
         }
         ("started" | "ended", _) => line += &format!("the guest has {}", event.kind),
+        ("granted", _) if failed => line += "grant",
         (kind, _) => line += kind,
     }
     if let Some(of) = &event.device {
@@ -70,7 +72,7 @@ fn line(event: &Event) -> String {
     if let Some(reason) = &event.reason {
         let _ = write!(line, " ({reason})");
     }
-    if event.outcome.as_deref() == Some("failed") {
+    if failed {
         line += " FAILED";
     }
     if let Some(errno) = event.errno.and_then(|errno| i32::try_from(errno).ok()) {
@@ -112,6 +114,7 @@ mod tests {
             r#""kind":"guest","state":"running""#,
             r#""kind":"opened","mac":"52:54:00:00:00:01","outcome":"success","device":{"kind":"tun","path":"/dev/net/tun","rdev":"0A:C8","dev":"vnet0","queue":0,"qemu_fd":null}"#,
             r#""kind":"opened","mac":"52:54:00:00:00:01","outcome":"failed","errno":2,"device":{"kind":"vhost-net","path":"/dev/vhost-net","rdev":null,"dev":null,"queue":1,"qemu_fd":null}"#,
+            r#""kind":"granted","mac":"52:54:00:00:00:01","reason":"attach","outcome":"failed","text":"QEMU refused the interface: no such bus""#,
             r#""kind":"released","mac":"52:54:00:00:00:01","reason":"detach","outcome":"success","fds":2,"forced":true,"requester":{"uid":1000,"login_uid":null,"pid":7}"#,
             r#""kind":"interface","mac":"52:54:00:00:00:01","ifname":"vnet0","state":"revoked""#,
             r#""kind":"guest","state":"stopped","reason":"destroyed""#,
@@ -123,6 +126,7 @@ mod tests {
             "the guest is running\n\
              52:54:00:00:00:01  opened /dev/net/tun 'vnet0' queue 0\n\
              52:54:00:00:00:01  opened /dev/vhost-net queue 1 FAILED: No such file or directory (os error 2)\n\
+             52:54:00:00:00:01  grant (attach) FAILED: QEMU refused the interface: no such bus\n\
              52:54:00:00:00:01  released 2 descriptors by force (detach), asked by user 1000 (pid 7)\n\
              52:54:00:00:00:01  interface 'vnet0' is revoked\n\
              the guest is stopped (destroyed)"

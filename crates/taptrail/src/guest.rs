@@ -1,9 +1,11 @@
 //! `taptrail attach`, `detach`, `stop` and `nics`: calls to one guest's supervisor.
 
+use std::path::Path;
 use std::process::ExitCode;
 
-use taptrail_guest::spec::{NicSpec, check_unique};
+use taptrail_guest::spec::{NicSpec, Vhost, check_unique};
 use taptrail_guest::{Client, Dirs, api, descriptors};
+use taptrail_kernel::device::DEV_VHOST_NET;
 use taptrail_record::{CloseDoubt, visible};
 use taptrail_report::{DeviceRow, NicRow, nic_table};
 use tracing::{info, warn};
@@ -41,7 +43,14 @@ pub(crate) fn attach(arguments: &Attach, dirs: &Dirs) -> CommandResult {
             rows.push(row(nic)?);
             continue;
         }
-        let vhost = if nic.vhost { " with vhost-net" } else { "" };
+        let vhost = match spec.vhost {
+            _ if nic.vhost => " with vhost-net".to_owned(),
+            Vhost::Auto => {
+                let path = spec.vhost_path.as_deref().unwrap_or(Path::new(DEV_VHOST_NET));
+                format!(" without vhost-net ({} can't be opened)", path.display())
+            }
+            Vhost::On | Vhost::Off => String::new(),
+        };
         print(&format!(
             "{} attached: '{}'{vhost}, {} granted\n",
             nic.mac,

@@ -34,6 +34,7 @@ pub(crate) struct LedgerBatch {
     pub(super) completed_steps: Vec<(StepKey, String)>,
     pub(super) ended_interfaces: Vec<InterfaceKey>,
     pub(super) guest_end: Option<Reason>,
+    pub(super) cause: Option<String>,
 }
 
 impl LedgerBatch {
@@ -105,6 +106,12 @@ impl LedgerBatch {
         self
     }
 
+    /// Says why its grant failed, for subscribers: the record has no place for it.
+    pub(crate) fn caused_by(mut self, cause: String) -> Self {
+        self.cause = Some(cause);
+        self
+    }
+
     /// Closes the guest's account.
     pub(crate) fn end_guest(mut self, reason: &Reason) -> Self {
         self.guest_end = Some(reason.clone());
@@ -126,13 +133,20 @@ pub(super) struct LoggedBatch {
     pub(super) completed_steps: Vec<(StepKey, String)>,
     pub(super) ended_interfaces: Vec<InterfaceKey>,
     pub(super) guest_end: Option<Reason>,
+    pub(super) cause: Option<String>,
 }
 
 impl LoggedBatch {
     /// The records alone: they were logged, but their changes were not made.
     pub(super) fn without_changes(self) -> Self {
         let records = self.records.into_iter().map(|(logged, _)| (logged, None)).collect();
-        Self { records, completed_steps: Vec::new(), ended_interfaces: Vec::new(), guest_end: None }
+        Self {
+            records,
+            completed_steps: Vec::new(),
+            ended_interfaces: Vec::new(),
+            guest_end: None,
+            cause: self.cause,
+        }
     }
 
     /// Writes the batch. `moves` map its keys if the account was copied to another ledger

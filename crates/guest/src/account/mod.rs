@@ -323,6 +323,7 @@ impl Account {
                 completed_steps: batch.completed_steps,
                 ended_interfaces: batch.ended_interfaces,
                 guest_end: batch.guest_end,
+                cause: batch.cause,
             },
             refusal,
         ))
@@ -346,7 +347,10 @@ impl Account {
         for (LoggedRecord { record, row }, _) in &written.records {
             let findings = self.findings.of(row.time, record);
             let Some(events) = &self.events else { continue };
-            events.emit(row.time, EventKind::Recorded(Box::new(record.clone())));
+            let is_failed_grant =
+                matches!(record.event, Event::Attach { .. }) && record.outcome == Outcome::Failed;
+            let cause = written.cause.clone().filter(|_| is_failed_grant);
+            events.emit(row.time, EventKind::Recorded { record: Box::new(record.clone()), cause });
             for finding in findings {
                 events.emit(finding.time, EventKind::Found(Box::new(finding)));
             }
@@ -474,7 +478,10 @@ impl Account {
                     (time, Logged { outcome: logged.proof.into(), serial: logged.serial })
                 }
                 Err(reason) => {
-                    warn_once(&mut self.warned, &reason);
+                    // In mode `required` it is the error.
+                    if self.mode == AuditMode::Auto {
+                        warn_once(&mut self.warned, &reason);
+                    }
                     let how = crate::chain(&reason);
                     refusal.get_or_insert(AccountError::NotLogged(reason));
                     (None, Logged { outcome: AuditOutcome::NotLogged(how), serial: None })

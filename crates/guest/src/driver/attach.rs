@@ -64,12 +64,14 @@ impl Driver {
             Err(failed) => {
                 let event = Event::Attach { mac, vm_pid: Some(self.qemu.id.pid), fds: None };
                 let record = self.account.record(event, Outcome::Failed, requester);
+                let cause = crate::chain(&failed.error);
                 let batch = LedgerBatch::default()
                     .record(record)
+                    .caused_by(cause.clone())
                     .close_devices(&self.account, &failed.closed)
                     .end_interfaces(failed.key);
                 log_error(self.account.post(batch.complete_steps(&failed.steps, "failed")));
-                return Err(Failure::Failed(crate::chain(&failed.error)));
+                return Err(Failure::Failed(cause));
             }
         };
         let Opened { mut interface, admitted, steps } = opened;
@@ -94,7 +96,7 @@ impl Driver {
                 handed_over.unanswered =
                     matches!(error, HandOverError::Monitor(ref error) if error.leaves_outcome_open());
                 if let Some(kept) =
-                    self.roll_back_attach(interface, admitted, &handed_over, &steps, requester)
+                    self.roll_back_attach(interface, admitted, &handed_over, &steps, requester, &text)
                 {
                     text.push_str(&kept);
                 }
@@ -234,6 +236,7 @@ impl Driver {
         handed_over: &HandedOver,
         steps: &[StepKey],
         requester: Option<Requester>,
+        cause: &str,
     ) -> Option<String> {
         let monitor = &mut self.qemu.monitor;
         // After an unanswered command, the next ones get a short timeout.
@@ -260,6 +263,7 @@ impl Driver {
         checked.undo(mac, &mut interface.resources, &mut self.host, true);
         let outcome = if checked.all_closed() { "failed" } else { "kept" };
         let batch = failed_attach(&checked, mac, self.qemu.id.pid, &self.account, requester)
+            .caused_by(cause.to_owned())
             .close_devices(&self.account, &checked.closed)
             .end_interfaces(checked.ended(interface.key, handed_over.nic))
             .complete_steps(steps, outcome);

@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use super::names::{free_id, free_mac, netdev_id};
 use super::qemu::{Booting, Greeting, Qemu};
 use super::{AttachedInterface, Driver, MONITOR_TIMEOUT, MonitorSocket, Port, StartError, StartOptions};
-use crate::account::{Account, LedgerBatch, OpenDevice};
+use crate::account::{Account, AccountError, LedgerBatch, OpenDevice};
 use crate::handover::OpenFileCounts;
 use crate::host::Host;
 use crate::interface::{Interface, Opened};
@@ -94,7 +94,7 @@ pub(super) fn start(
         Ok(ports) => Ok(attempt.into_driver(inbox, ports, options.revoke_unfiltered)?),
         Err(error) => {
             let stopped = attempt.stopped.take();
-            attempt.roll_back();
+            attempt.roll_back(&error);
             if let Some(reply) = stopped {
                 super::log_if_client_gone(reply.send(Ok(())));
             }
@@ -369,7 +369,7 @@ impl Attempt {
     }
 
     /// Undoes everything, and records it.
-    fn roll_back(mut self) {
+    fn roll_back(mut self, cause: &StartError) {
         let pid = self.qemu.as_ref().map(|qemu| qemu.id.pid);
         let fds = self.spawned.then_some(0);
         let ended = match (self.qemu.take(), self.booting.take()) {
@@ -401,7 +401,10 @@ impl Attempt {
         } else {
             failed(Event::GuestStart { reason: Reason::BOOTED, vm_pid: pid })
         });
-        super::log_error(account.end(batch.complete_steps(&self.steps, "failed").end_guest(&Reason::FAILED)));
+        let ended = account.end(batch.complete_steps(&self.steps, "failed").end_guest(&Reason::FAILED));
+        // What made the start fail may well make its record fail, and is reported already.
+        let is_cause = |error: &AccountError| crate::chain(cause).ends_with(&crate::chain(error));
+        super::log_error(ended.or_else(|error| if is_cause(&error) { Ok(()) } else { Err(error) }));
     }
 }
 
