@@ -81,6 +81,10 @@ fn vhost_auto_goes_on_without_a_device_and_says_so() {
     assert_eq!(guest.holds(), ["tun vnet0"]);
     assert_eq!(world.nics(&guest)[0]["vhost"], false);
     assert!(world.log("web1").contains("goes on without vhost-net"), "{}", world.log("web1"));
+    let attached = world.attach(&guest, &spec.replace(":01", ":02")).ok().stdout;
+    let says =
+        format!("attached: 'vnet1' without vhost-net ({} can't be opened), 1 descriptor", missing.display());
+    assert!(attached.contains(&says), "{attached}");
     world.stop(&guest);
     assert_eq!(world.record_lines()[..3], ["open 01 tun vnet0 q0", "open 01 unknown q0 FAILED", "start 01"]);
     world.assert_clean();
@@ -416,6 +420,20 @@ fn an_attach_without_a_free_port_is_refused() {
     world.detach(&guest, 1, &["--timeout", "20s"]).ok();
     world.attach(&guest, "bridge=br0,vhost=off").ok();
     world.stop(&guest);
+}
+
+#[test]
+fn missing_arguments_are_named_and_no_option_that_the_environment_has() {
+    let world = World::new();
+    for (arguments, usage) in [
+        (&["attach"][..], "Usage: taptrail attach <--nic <SPEC>|--xml <FILE>|--domain <FILE>> <GUEST>"),
+        (&["detach"], "Usage: taptrail detach <GUEST> <MAC>"),
+        (&["run"], "\n       taptrail run [OPTIONS] --file <FILE>"),
+    ] {
+        let done = world.taptrail(arguments);
+        assert!(done.code() == 2 && done.stderr.contains(usage), "{}", done.stderr);
+        assert!(!done.stderr.contains("--state-dir"), "{}", done.stderr);
+    }
 }
 
 // Shows 5.14.

@@ -24,6 +24,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::error::ContextKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use taptrail_guest::{AuditMode, Dirs, duration};
 use taptrail_record::MacAddr;
@@ -58,7 +59,7 @@ use crate::log::LogLimits;
 #[command(name = "taptrail", version, propagate_version = true, arg_required_else_help = true)]
 #[command(disable_help_flag = true, disable_version_flag = true)]
 #[command(
-    after_help = "Exit codes:\n  0  success\n  1  the command failed, `findings` or `verify` reported at least one problem, or `who` or `explain` found nothing\n  2  wrong arguments, or input that can't be read\n  3  the guest, or its supervisor, did not answer in time\n  4  not known: the logs do not cover the time or host in question, or `doctor` may not look\n\n`taptrail run` in the foreground returns QEMU's exit code."
+    after_help = "Exit codes:\n  0  success\n  1  the command failed, `findings` or `verify` reported a problem, or\n     `who` or `explain` found nothing\n  2  wrong arguments, or input that can't be read\n  3  the guest, or its supervisor, did not answer in time\n  4  not known: the logs do not cover the time or host in question, or\n     `doctor` may not look\n\n`taptrail run` in the foreground returns QEMU's exit code."
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -117,6 +118,31 @@ impl Cli {
     }
 }
 
+/// The error with a usage line that does not demand options whose environment variables are set,
+/// as clap's does: they look as if the user had given them.
+pub(crate) fn with_plain_usage(
+    mut error: clap::Error,
+    command: clap::Command,
+    arguments: &[OsString],
+) -> clap::Error {
+    if error.get(ContextKind::Usage).is_some()
+        && let Err(mut again) = without_variables(command).try_get_matches_from(arguments)
+        && let Some(usage) = again.remove(ContextKind::Usage)
+    {
+        error.insert(ContextKind::Usage, usage);
+    }
+    error
+}
+
+/// The command with its options that have variables out of its usage lines.
+fn without_variables(command: clap::Command) -> clap::Command {
+    let command = command.mut_args(|argument| {
+        let hide = argument.is_hide_set() || argument.get_env().is_some();
+        argument.hide(hide)
+    });
+    command.mut_subcommands(without_variables)
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Start a guest and supervise it until it ends
@@ -159,14 +185,14 @@ pub(crate) enum Command {
     Serve(Serve),
     /// Compare the audit trail with the devices that processes hold now
     Verify(Verify),
-    /// Follow libvirt's audit records and compare them with the devices its guests hold
+    /// Follow libvirt's records, and compare them with what its guests hold
     Watch(Box<Watch>),
     /// Check, export or prune the ledger, or take a checkpoint of it
     #[command(subcommand)]
     Ledger(LedgerCommand),
-    /// Add the trails of logs and ledgers to a lake, for questions to many hosts
+    /// Add the trails of logs and ledgers to a lake of many hosts
     Archive(Archive),
-    /// Compact, check and prune a lake, and list what all hosts show together
+    /// Compact, check, prune and query a lake of many hosts' trails
     #[command(subcommand)]
     Lake(LakeCommand),
     /// Show what this host has and lacks for taptrail's work
@@ -283,6 +309,7 @@ const IN_FILE: [&str; 18] = [
 
 #[derive(Debug, Args)]
 #[command(
+    override_usage = "taptrail run [OPTIONS] --name <NAME> [--nic <SPEC>] -- <QEMU>...\n       taptrail run [OPTIONS] --file <FILE>",
     after_help = "Example:\n  taptrail run --name web1 --nic bridge=br0,filter=no-mac-spoofing -- qemu-system-x86_64 -m 512 -nographic disk.qcow2"
 )]
 pub(crate) struct Run {
@@ -553,16 +580,17 @@ pub(crate) struct FromLibvirt {
 }
 
 #[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("interface").args(["nic", "xml", "domain"]).required(true))]
 #[command(after_help = "Example:\n  taptrail attach web1 --nic bridge=br0,queues=2")]
 pub(crate) struct Attach {
     /// Name of the guest
     pub(crate) guest: String,
 
-    #[arg(long, value_name = "SPEC", help = SPEC_HELP, required_unless_present_any = ["xml", "domain"], conflicts_with = "domain")]
+    #[arg(long, value_name = "SPEC", help = SPEC_HELP)]
     pub(crate) nic: Option<String>,
 
     /// File with libvirt's <interface> element, or - for standard input
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["nic", "domain"])]
+    #[arg(long, value_name = "FILE")]
     pub(crate) xml: Option<PathBuf>,
 
     #[command(flatten)]

@@ -72,7 +72,7 @@ mod tests {
         assert_eq!(grouped, all);
         for command in shown(&command) {
             let about = command.get_about().map(ToString::to_string).unwrap_or_default();
-            let is_fit = about.len() <= 100 - INDENT && !about.contains(['{', '}', '\n']);
+            let is_fit = about.len() <= 80 - INDENT && !about.contains(['{', '}', '\n']);
             assert!(is_fit, "{}: {about}", command.get_name());
         }
     }

@@ -12,7 +12,7 @@ use super::format::OutputFormat;
 ///
 /// A lake is a directory or an object store that `taptrail archive` fills. URL is file:///DIRECTORY,
 /// s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX; region, endpoint and credentials
-/// are taken from the environment (AWS_REGION, AWS_ENDPOINT, AWS_ACCESS_KEY_ID …) or from the
+/// are taken from the environment (AWS_REGION, AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID …) or from the
 /// machine's role.
 #[derive(Debug, Subcommand)]
 pub(crate) enum LakeCommand {
