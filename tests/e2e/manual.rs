@@ -160,6 +160,32 @@ fn no_section_and_no_entry_of_a_page_is_empty_and_no_line_is_too_long() {
 
 // Shows 9.10.
 #[test]
+fn a_page_has_a_date() {
+    let directory = tempfile::tempdir().unwrap();
+    let man = || {
+        let mut man = Command::new(env!("CARGO_BIN_EXE_taptrail"));
+        man.arg("man").arg(directory.path());
+        man
+    };
+    let title = || {
+        let page = fs::read_to_string(directory.path().join("man1/taptrail.1")).unwrap();
+        page.lines().find(|line| line.starts_with(".TH")).unwrap().to_owned()
+    };
+    run(man().env("SOURCE_DATE_EPOCH", "86400"));
+    assert!(title().contains("1970\\-01\\-02") || title().contains("1970-01-02"), "{}", title());
+    run(man().env_remove("SOURCE_DATE_EPOCH"));
+    let lint = ["-T", "lint"].map(str::to_owned);
+    let lint =
+        Command::new("/usr/bin/mandoc").args(lint).arg(directory.path().join("man1/taptrail.1")).output();
+    assert_eq!(String::from_utf8_lossy(&lint.unwrap().stdout), "");
+    for wrong in [man().args(["--date", "foo"]), man().env("SOURCE_DATE_EPOCH", "foo")] {
+        let done = wrong.output().unwrap();
+        assert!(!done.status.success() && !done.stderr.is_empty());
+    }
+}
+
+// Shows 9.10.
+#[test]
 fn mandoc_and_groff_find_nothing_wrong_with_a_page() {
     let directory = tempfile::tempdir().unwrap();
     for Page { name, file, .. } in pages(directory.path()) {

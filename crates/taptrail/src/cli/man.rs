@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use jiff::civil::Date;
 
 /// Write the manual pages of all commands, for packages
 #[derive(Debug, Args)]
@@ -12,7 +13,7 @@ pub(crate) struct Man {
     #[arg(value_name = "DIR")]
     pub(crate) directory: PathBuf,
 
-    /// Date to print on the pages: year, month and day
+    /// Date to print on the pages: year, month and day [default: of SOURCE_DATE_EPOCH, or today]
     #[arg(long, value_name = "DATE")]
-    pub(crate) date: Option<String>,
+    pub(crate) date: Option<Date>,
 }

@@ -14,6 +14,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use clap::Command;
+use jiff::{Timestamp, tz::TimeZone};
 
 use self::page::Page;
 use crate::CommandResult;
@@ -27,9 +28,14 @@ pub(crate) fn man(arguments: &Man) -> CommandResult {
     let directory = arguments.directory.join(SECTION);
     std::fs::create_dir_all(&directory)
         .with_context(|| format!("Directory {} can't be made", directory.display()))?;
+    let date = match arguments.date {
+        Some(date) => date,
+        None => TimeZone::UTC.to_datetime(build_time()?).date(),
+    };
+    let date = date.to_string();
     let root = cli::command(clap::ColorChoice::Never);
     for command in all(&root) {
-        write(&directory, &root, &command, arguments.date.as_deref().unwrap_or_default())?;
+        write(&directory, &root, &command, &date)?;
     }
     print("")
 }
@@ -38,6 +44,15 @@ fn write(directory: &Path, root: &Command, command: &Command, date: &str) -> any
     let page = Page { root, command, date };
     let file = directory.join(format!("{}.1", page.name()));
     std::fs::write(&file, page.roff()).with_context(|| format!("{} can't be written", file.display()))
+}
+
+/// The time of SOURCE_DATE_EPOCH, with which two builds are equal, or now.
+fn build_time() -> anyhow::Result<Timestamp> {
+    const VARIABLE: &str = "SOURCE_DATE_EPOCH";
+    let Some(seconds) = std::env::var_os(VARIABLE) else { return Ok(Timestamp::now()) };
+    let seconds = seconds.to_str().and_then(|seconds| seconds.parse().ok());
+    let time = seconds.and_then(|seconds| Timestamp::from_second(seconds).ok());
+    time.with_context(|| format!("{VARIABLE} is no number of seconds since 1970"))
 }
 
 /// The command itself and all that are below it, as they are shown to users.

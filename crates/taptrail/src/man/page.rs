@@ -15,7 +15,7 @@ use crate::cli::command_groups;
 pub(super) struct Page<'a> {
     pub(super) root: &'a Command,
     pub(super) command: &'a Command,
-    /// As year, month and day; empty for none.
+    /// As year, month and day.
     pub(super) date: &'a str,
 }
 

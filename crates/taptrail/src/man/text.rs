@@ -21,7 +21,7 @@ pub(crate) struct Title<'a> {
     /// The manual's section.
     pub(crate) section: char,
     pub(crate) version: &'a str,
-    /// Year, month and day; empty for none.
+    /// Year, month and day.
     pub(crate) date: &'a str,
     /// What the page is about, in half a line.
     pub(crate) about: &'a str,
