@@ -1,7 +1,7 @@
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
 /// Cuts one line into lines of at most `width` columns, between words where that is possible.
-pub(crate) fn fold(line: &str, width: usize) -> Vec<&str> {
+pub fn fold(line: &str, width: usize) -> Vec<&str> {
     fold_after(line, width, &[])
 }
 

@@ -64,6 +64,7 @@ pub use events::{EventSink, GuestEvent};
 pub use explain::{CitedSources, Explainer, Explanation, LineReader, Records};
 pub use filter::{DeviceFilter, DeviceFilterError, Filter, GuestFilter};
 pub use findings::findings_block;
+pub use fold::fold;
 pub use guests::{GuestRow, guest_table};
 pub use json::{json, json_line};
 pub use nics::{DeviceRow, NicRow, nic_table};

@@ -9,9 +9,9 @@ use super::format::OutputFormat;
 /// Show what this host has and lacks for taptrail, with the way out
 ///
 /// taptrail looks at the kernel, its auditing, libvirt's settings, programs, directories, the ledger
-/// and the rights of who asks. Each line is `ok`, `missing`, or `unknown` where the rights to look
-/// are missing. It changes nothing. A line names the jobs that need the thing; those in parentheses
-/// do without it, and less well.
+/// and the rights of the caller. Each line is `ok`, `missing`, or `unknown` where the rights to look
+/// are missing. It changes nothing. Of what is missing, it says which jobs need it: one for which it
+/// is essential fails without it, one for which it is useful does less.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Exit codes:\n  0  nothing essential is missing; with --for, all that is essential is there\n  1  something essential is missing\n  2  wrong arguments\n  4  with --for: nothing essential is known to be missing, and something is not known\n\nExamples:\n  taptrail doctor\n  taptrail doctor --for watch"

@@ -45,10 +45,13 @@ const RULES: Subject = Subject {
 };
 
 /// The way out where the kernel keeps its audit status from this process.
-const AS_ROOT: &str = "ask as root, outside of containers";
+const AS_ROOT: &str = "run doctor as root, outside of containers";
 
 /// Where auditctl(8) is.
 const AUDITCTL: [&str; 2] = ["/usr/sbin/auditctl", "/sbin/auditctl"];
+
+/// Where auditd(8) is.
+const AUDITD: [&str; 2] = ["/usr/sbin/auditd", "/sbin/auditd"];
 
 /// The key of the packaged rules.
 const KEY: &str = "key=taptrail";
@@ -57,7 +60,8 @@ pub(super) fn checks(system: &System, log: &Path) -> Vec<Check> {
     let status = Audit::with_readlog(None).and_then(|mut audit| audit.status());
     let arguments = system.read("/proc/cmdline").unwrap_or_default();
     let name = |pid| system.read(format!("/proc/{pid}/comm")).ok();
-    let mut checks = state(&status, &arguments, name);
+    let auditd = system.program(AUDITD);
+    let mut checks = state(&status, &arguments, auditd.as_deref(), name);
     checks.push(audit_log(log));
     checks.push(rules(system, status.as_ref().ok()));
     checks
@@ -67,6 +71,7 @@ pub(super) fn checks(system: &System, log: &Path) -> Vec<Check> {
 fn state(
     status: &Result<AuditStatus, AuditError>,
     arguments: &str,
+    auditd: Option<&Path>,
     name: impl FnOnce(u32) -> Option<String>,
 ) -> Vec<Check> {
     let off = off_by_argument(arguments);
@@ -96,7 +101,7 @@ fn state(
             ];
         }
     };
-    vec![switch(status, off), daemon(status, name), queue(status)]
+    vec![switch(status, off), daemon(status, auditd, name), queue(status)]
 }
 
 fn switch(status: &AuditStatus, off: Option<&str>) -> Check {
@@ -116,7 +121,7 @@ fn off_by_argument(arguments: &str) -> Option<&str> {
     arguments.split_ascii_whitespace().find(|argument| matches!(*argument, "audit=0" | "audit=off"))
 }
 
-fn daemon(status: &AuditStatus, name: impl FnOnce(u32) -> Option<String>) -> Check {
+fn daemon(status: &AuditStatus, auditd: Option<&Path>, name: impl FnOnce(u32) -> Option<String>) -> Check {
     match status.daemon {
         Some(pid) => {
             let name = name(pid).map_or_else(|| "a process".to_owned(), |name| name.trim_end().to_owned());
@@ -124,7 +129,12 @@ fn daemon(status: &AuditStatus, name: impl FnOnce(u32) -> Option<String>) -> Che
         }
         None => DAEMON.missing(
             "no process receives the kernel's records: none is stored",
-            "apt-get install auditd, or dnf install audit; then systemctl enable --now auditd",
+            match auditd {
+                Some(_) => {
+                    "systemctl enable --now auditd, or `service auditd start` where systemd does not run"
+                }
+                None => "apt-get install auditd, or dnf install audit; then systemctl enable --now auditd",
+            },
         ),
     }
 }
@@ -153,7 +163,8 @@ fn queue(status: &AuditStatus) -> Check {
 /// Whether auditd's log can be read.
 fn audit_log(log: &Path) -> Check {
     let shown = log.display();
-    let readable = "ask as root, or set log_group= in /etc/audit/auditd.conf to a group of this user's";
+    let readable =
+        "run doctor as root, or set log_group= in /etc/audit/auditd.conf to a group of this user's";
     match File::open(log).and_then(|file| file.metadata()) {
         Ok(file) if !file.is_file() => {
             LOG.missing(format!("{shown} is no file"), "set log_file= in /etc/audit/auditd.conf")
@@ -164,7 +175,7 @@ fn audit_log(log: &Path) -> Check {
         }
         Err(error) if is_absent(&error) => LOG.missing(
             format!("there is no {shown}"),
-            "start auditd; where the log is elsewhere, --log or log_file= in /etc/audit/auditd.conf name it",
+            "start auditd (see audit-daemon); where the log is elsewhere, --log or log_file= in /etc/audit/auditd.conf name it",
         ),
         Err(error) => LOG.unknown(format!("{shown} can't be read: {error}"), readable),
     }
@@ -183,7 +194,7 @@ pub(super) fn size(bytes: u64) -> String {
 fn rules(system: &System, status: Option<&AuditStatus>) -> Check {
     let way_out = "install -m 640 /usr/share/taptrail/audit/taptrail.rules /etc/audit/rules.d/ (in the source tree: packaging/taptrail.rules), then augenrules --load";
     let Some(status) = status else {
-        return RULES.unknown("which rules are loaded can't be asked here", AS_ROOT);
+        return RULES.unknown("which rules are loaded can't be seen here", AS_ROOT);
     };
     let way_out = if status.locked {
         format!("{way_out}: from the next boot, as the rules are locked")
@@ -232,7 +243,7 @@ mod tests {
     };
 
     fn of(status: AuditStatus, arguments: &str) -> Vec<(Status, String)> {
-        let found = state(&Ok(status), arguments, |pid| Some(format!("auditd-{pid}\n")));
+        let found = state(&Ok(status), arguments, None, |pid| Some(format!("auditd-{pid}\n")));
         found.into_iter().map(|check| (check.status, check.found)).collect()
     }
 
@@ -244,6 +255,13 @@ mod tests {
         let none = of(AuditStatus { enabled: false, daemon: None, lost: 3, ..ON }, "quiet");
         assert!(none.iter().all(|(status, _)| *status == Status::Missing), "{none:?}");
         assert!(none[2].1.contains("3 records were lost"), "{none:?}");
+        let stopped = AuditStatus { daemon: None, ..ON };
+        for (auditd, begin) in
+            [(None, "apt-get install"), (Some(Path::new("/sbin/auditd")), "systemctl enable")]
+        {
+            let way_out = daemon(&stopped, auditd, |_| None).way_out.unwrap();
+            assert!(way_out.starts_with(begin), "{way_out}");
+        }
         let limited = of(AuditStatus { rate_limit: 100, ..ON }, "");
         assert_eq!(limited[2].0, Status::Missing);
     }
@@ -252,7 +270,7 @@ mod tests {
     fn an_argument_of_the_kernels_that_switches_auditing_off_is_named() {
         let off = of(AuditStatus { enabled: false, ..ON }, "root=/dev/vda audit=0 quiet");
         assert!(off[0].1.contains("'audit=0'"), "{off:?}");
-        let none = state(&Err(AuditError::Unsupported), "audit=off", |_| None);
+        let none = state(&Err(AuditError::Unsupported), "audit=off", None, |_| None);
         assert_eq!(none.len(), 1, "without auditing there is no daemon and no queue to ask for");
         assert!(none[0].status == Status::Missing && none[0].found.contains("'audit=off'"), "{none:?}");
         assert_eq!(off_by_argument("audit=1 audit_backlog_limit=0"), None);
@@ -260,7 +278,7 @@ mod tests {
 
     #[test]
     fn a_status_that_is_refused_is_unknown() {
-        let refused = state(&Err(AuditError::StatusRefused), "", |_| None);
+        let refused = state(&Err(AuditError::StatusRefused), "", None, |_| None);
         assert_eq!(refused.len(), 3);
         assert!(refused.iter().all(|check| check.status == Status::Unknown), "{refused:?}");
     }

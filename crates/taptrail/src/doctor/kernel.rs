@@ -250,7 +250,7 @@ fn device(system: &System, subject: Subject, node: &Node, feature: Feature) -> C
     }
 }
 
-const AS_ROOT: &str = "ask as root";
+const AS_ROOT: &str = "run doctor as root";
 
 fn without(module: &str, option: &str) -> String {
     format!(
@@ -280,7 +280,7 @@ fn driver(subject: Subject, module: &str, option: &str, feature: Feature) -> Che
         Feature::Unknown => subject.unknown(
             "neither the kernel's configuration nor its list of modules can be read here",
             format!(
-                "ask on the host, outside of a container; or `zgrep {option} /proc/config.gz /boot/config-*`"
+                "run doctor on the host, outside of a container; or `zgrep {option} /proc/config.gz /boot/config-*`"
             ),
         ),
     }
@@ -313,7 +313,7 @@ fn nftables(features: &Features, version: Option<(u32, u32)>, rights: &Rights, n
         Feature::Unknown => {
             return NFT.unknown(
                 format!("{}; whether the kernel has nftables can't be seen here", nft.path().display()),
-                "ask on the host, outside of a container",
+                "run doctor on the host, outside of a container",
             );
         }
         Feature::Present => {}
@@ -429,7 +429,7 @@ fn bpf(system: &System, features: &Features, version: Option<(u32, u32)>, rights
     let (bpf, both) = (CapabilitySet::SYS_ADMIN, CapabilitySet::BPF | CapabilitySet::PERFMON);
     if !rights.effective.contains(bpf) && !rights.effective.contains(both) {
         return BPF_SUBJECT.unknown(
-            "the kernel describes its types; whether it loads the program can't be asked without CAP_BPF and CAP_PERFMON",
+            "the kernel describes its types; whether it loads the program can't be seen without CAP_BPF and CAP_PERFMON",
             AS_ROOT,
         );
     }

@@ -53,7 +53,9 @@ fn level(system: &System, name: &str, settings: &str) -> Check {
     let text = match system.read(settings) {
         Ok(text) => text,
         Err(error) if is_absent(&error) => String::new(),
-        Err(error) => return LEVEL.unknown(format!("{settings} can't be read: {error}"), "ask as root"),
+        Err(error) => {
+            return LEVEL.unknown(format!("{settings} can't be read: {error}"), "run doctor as root");
+        }
     };
     let own_log = match setting(&text, "audit_logging") {
         Some("1") => "; records are in its own log, too (audit_logging = 1)",
@@ -93,7 +95,7 @@ fn guest_logs(system: &System) -> Check {
         }
         Err(error) if is_absent(&error) => LOGS
             .missing(format!("there is no {GUEST_LOGS}"), "nothing: libvirt makes it with the first guest"),
-        Err(error) => LOGS.unknown(format!("{GUEST_LOGS} can't be read: {error}"), "ask as root"),
+        Err(error) => LOGS.unknown(format!("{GUEST_LOGS} can't be read: {error}"), "run doctor as root"),
     }
 }
 

@@ -22,7 +22,7 @@ use self::rights::Rights;
 use self::system::System;
 use crate::CommandResult;
 use crate::cli::{Doctor, Job};
-use crate::output::{colors, page, print_json};
+use crate::output::{page, print_json, style};
 
 /// The exit codes when something essential is missing, or is not known to be there.
 const LACKING: u8 = 1;
@@ -38,7 +38,7 @@ pub(crate) fn doctor(arguments: &Doctor, dirs: &Dirs) -> CommandResult {
     if arguments.output.is_json() {
         print_json(&show::Json::of(&checks, &verdicts))?;
     } else {
-        page(&show::text(&checks, &verdicts, colors(&std::io::stdout())))?;
+        page(&show::text(&checks, &verdicts, &style(false)))?;
     }
     Ok(exit_code(&verdicts, !arguments.jobs.is_empty()))
 }
@@ -47,7 +47,7 @@ fn all(arguments: &Doctor, dirs: &Dirs) -> Vec<Check> {
     let system = System::host();
     let rights = Rights::of(&system);
     let log = host_log(arguments.log.as_deref());
-    let mut checks = rights::checks(&rights);
+    let mut checks = rights::checks(&rights, dirs);
     checks.extend(kernel::checks(&system, &rights, arguments.nft.as_deref()));
     checks.extend(audit::checks(&system, &log));
     checks.extend(libvirt::checks(&system));
@@ -56,7 +56,7 @@ fn all(arguments: &Doctor, dirs: &Dirs) -> Vec<Check> {
     checks
 }
 
-/// The jobs that are asked for; by default all, and of these the bridge helper's only where it is
+/// The jobs that the user names; by default all, and of these the bridge helper's only where it is
 /// installed.
 fn jobs(arguments: &Doctor, checks: &[Check]) -> Vec<Job> {
     if arguments.jobs.is_empty() {
@@ -71,11 +71,11 @@ fn jobs(arguments: &Doctor, checks: &[Check]) -> Vec<Job> {
 
 /// Without --for, only what is missing counts: nobody said that each job is to be done here with
 /// these rights.
-fn exit_code(verdicts: &[Verdict], asked: bool) -> ExitCode {
+fn exit_code(verdicts: &[Verdict], is_named: bool) -> ExitCode {
     let any = |readiness| verdicts.iter().any(|verdict| verdict.readiness == readiness);
     match () {
         () if any(Readiness::Lacking) => ExitCode::from(LACKING),
-        () if asked && any(Readiness::Unknown) => ExitCode::from(UNKNOWN),
+        () if is_named && any(Readiness::Unknown) => ExitCode::from(UNKNOWN),
         () => ExitCode::SUCCESS,
     }
 }

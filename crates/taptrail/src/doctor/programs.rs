@@ -65,7 +65,7 @@ fn qemu(system: &System) -> Check {
         Ok((status, _)) => {
             QEMU.missing(format!("{} --version fails: {status}", path.display()), "install it again")
         }
-        Err(error) => QEMU.unknown(format!("{} can't be run: {error}", path.display()), "ask as root"),
+        Err(error) => QEMU.unknown(format!("{} can't be run: {error}", path.display()), "run doctor as root"),
     }
 }
 
@@ -118,7 +118,7 @@ fn helper(system: &System) -> Check {
             ),
         ),
         Err(HelperFault::Unknown(error)) => {
-            HELPER.unknown(format!("{} can't be looked at: {error}", path.display()), "ask as root")
+            HELPER.unknown(format!("{} can't be looked at: {error}", path.display()), "run doctor as root")
         }
     }
 }
@@ -186,7 +186,7 @@ fn judge_acl(acl: &Result<Acl, AclError>, bridges: &[String]) -> Check {
                     format!("there is no {ACL_FILE}: every bridge is refused"),
                     format!("mkdir -p /etc/qemu; echo 'allow br0' >{ACL_FILE}"),
                 ),
-                Some(io::ErrorKind::PermissionDenied) => ACL.unknown(chain(error), "ask as root"),
+                Some(io::ErrorKind::PermissionDenied) => ACL.unknown(chain(error), "run doctor as root"),
                 _ => ACL.missing(chain(error), "correct it: taptrail-bridge-helper(8) has the grammar"),
             };
         }
@@ -196,8 +196,8 @@ fn judge_acl(acl: &Result<Acl, AclError>, bridges: &[String]) -> Check {
     let list = |names: &[&String]| names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
     match () {
         () if bridges.is_empty() => ACL.unknown(
-            format!("{ACL_FILE} can be used, and there is no bridge here to ask it for"),
-            "ip link add br0 type bridge, and ask again",
+            format!("{ACL_FILE} can be used, and there is no bridge here to try it with"),
+            "ip link add br0 type bridge, and run doctor again",
         ),
         () if allowed.is_empty() => ACL.missing(
             format!("{ACL_FILE} allows none of the bridges here: {}", list(&refused)),
@@ -285,14 +285,14 @@ impl Unit {
                 ),
                 None => self.subject.unknown(
                     format!("{name} is not installed, and systemd does not run here"),
-                    "ask on the host, or start the command by what starts services here",
+                    "run doctor on the host, or start the command by what starts services here",
                 ),
             };
         };
         let Some(systemctl) = systemctl else {
             return self.subject.unknown(
                 format!("{} is there, and systemd does not run here", file.display()),
-                "ask on the host, outside of a container",
+                "run doctor on the host, outside of a container",
             );
         };
         if self.template {
@@ -301,9 +301,11 @@ impl Unit {
         match run(systemctl, &["show", "--property=ActiveState,UnitFileState", "--", name]) {
             Ok((status, said)) if status.success() => self.judge(&said),
             Ok((status, _)) => {
-                self.subject.unknown(format!("systemctl show {name} failed: {status}"), "ask as root")
+                self.subject.unknown(format!("systemctl show {name} failed: {status}"), "run doctor as root")
             }
-            Err(error) => self.subject.unknown(format!("systemctl can't be run: {error}"), "ask as root"),
+            Err(error) => {
+                self.subject.unknown(format!("systemctl can't be run: {error}"), "run doctor as root")
+            }
         }
     }
 

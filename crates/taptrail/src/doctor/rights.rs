@@ -1,7 +1,11 @@
-//! The rights of who asks: namespaces and capabilities.
+//! The rights of the caller: namespaces and capabilities, and what they let it see.
+
+use std::io;
 
 use rustix::thread::{CapabilitySet, capabilities};
+use taptrail_guest::Dirs;
 use taptrail_kernel::proc::sees_all_processes;
+use taptrail_witness::scan::{Scan, Scanner, Sources};
 
 use super::check::Weight::{Essential, Useful};
 use super::check::{Area, Check, Subject};
@@ -158,8 +162,18 @@ const PROCESSES: Subject = subject(
     &[(Job::Run, Useful), (Job::Watch, Essential), (Job::Verify, Essential)],
 );
 
-pub(super) fn checks(rights: &Rights) -> Vec<Check> {
-    let mut checks = vec![user(rights), processes()];
+const DESCRIPTORS: Subject = subject(
+    "process-descriptors",
+    "an answer about all processes: a device may be held by one that can't be looked into",
+    &[(Job::Watch, Useful), (Job::Verify, Essential)],
+);
+
+/// The most processes that a line names.
+const MAX_NAMED_PROCESSES: usize = 4;
+
+pub(super) fn checks(rights: &Rights, dirs: &Dirs) -> Vec<Check> {
+    let scanned = Scanner::new(Sources::of_host(&dirs.state)).scan();
+    let mut checks = vec![user(rights), processes(), descriptors(scanned)];
     checks.extend(GROUPS.iter().map(|group| group.check(rights)));
     checks
 }
@@ -171,7 +185,7 @@ fn user(rights: &Rights) -> Check {
         Some(true) => USER.ok(format!("{who}, in the host's user namespace")),
         Some(false) => USER.missing(
             format!("{who}, in a user namespace of its own: its rights end there"),
-            "ask outside of the container",
+            "run doctor outside of the container",
         ),
         None => USER.unknown(format!("{who}; /proc/self/uid_map can't be read"), "mount /proc"),
     }
@@ -182,10 +196,36 @@ fn processes() -> Check {
         Ok(true) => PROCESSES.ok("the host's: all processes have their numbers here"),
         Ok(false) => PROCESSES.missing(
             "one of its own: most processes of the host can't be seen, and others have other numbers",
-            "ask outside of the container",
+            "run doctor outside of the container",
         ),
         Err(error) => PROCESSES.unknown(format!("/proc can't be read: {error}"), "mount /proc"),
     }
+}
+
+/// Whether the descriptors of each process can be read, as `verify` reads them.
+fn descriptors(scanned: io::Result<Scan>) -> Check {
+    let scan = match scanned {
+        Ok(scan) => scan,
+        Err(error) => return DESCRIPTORS.unknown(format!("/proc can't be read: {error}"), "mount /proc"),
+    };
+    let (all, unseen) = (scan.processes, &scan.unseen.processes);
+    if unseen.is_empty() {
+        return DESCRIPTORS.ok(format!("those of all {all} processes here can be read"));
+    }
+    let named = unseen.iter().take(MAX_NAMED_PROCESSES).map(|process| match &process.name {
+        Some(name) => format!("pid {} '{name}'", process.pid),
+        None => format!("pid {}", process.pid),
+    });
+    let more = if unseen.len() > MAX_NAMED_PROCESSES { " and others" } else { "" };
+    DESCRIPTORS.missing(
+        format!(
+            "those of {} of {all} processes can't be read: {}{more}",
+            unseen.len(),
+            named.collect::<Vec<_>>().join(", ")
+        ),
+        "run as root with all capabilities that these processes have, as outside of a container; `verify --ignore-pid PID` \
+         answers without one",
+    )
 }
 
 impl Group {
@@ -208,6 +248,8 @@ impl Group {
 
 #[cfg(test)]
 mod tests {
+    use taptrail_witness::scan::{Unseen, UnseenProcess, UnseenReason};
+
     use super::super::check::Status;
     use super::*;
 
@@ -216,6 +258,27 @@ mod tests {
         assert!(is_initial("         0          0 4294967295\n"));
         assert!(!is_initial("         0       1000          1\n"));
         assert!(!is_initial("0 0 4294967294\n") && !is_initial(""));
+    }
+
+    #[test]
+    fn processes_that_can_not_be_looked_into_are_named() {
+        let process = |pid, name: Option<&str>| UnseenProcess {
+            pid,
+            name: name.map(ToOwned::to_owned),
+            within: Vec::new(),
+            why: UnseenReason::Permission,
+        };
+        let scan = |processes| {
+            let unseen = Unseen { processes, ..Unseen::default() };
+            descriptors(Ok(Scan { processes: 9, unseen, ..Scan::default() }))
+        };
+        assert_eq!(scan(Vec::new()).status, Status::Ok);
+        let two = scan(vec![process(1, Some("init")), process(7, None)]);
+        assert_eq!(two.status, Status::Missing);
+        assert_eq!(two.found, "those of 2 of 9 processes can't be read: pid 1 'init', pid 7");
+        let many = scan((0..9).map(|pid| process(pid, None)).collect());
+        assert!(many.found.ends_with("pid 3 and others"), "{}", many.found);
+        assert_eq!(descriptors(Err(io::ErrorKind::NotFound.into())).status, Status::Unknown);
     }
 
     #[test]

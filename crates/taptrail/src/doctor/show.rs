@@ -4,13 +4,15 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 use taptrail_record::visible;
+use taptrail_report::{Style, fold};
 
 use super::check::{Area, Check, Readiness, Status, Verdict, Weight};
-use crate::cli::Job;
 
 /// The widths of the first columns.
 const STATUS_WIDTH: usize = 8;
 const ID_WIDTH: usize = 20;
+/// Text is not folded into less.
+const MIN_TEXT_WIDTH: usize = 20;
 
 /// The colours of a terminal, as those of tables.
 struct Paint(bool);
@@ -43,8 +45,8 @@ impl Paint {
     }
 }
 
-pub(super) fn text(checks: &[Check], verdicts: &[Verdict], color: bool) -> String {
-    let paint = Paint(color);
+pub(super) fn text(checks: &[Check], verdicts: &[Verdict], style: &Style) -> String {
+    let paint = Paint(style.color);
     let mut text = String::new();
     for area in Area::ALL {
         let of_area: Vec<_> = checks.iter().filter(|check| check.subject.area == area).collect();
@@ -53,49 +55,63 @@ pub(super) fn text(checks: &[Check], verdicts: &[Verdict], color: bool) -> Strin
         }
         let _ = writeln!(text, "{}", paint.bold(area.heading()));
         for check in of_area {
-            write_check(check, &paint, &mut text);
+            write_check(check, &paint, style, &mut text);
         }
         text.push('\n');
     }
     let _ = writeln!(text, "{}", paint.bold("Jobs"));
     for verdict in verdicts {
         let word = format!("{:STATUS_WIDTH$}", verdict.readiness.as_str());
-        let _ = writeln!(
-            text,
-            "{} {:ID_WIDTH$}{}",
-            paint.readiness(verdict.readiness, &word),
-            verdict.job.as_str(),
-            sentence(verdict)
-        );
+        let head =
+            format!("{} {:ID_WIDTH$}", paint.readiness(verdict.readiness, &word), verdict.job.as_str());
+        write_folded(&head, STATUS_WIDTH + 1 + ID_WIDTH, &sentence(verdict), style, &mut text);
     }
-    let _ = writeln!(text, "[job] needs it, [(job)] does without it, and less well");
     text
 }
 
-fn write_check(check: &Check, paint: &Paint, text: &mut String) {
+fn write_check(check: &Check, paint: &Paint, style: &Style, text: &mut String) {
     let Check { subject, status, found, way_out } = check;
     let word = format!("{:STATUS_WIDTH$}", status.as_str());
-    let _ = writeln!(
-        text,
-        "{} {:ID_WIDTH$}{} [{}]",
-        paint.status(*status, &word),
-        subject.id,
-        visible(found),
-        jobs(check)
-    );
+    let head = format!("{} {:ID_WIDTH$}", paint.status(*status, &word), subject.id);
+    write_folded(&head, STATUS_WIDTH + 1 + ID_WIDTH, &visible(found), style, text);
     let Some(way_out) = way_out else { return };
     let indent = STATUS_WIDTH + 1;
-    let _ = writeln!(text, "{:indent$}Needed for: {}", "", subject.purpose);
-    let _ = writeln!(text, "{:indent$}Way out: {}", "", visible(way_out));
+    let head = format!("{:indent$}", "");
+    for line in
+        [format!("Needed for: {}", subject.purpose), jobs(check), format!("Way out: {}", visible(way_out))]
+    {
+        write_folded(&head, indent, &line, style, text);
+    }
 }
 
-/// The jobs that need it; those that do without it in parentheses.
+/// Writes a text behind its head, which takes `indent` columns, in lines of the terminal's width.
+fn write_folded(head: &str, indent: usize, folded: &str, style: &Style, text: &mut String) {
+    let width = style.width.map_or(usize::MAX, usize::from).saturating_sub(indent).max(MIN_TEXT_WIDTH);
+    for (number, line) in fold(folded, width).into_iter().enumerate() {
+        let _ = match number {
+            0 => writeln!(text, "{head}{line}"),
+            _ => writeln!(text, "{:indent$}{line}", ""),
+        };
+    }
+}
+
+/// `Essential for run; useful for watch, read`
 fn jobs(check: &Check) -> String {
-    let name = |(job, weight): &(Job, Weight)| match weight {
-        Weight::Essential => job.as_str().to_owned(),
-        Weight::Useful => format!("({})", job.as_str()),
-    };
-    check.subject.needs.iter().map(name).collect::<Vec<_>>().join(", ")
+    let mut text = String::new();
+    for (weight, words) in [(Weight::Essential, "essential for "), (Weight::Useful, "useful for ")] {
+        let of: Vec<_> = of_weight(check, weight).collect();
+        if !of.is_empty() {
+            text += if text.is_empty() { "" } else { "; " };
+            text += words;
+            text += &of.join(", ");
+        }
+    }
+    text[..1].to_uppercase() + &text[1..]
+}
+
+/// The jobs that need it this much.
+fn of_weight(check: &Check, weight: Weight) -> impl Iterator<Item = &'static str> {
+    check.subject.needs.iter().filter(move |(_, known)| *known == weight).map(|(job, _)| job.as_str())
 }
 
 fn sentence(verdict: &Verdict) -> String {
@@ -140,18 +156,14 @@ struct JsonJob<'a> {
 
 impl<'a> Json<'a> {
     pub(super) fn of(checks: &'a [Check], verdicts: &'a [Verdict]) -> Self {
-        let jobs = |check: &Check, weight| {
-            let needs = check.subject.needs.iter().filter(|(_, known)| *known == weight);
-            needs.map(|(job, _)| job.as_str()).collect()
-        };
         let check = |check: &'a Check| JsonCheck {
             id: check.subject.id,
             area: check.subject.area.as_str(),
             status: check.status.as_str(),
             found: &check.found,
             purpose: check.subject.purpose,
-            essential_for: jobs(check, Weight::Essential),
-            useful_for: jobs(check, Weight::Useful),
+            essential_for: of_weight(check, Weight::Essential).collect(),
+            useful_for: of_weight(check, Weight::Useful).collect(),
             way_out: check.way_out.as_deref(),
         };
         let job = |verdict: &'a Verdict| JsonJob {
@@ -169,6 +181,7 @@ impl<'a> Json<'a> {
 mod tests {
     use super::super::check::Subject;
     use super::*;
+    use crate::cli::Job;
     use crate::contract;
 
     const THING: Subject = Subject {
@@ -196,22 +209,28 @@ mod tests {
     #[test]
     fn a_line_says_what_is_there_and_what_to_do() {
         let checks = checks();
-        let said = text(&checks, &[Verdict::of(Job::Run, &checks)], false);
+        let style = |width, color| Style { width, color, utc: false, at: None };
+        let verdicts = [Verdict::of(Job::Run, &checks)];
         let expected = "\
 Kernel
-ok       thing               there [run, (read)]
-missing  thing               gone\\u{1b}[2J [run, (read)]
+ok       thing               there
+missing  thing               gone\\u{1b}[2J
          Needed for: tests
+         Essential for run; useful for read
          Way out: get it
-unknown  thing               unseen [run, (read)]
+unknown  thing               unseen
          Needed for: tests
+         Essential for run; useful for read
          Way out: be root
 
 Jobs
 lacking  run                 lacks thing; not known: thing
-[job] needs it, [(job)] does without it, and less well
 ";
-        assert_eq!(said, expected);
-        assert!(text(&checks, &[], true).contains("\u{1b}[38;5;1mmissing \u{1b}[39m thing"));
+        assert_eq!(text(&checks, &verdicts, &style(None, false)), expected);
+        assert!(text(&checks, &[], &style(None, true)).contains("\u{1b}[38;5;1mmissing \u{1b}[39m thing"));
+        let narrow = text(&checks, &verdicts, &style(Some(50), false));
+        let lines =
+            "lacking  run                 lacks thing; not\n                             known: thing\n";
+        assert!(narrow.ends_with(lines) && narrow.lines().all(|line| line.len() <= 50), "{narrow}");
     }
 }

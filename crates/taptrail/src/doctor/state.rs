@@ -84,7 +84,9 @@ fn directory(subject: Subject, path: &Path, space: u64) -> Check {
     let file = match fs::metadata(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return to_be_made(subject, path, space),
-        Err(error) => return subject.unknown(format!("{shown} can't be seen: {error}"), "ask as root"),
+        Err(error) => {
+            return subject.unknown(format!("{shown} can't be seen: {error}"), "run doctor as root");
+        }
     };
     let (uid, mode) = (file.uid(), file.mode() & 0o7777);
     let own = rustix::process::geteuid().as_raw();
@@ -101,7 +103,8 @@ fn directory(subject: Subject, path: &Path, space: u64) -> Check {
         return if own == 0 {
             subject.missing(format!("{shown} can't be written to: {error}"), "mount its file system writable")
         } else {
-            subject.unknown(format!("{shown} is not for this user to write to: {error}"), "ask as root")
+            subject
+                .unknown(format!("{shown} is not for this user to write to: {error}"), "run doctor as root")
         };
     }
     with_space(subject, path, space, format!("{shown}, owner {uid}, mode {mode:04o}"))
@@ -112,7 +115,7 @@ fn to_be_made(subject: Subject, path: &Path, space: u64) -> Check {
     let shown = path.display();
     let Some(parent) = path.ancestors().skip(1).find(|parent| parent.is_dir()) else {
         return subject
-            .unknown(format!("{shown} is not there, and its parents can't be seen"), "ask as root");
+            .unknown(format!("{shown} is not there, and its parents can't be seen"), "run doctor as root");
     };
     match writable(parent) {
         Ok(()) => with_space(subject, parent, space, format!("{shown} is made by the first command")),
@@ -122,7 +125,7 @@ fn to_be_made(subject: Subject, path: &Path, space: u64) -> Check {
         ),
         Err(error) => subject.unknown(
             format!("{shown} is not there, and this user can't make it in {}: {error}", parent.display()),
-            "ask as root",
+            "run doctor as root",
         ),
     }
 }
@@ -137,7 +140,7 @@ fn with_space(subject: Subject, path: &Path, space: u64, found: String) -> Check
         Err(error) => {
             return subject.unknown(
                 format!("{found}; its space is not known: {}", io::Error::from(error)),
-                "ask as root",
+                "run doctor as root",
             );
         }
     };
@@ -161,7 +164,9 @@ fn trail(log: &Path, state: &Path, ledger: &Result<Ledger, LedgerError>) -> Chec
             format!("there is neither {} nor {}", log.display(), file.display()),
             "install auditd, or start a guest by `taptrail run`; logs of other hosts are named as FILE",
         ),
-        (Err(_), Err(_)) => TRAIL.unknown("neither the audit log nor the ledger can be read", "ask as root"),
+        (Err(_), Err(_)) => {
+            TRAIL.unknown("neither the audit log nor the ledger can be read", "run doctor as root")
+        }
     }
 }
 
@@ -189,7 +194,7 @@ fn ledger(dirs: &Dirs, opened: Result<Ledger, LedgerError>) -> Vec<Check> {
             return vec![LEDGER.ok(format!("there is none: the first `run` or `watch` makes {shown}"))];
         }
         Err(error) if cause(&error) == Some(io::ErrorKind::PermissionDenied) => {
-            return vec![LEDGER.unknown(chain(&error), "ask as root")];
+            return vec![LEDGER.unknown(chain(&error), "run doctor as root")];
         }
         Err(error) => {
             return vec![LEDGER.missing(
