@@ -40,6 +40,7 @@ pub(crate) enum Chore {
     Man(ManArguments),
     Completions(CompletionsArguments),
     Licences(LicencesArguments),
+    Documents(DocumentsArguments),
     Demo(DemoArguments),
     Engines(EnginesArguments),
     Bench(CostArguments),
@@ -87,6 +88,14 @@ pub(crate) struct ManArguments {
 #[derive(Debug, Args)]
 pub(crate) struct CompletionsArguments {
     /// Directory for them; files of the same names are overwritten
+    #[arg(value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+}
+
+/// Write the documents as packages have them: links to what is not packaged lead to the repository.
+#[derive(Debug, Args)]
+pub(crate) struct DocumentsArguments {
+    /// Directory for them: README.md and the like, and docs below it
     #[arg(value_name = "DIR")]
     pub(crate) dir: PathBuf,
 }

@@ -8,6 +8,7 @@ mod bench;
 mod cli;
 mod completions;
 mod demo;
+mod documents;
 mod engines;
 mod interrupt;
 mod kernels;
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
         Chore::BenchWatch(arguments) => bench::watch::run(&arguments),
         Chore::BenchSignals(arguments) => bench::watch::send_signals(&arguments),
         Chore::Licences(arguments) => licences::write(&arguments),
+        Chore::Documents(arguments) => documents::write(&arguments),
         Chore::Demo(arguments) => demo::run(&arguments),
         Chore::Engines(arguments) => engines::run(&arguments),
         Chore::Promises(arguments) => promises::run(arguments.check),
