@@ -15,7 +15,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use crate::world::auditing::{Auditing, wait_for_log};
-use crate::world::{CommandResult, EMPTY, Guest, World};
+use crate::world::libvirt::Keeper;
+use crate::world::{CommandResult, EMPTY, Guest, World, contract};
 use rustix::fs::{CWD, FileType, Mode, XattrFlags, makedev, mknodat, setxattr};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::mount::{
@@ -414,6 +415,13 @@ fn a_qemu_gets_a_tap_and_who_asked_is_on_record() {
         });
         let id = ProcessId::of(guest.pid).unwrap();
         assert_eq!(lab.world.link("tap0")["master"], "br0");
+        if options != shell {
+            wait_for_log(&log);
+            let pid = guest.pid.to_string();
+            let verify = ["verify", "--pid", &pid, "--format", "json", log.to_str().unwrap()];
+            let verified = lab.world.json(verify);
+            assert_eq!(verified["devices"][0]["matched_by"], "bridge-helper", "{verified:#}");
+        }
         qemu.kill().unwrap();
         qemu.wait().unwrap();
         lab.world.until("the tap is gone", || lab.world.links().is_empty());
@@ -460,6 +468,113 @@ fn a_qemu_gets_a_tap_and_who_asked_is_on_record() {
         "{}",
         explained.stderr
     );
+}
+
+/// A user's own libvirtd (`qemu:///session`), with the helper in its qemu.conf.
+struct Session<'a> {
+    world: &'a World,
+    home: PathBuf,
+    daemon: Child,
+    // libvirt's QEMUs are no children of the test.
+    _keeper: Keeper,
+}
+
+impl<'a> Session<'a> {
+    fn start(lab: &'a Lab) -> Self {
+        let home = lab.world.path("mnt/home");
+        let config = home.join(".config/libvirt");
+        fs::create_dir_all(&config).unwrap();
+        let settings = format!("bridge_helper = \"{}\"\nstdio_handler = \"file\"\n", lab.ours.display());
+        fs::write(config.join("qemu.conf"), settings).unwrap();
+        for directory in [&home, &home.join(".config"), &config] {
+            chown(directory, Some(USER), Some(USER)).unwrap();
+        }
+        let keeper = Keeper::start();
+        let daemon = Self::command(&home, "/usr/sbin/libvirtd").stderr(Stdio::null()).spawn().unwrap();
+        let mut session = Self { world: &lab.world, home, daemon, _keeper: keeper };
+        lab.world.until("the user's libvirtd answers", || {
+            assert_eq!(session.daemon.try_wait().unwrap(), None, "libvirtd ended");
+            session.virsh(&["list"]).success()
+        });
+        session
+    }
+
+    fn command(home: &Path, program: &str) -> Command {
+        let mut command = as_user(Path::new(program));
+        command.env_clear().env("PATH", "/usr/bin:/usr/sbin").env("HOME", home).env("XDG_RUNTIME_DIR", home);
+        command
+    }
+
+    fn virsh(&self, arguments: &[&str]) -> CommandResult {
+        let mut command = Self::command(&self.home, "/usr/bin/virsh");
+        CommandResult::from(command.args(["-c", "qemu:///session"]).args(arguments).output().unwrap())
+    }
+
+    /// Starts a guest with an interface on this bridge, and stopped processors.
+    fn create(&self, bridge: &str) -> CommandResult {
+        let file = self.world.path("domain.xml");
+        fs::write(
+            &file,
+            format!(
+                "<domain type='qemu'><name>web1</name><uuid>{UUID}</uuid><memory unit='MiB'>32</memory>\
+                 <os><type arch='x86_64' machine='q35'>hvm</type></os><devices>\
+                 <emulator>/usr/bin/qemu-system-x86_64</emulator><memballoon model='none'/>\
+                 <interface type='bridge'><source bridge='{bridge}'/><model type='virtio'/></interface>\
+                 </devices></domain>"
+            ),
+        )
+        .unwrap();
+        self.virsh(&["create", file.to_str().unwrap(), "--paused"])
+    }
+}
+
+impl Drop for Session<'_> {
+    fn drop(&mut self) {
+        let _ = self.daemon.kill();
+        let _ = self.daemon.wait();
+    }
+}
+
+// Shows 1.17, 3.18, 14.21.
+#[test]
+fn libvirts_session_daemon_gets_a_tap_and_verify_accounts_for_it() {
+    let Some(mut auditing) = Auditing::switch(true) else { return };
+    let lab = Lab::new();
+    let log = auditing.start_daemon(&lab.world.path(""));
+    let session = Session::start(&lab);
+    let refused = session.create("br7");
+    assert!(
+        !refused.success() && refused.stderr.contains("does not allow bridge 'br7'"),
+        "{}",
+        refused.stderr
+    );
+    session.create("br0").ok();
+    let pid: u32 =
+        fs::read_to_string(session.home.join("libvirt/qemu/run/web1.pid")).unwrap().trim().parse().unwrap();
+    let guest = Guest { name: "web1".to_owned(), pid };
+    assert_eq!(guest.holds(), ["tun tap0"]);
+    assert_eq!(lab.world.link("tap0")["master"], "br0");
+    let (record, uid) = records(&lab, &log).pop().unwrap();
+    assert_eq!((record.outcome, uid, &*record.bridge), (Outcome::Success, Some(USER), "br0"));
+    // The daemon asked, and QEMU has it.
+    assert_eq!((record.requester.pid, record.requester.uid), (session.daemon.id(), USER));
+
+    let (pid, log) = (pid.to_string(), log.to_str().unwrap());
+    let verified = || {
+        let done = lab.world.taptrail(["verify", "--pid", &pid, "--settle", "0s", "--format", "json", log]);
+        let json: serde_json::Value = serde_json::from_str(&done.stdout).unwrap();
+        contract::assert_valid("verify", &json);
+        (done.code(), json["devices"][0]["verdict"].clone(), json["devices"][0]["matched_by"].clone())
+    };
+    assert_eq!(verified(), (0, "accounted".into(), "bridge-helper".into()));
+    // On another bridge it is not what the record says.
+    lab.world.ip("link add br1 type bridge");
+    lab.world.ip("link set tap0 master br1");
+    assert_eq!(verified(), (1, "unaccounted".into(), serde_json::Value::Null));
+
+    session.virsh(&["destroy", "web1"]).ok();
+    lab.world.until("the tap is gone", || lab.world.links().iter().all(|link| link != "tap0"));
+    auditing.end_daemon();
 }
 
 fn own_login_uid() -> u32 {

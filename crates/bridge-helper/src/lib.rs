@@ -29,6 +29,8 @@ use std::error::Error;
 use std::io::Write as _;
 use std::process::ExitCode;
 
+use taptrail_record::visible;
+
 /// Runs the program: exits with 0 if the descriptor was passed, and with 1 if nothing was.
 pub fn main() -> ExitCode {
     match request::run() {
@@ -50,6 +52,5 @@ fn report(error: &dyn Error) {
         source = error.source();
     }
     // Parts of it may come from outside. A caller without a stderr gets the exit code alone.
-    let visible: String = text.chars().map(|c| if c == '\n' || !c.is_control() { c } else { '?' }).collect();
-    let _ = writeln!(std::io::stderr(), "{visible}");
+    let _ = writeln!(std::io::stderr(), "{}", visible(&text));
 }

@@ -306,10 +306,10 @@ impl Watch {
 }
 
 /// See [`KEEPER`].
-struct Keeper(Child);
+pub(crate) struct Keeper(Child);
 
 impl Keeper {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let keeper = Command::new("/bin/sh")
             .args(["-c", KEEPER, "keeper", &std::process::id().to_string()])
             .stdin(Stdio::piped())

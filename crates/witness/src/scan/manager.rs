@@ -138,6 +138,7 @@ impl Managed<'_> {
             Some("libvirtd" | "virtqemud") if self.uid != Some(0) => (ManagerKind::LibvirtSession, self.uid),
             Some("libvirtd" | "virtqemud") => (ManagerKind::Libvirt, None),
             Some("virt-qemu-run") => (ManagerKind::VirtQemuRun, None),
+            Some("taptrail") => (ManagerKind::Taptrail, None),
             _ => (ManagerKind::Other, None),
         };
         Some(Manager { kind, pid: Some(parent), path, uid, by })

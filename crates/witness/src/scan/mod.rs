@@ -25,6 +25,7 @@ use std::path::PathBuf;
 
 use jiff::Timestamp;
 use rustix::io::Errno;
+use taptrail_kernel::netns::NetNs;
 use taptrail_kernel::proc::{
     DeviceNumbers, HeldDevice, HeldKind, ProcessId, ProcessStatus, command_line as arguments,
     deleted_macvtap, descriptor_tables, exe, held_devices, is_gone, processes, sees_all_processes,
@@ -69,6 +70,8 @@ pub struct Scan {
     pub pending_hand_overs: Vec<PendingHandOver>,
     /// What the scan could not see.
     pub unseen: Unseen,
+    /// The inode of the scanner's own network namespace, where it is known.
+    pub netns: Option<u64>,
 }
 
 /// A process that holds a device.
@@ -237,6 +240,7 @@ impl Scanner {
         scan.unseen.places = context.netns.find(&mut scan.holders);
         scan.unseen.copies = copies::number_open_files(&mut scan.holders);
         scan.unseen.crowded = context.crowded;
+        scan.netns = NetNs::own().ok().map(|own| own.inode());
         Ok(scan)
     }
 

@@ -4,12 +4,13 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use taptrail_record::{Device, DeviceKind, MacAddr};
+use taptrail_record::{Device, DeviceKind, MacAddr, Outcome};
 use taptrail_trail::{
     Content, Entry, Finding, FindingKind, Holding, State, StepsInProgress, Trail, is_same_host,
 };
 use uuid::Uuid;
 
+use super::BridgeTap;
 use crate::scan::Scan;
 
 /// The most names of other hosts that are kept.
@@ -24,6 +25,8 @@ pub struct ExpectedState {
     /// Findings of a watcher that saw a device held without a grant, or after its release. The
     /// trail has such a device as held, too.
     pub objections: Vec<Finding>,
+    /// Taps of the bridge helper, as far as taps of their names are held.
+    pub bridge_taps: Vec<BridgeTap>,
     /// The time of the trail's first entry.
     pub begins: Option<Timestamp>,
     /// The end of its last gap: records before it are missing.
@@ -73,6 +76,8 @@ pub struct Interest {
     pids: HashSet<u32>,
     /// As the host's side has them.
     macs: HashSet<MacAddr>,
+    /// Names of taps.
+    taps: HashSet<String>,
 }
 
 impl Interest {
@@ -84,6 +89,8 @@ impl Interest {
             interest.guests.extend(holder.guest.as_ref().and_then(|guest| guest.uuid));
             let behind = holder.devices.iter().filter_map(|held| held.behind.as_ref());
             interest.macs.extend(behind.filter_map(|behind| behind.mac).map(MacAddr::host_side));
+            let names = holder.devices.iter().filter_map(|held| held.ifname.as_ref());
+            interest.taps.extend(names.map(ToString::to_string));
         }
         let hidden = scan.hidden_taps.iter().filter_map(|of| of.held.behind.as_ref()?.mac);
         interest.macs.extend(hidden.map(MacAddr::host_side));
@@ -95,6 +102,7 @@ impl Interest {
         other.guests.is_subset(&self.guests)
             && other.pids.is_subset(&self.pids)
             && other.macs.is_subset(&self.macs)
+            && other.taps.is_subset(&self.taps)
     }
 
     fn has(&self, holding: &Holding) -> bool {
@@ -114,6 +122,8 @@ pub struct ExpectedStateReader {
     lacks: Option<Timestamp>,
     released: HashMap<(Uuid, MacAddr, DeviceKind), Holding>,
     objections: HashMap<(Uuid, MacAddr, Device), Finding>,
+    /// The latest of each name.
+    bridge_taps: HashMap<String, BridgeTap>,
     others: BTreeSet<Arc<str>>,
 }
 
@@ -128,6 +138,7 @@ impl ExpectedStateReader {
             lacks: None,
             released: HashMap::new(),
             objections: HashMap::new(),
+            bridge_taps: HashMap::new(),
             others: BTreeSet::new(),
         }
     }
@@ -143,6 +154,16 @@ impl ExpectedStateReader {
         self.begins.get_or_insert(entry.time);
         if matches!(entry.content, Content::Gap(_)) {
             self.lacks = Some(entry.time);
+        }
+        if let Content::BridgeOpen(open) = &entry.content
+            && let Some(tap) =
+                BridgeTap::of(open, entry.time).filter(|tap| self.interest.taps.contains(&tap.dev))
+        {
+            // After a success, a failure of the same tap says that it could not be passed.
+            match open.outcome {
+                Outcome::Success => self.bridge_taps.insert(tap.dev.clone(), tap),
+                Outcome::Failed => self.bridge_taps.remove(&tap.dev),
+            };
         }
         self.trail.feed(entry);
         for ended in self.trail.drain_ended() {
@@ -180,7 +201,16 @@ impl ExpectedStateReader {
         }));
         let objections = self.objections.into_values().collect();
         let (begins, lacks, others) = (self.begins, self.lacks, self.others);
-        ExpectedState { holdings, objections, begins, lacks, others, records: rest.input.records }
+        let bridge_taps = self.bridge_taps.into_values().collect();
+        ExpectedState {
+            holdings,
+            objections,
+            bridge_taps,
+            begins,
+            lacks,
+            others,
+            records: rest.input.records,
+        }
     }
 }
 

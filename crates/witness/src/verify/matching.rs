@@ -150,6 +150,8 @@ pub(super) fn matches_by(
             held.behind.is_none() && (is_macvtap || held.rdev == taptrail_record::Rdev::TUN)
         }
         MatchMethod::Count => held.kind == HeldKind::Raw(DeviceKind::VhostNet),
+        // Such a tap has no holding.
+        MatchMethod::BridgeHelper => false,
     }
 }
 

@@ -21,6 +21,7 @@
 //! ([`Debouncer`]).
 
 mod ambiguous;
+mod bridge_tap;
 mod debounce;
 mod expected;
 mod holder;
@@ -40,6 +41,7 @@ use taptrail_trail::{Certainty, FindingKind, Holding, State};
 
 use crate::scan::{HiddenTap, Holder, Scan, ScannedDevice, ThreadDescriptor};
 
+pub use self::bridge_tap::BridgeTap;
 pub use self::debounce::{Debouncer, Next};
 pub use self::expected::{ExpectedState, ExpectedStateReader, Interest, RecordHosts};
 pub use self::ignore::Ignore;
@@ -168,6 +170,8 @@ pub enum MatchMethod {
     Elimination,
     /// By counting: the process holds as many vhost-nets as the trail has.
     Count,
+    /// The bridge helper's record names the tap, and the process that asked for it or its user.
+    BridgeHelper,
 }
 
 impl MatchMethod {
@@ -179,6 +183,7 @@ impl MatchMethod {
             Self::Mac => "mac",
             Self::Elimination => "elimination",
             Self::Count => "count",
+            Self::BridgeHelper => "bridge-helper",
         }
     }
 }
@@ -348,6 +353,9 @@ impl<'a> Classifier<'a, '_> {
         let HeldKind::Raw(kind) = group.held.kind else {
             return Row { verdict: Verdict::UnauditedKind, ..row };
         };
+        if self.expected.bridge_taps.iter().any(|tap| tap.is(holder, group.held, self.scan.netns)) {
+            return Row { verdict: Verdict::Accounted, matched: Some(MatchMethod::BridgeHelper), ..row };
+        }
         if let Some(holding) =
             self.missing.iter().map(|(holding, _)| *holding).find(|of| self.is_of(holder, group, of))
         {

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::*;
 use crate::scan::{
     HidingProcess, HostLink, Identity, IdentitySource, InterfaceName, Manager, ManagerKind, ManagerSource,
-    PendingHandOver, Unseen, UnseenProcess, UnseenReason,
+    PendingHandOver, Program, Unseen, UnseenProcess, UnseenReason,
 };
 
 /// Pids that no process has: the kernel's highest is 4,194,304.
@@ -494,6 +494,20 @@ fn a_manager_that_writes_no_records_is_named() {
         text.split_once("no record grants it").unwrap().1.to_owned()
     };
     let older = format!("; the process is older than the trail, which begins at {:.0}", time(1));
+    let holder = Holder {
+        manager: Some(Manager {
+            kind: ManagerKind::Taptrail,
+            pid: Some(7),
+            path: Some("/usr/bin/taptrail".into()),
+            uid: None,
+            by: ManagerSource::Parent,
+        }),
+        ..process(QEMU, vec![tap("vnet0", 1, &[0])])
+    };
+    let supervised = scan(vec![holder]);
+    let text =
+        verify(&supervised, &ExpectedState::default(), &Ignore::default()).rows[0].text.clone().unwrap();
+    assert!(text.ends_with("no record grants it here: a taptrail (pid 7) supervises it with another --state-dir, whose ledger has its records"), "{text}");
     for (kind, pid, path, uid, expected) in [
         (
             ManagerKind::VirtQemuRun,
@@ -709,4 +723,41 @@ fn a_scope_narrows_what_is_reported() {
     // The process of a missing device is gone, and may have been in any namespace.
     assert_eq!(count(Scope { netns: Some(1), ..Scope::default() }), 2);
     assert_eq!(count(Scope { netns: Some(NETNS), ..Scope::default() }), 2);
+}
+
+// Shows 14.21.
+#[test]
+fn a_tap_of_the_bridge_helpers_is_its_parents_or_a_qemu_of_the_same_user() {
+    let record = |process: Option<u32>| BridgeTap {
+        bridge: "br0".to_owned(),
+        dev: "tap0".to_owned(),
+        uid: 1000,
+        parent: process.map(|pid| ProcessId { pid, start_time: u64::from(pid) }),
+        passed: time(5),
+    };
+    let found = |tap: BridgeTap, holder: Holder| {
+        let scan = Scan { netns: Some(NETNS), ..scan(vec![holder]) };
+        let expected = ExpectedState { bridge_taps: vec![tap], ..ExpectedState::default() };
+        let rows = verify(&scan, &expected, &Ignore::default()).rows;
+        (rows[0].verdict, rows[0].matched)
+    };
+    let yes = (Verdict::Accounted, Some(MatchMethod::BridgeHelper));
+    let no = (Verdict::Unaccounted, None);
+    let held = || vec![tap("tap0", 1, &[0])];
+    let users = |devices| Holder { uid: Some(1000), program: Program::Qemu, ..process(QEMU, devices) };
+    // The helper's parent, whatever it is; else a QEMU of the user.
+    assert_eq!(found(record(Some(QEMU)), process(QEMU, held())), yes);
+    assert_eq!(found(record(Some(OTHER)), process(QEMU, held())), no);
+    assert_eq!(found(record(Some(OTHER)), users(held())), yes);
+    assert_eq!(found(record(None), users(held())), yes);
+    // Another user's, another tap, another bridge, another namespace, a QEMU of later.
+    assert_eq!(found(record(None), Holder { uid: Some(1001), ..users(held()) }), no);
+    assert_eq!(found(record(Some(QEMU)), users(vec![tap("tap1", 1, &[0])])), no);
+    let mut moved = tap("tap0", 1, &[0]);
+    moved.behind.as_mut().unwrap().master = Some("br1".to_owned());
+    assert_eq!(found(record(Some(QEMU)), users(vec![moved])), no);
+    let elsewhere = ScannedDevice { netns: Some(7), ..tap("tap0", 1, &[0]) };
+    assert_eq!(found(record(None), users(vec![elsewhere])), no);
+    assert_eq!(found(record(None), Holder { started: Some(time(66)), ..users(held()) }), no);
+    assert_eq!(found(record(None), Holder { started: None, ..users(held()) }), no);
 }

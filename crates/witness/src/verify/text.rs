@@ -8,7 +8,9 @@ use taptrail_trail::{Holding, State};
 
 use super::ExpectedState;
 use super::matching::QueueGroup;
-use crate::scan::{HiddenTap, HidingProcess, Holder, Manager, ManagerKind, Scan, ScannedDevice};
+use crate::scan::{
+    HiddenTap, HidingProcess, Holder, Manager, ManagerKind, ManagerSource, Scan, ScannedDevice,
+};
 
 /// The most processes with uninspectable open files that a sentence names.
 const MAX_HIDING_PROCESSES: usize = 8;
@@ -32,6 +34,14 @@ pub(super) fn unaccounted(
         }
         Some(manager) if matches!(manager.kind, ManagerKind::Other | ManagerKind::None) => {
             let _ = write!(text, "; no known guest manager started it: its parent is {}", parent(manager));
+        }
+        // Those of this ledger are known by it.
+        Some(Manager { kind: ManagerKind::Taptrail, by: ManagerSource::Parent, pid: Some(pid), .. }) => {
+            let _ = write!(
+                text,
+                " here: a taptrail (pid {pid}) supervises it with another --state-dir, whose ledger has its records"
+            );
+            return text;
         }
         _ => {}
     }
