@@ -63,6 +63,7 @@ impl LinkLocation {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LinkKind {
     Tap,
+    /// An existing ipvtap, too, which differs only in how its frames are told apart.
     Macvtap,
 }
 
@@ -96,11 +97,12 @@ pub(crate) fn is_mark(alias: &str) -> bool {
 }
 
 impl LinkKind {
-    /// The kind as the kernel names it.
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Tap => "tun",
-            Self::Macvtap => "macvtap",
+    /// The kind of a link; `None` for a link that is no guest's device.
+    pub(crate) fn of(link: &Link) -> Option<Self> {
+        match link.kind.as_deref()? {
+            "tun" => Some(Self::Tap),
+            "macvtap" | "ipvtap" => Some(Self::Macvtap),
+            _ => None,
         }
     }
 }
@@ -118,9 +120,7 @@ impl HostLink {
 
     /// A link as the kernel describes it; `None` for links of other kinds.
     pub(crate) fn new(link: &Link, mark: Option<String>) -> Option<Self> {
-        let kind = [LinkKind::Tap, LinkKind::Macvtap]
-            .into_iter()
-            .find(|kind| link.kind.as_deref() == Some(kind.as_str()))?;
+        let kind = LinkKind::of(link)?;
         let mac = link.mac.filter(|_| mark.is_some());
         Some(Self { kind, name: link.name.parse().ok()?, index: link.index, mark, mac, tun: None })
     }
@@ -180,7 +180,7 @@ impl HostLink {
 
     /// Whether the link that has this index now is this link.
     pub(crate) fn compare(&self, found: &Link) -> LinkMatch {
-        if found.kind.as_deref() != Some(self.kind.as_str()) {
+        if LinkKind::of(found) != Some(self.kind) {
             return LinkMatch::Other;
         }
         match (&self.mark, &found.alias) {

@@ -356,15 +356,15 @@ impl Host {
             }
             Backend::Tap(name) => {
                 let link = find("Tap", name)?;
-                match link.kind.as_deref() {
-                    Some("tun") => self.free_tap(name, &link, mac, account),
-                    Some("macvtap") => match link.mac {
+                match LinkKind::of(&link) {
+                    Some(LinkKind::Tap) => self.free_tap(name, &link, mac, account),
+                    Some(LinkKind::Macvtap) => match link.mac {
                         Some(has) if has != mac => {
                             Err(OpenError::OtherMac { name: name.clone(), has, asked: mac })
                         }
                         _ => self.free_macvtap(name, &link),
                     },
-                    _ => wrong("tap or macvtap", &link),
+                    None => wrong("tap, macvtap or ipvtap", &link),
                 }
             }
         }
@@ -385,7 +385,7 @@ impl Host {
             if link.tun.is_some() && self.links.tap_is_attached(link.index).map_err(failed)? == Some(true) {
                 return Err(held(name));
             }
-            if link.kind.as_deref() == Some("macvtap") {
+            if LinkKind::of(&link) == Some(LinkKind::Macvtap) {
                 self.macvtap_is_free(&name, link.index)?;
             }
             // The lower link of a veth is its peer.
@@ -467,7 +467,7 @@ impl Host {
     pub(crate) fn mac_of(&mut self, spec: &NicSpec) -> Option<MacAddr> {
         let Backend::Tap(name) = &spec.backend else { return None };
         let link = self.links.find(name).ok().flatten()?;
-        (link.kind.as_deref() == Some("macvtap")).then_some(link.mac).flatten()
+        link.mac.filter(|_| LinkKind::of(&link) == Some(LinkKind::Macvtap))
     }
 
     fn open_macvtap(&self, spec: &NicSpec, ifname: &IfName, ifindex: u32) -> Opening {

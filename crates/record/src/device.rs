@@ -11,7 +11,7 @@ use crate::{IfName, Rdev};
 pub enum DeviceKind {
     /// A tap, opened through `/dev/net/tun`.
     Tun,
-    /// A macvtap's own node, `/dev/tapN`.
+    /// A macvtap's or ipvtap's own node, `/dev/tapN`: path and number are alike.
     Macvtap,
     /// The kernel's virtio-net backend, `/dev/vhost-net`.
     VhostNet,

@@ -96,7 +96,7 @@ fn nic(held: &ScannedDevice, holder: &Holder, seen: &[LiveDevice]) -> NicRow {
     let backend = match (held.kind, on) {
         (HeldKind::Raw(DeviceKind::Tun), Some(bridge)) => format!("bridge={bridge}"),
         (HeldKind::Raw(DeviceKind::Macvtap), Some(lower)) => format!("macvtap={lower}"),
-        (HeldKind::Raw(DeviceKind::Tun), None) => {
+        (HeldKind::Raw(DeviceKind::Tun), None) | (HeldKind::Ipvtap, _) => {
             held.ifname.as_ref().map_or("?".to_owned(), |name| format!("tap={name}"))
         }
         _ => "?".to_owned(),
@@ -131,7 +131,7 @@ fn mac(held: &ScannedDevice, holder: &Holder, seen: &[LiveDevice]) -> Option<Mac
         macs.all(|mac| mac == Some(first)).then_some(first)
     };
     let of_macvtap = || {
-        let is_macvtap = held.kind == HeldKind::Raw(DeviceKind::Macvtap);
+        let is_macvtap = held.kind.raw() == Some(DeviceKind::Macvtap);
         held.behind.as_ref().and_then(|link| link.mac).filter(|_| is_macvtap)
     };
     named.or_else(by_watcher).or_else(of_macvtap)

@@ -122,14 +122,27 @@ fn keeps_files(descriptor: &Path) -> io::Result<bool> {
 /// mounted, and for taps, whose link counts its own queues
 /// ([`TunInfo::queues`](crate::link::TunInfo)).
 pub fn driver_open_files(kind: DeviceKind) -> Option<u32> {
-    // Each module has one use for each open file, and no other lasting use: drivers/vhost/net.c
-    // (misc_open()), drivers/net/macvtap.c (chrdev_open()).
-    let module = match kind {
-        DeviceKind::Macvtap => "macvtap",
-        DeviceKind::VhostNet => "vhost_net",
-        DeviceKind::Tun | DeviceKind::Unknown => return None,
-    };
-    let module = Path::new("/sys/module").join(module);
+    match kind {
+        // Records don't distinguish the two.
+        DeviceKind::Macvtap => Some(driver_uses("macvtap")? + driver_uses("ipvtap")?),
+        DeviceKind::VhostNet => module_uses("vhost_net"),
+        DeviceKind::Tun | DeviceKind::Unknown => None,
+    }
+}
+
+/// As [`module_uses`]; 0 for a driver that is not in the kernel.
+fn driver_uses(name: &str) -> Option<u32> {
+    module_uses(name).or_else(|| {
+        let devices = std::fs::read_to_string("/proc/devices").ok()?;
+        let is_there = devices.lines().any(|line| line.split_ascii_whitespace().nth(1) == Some(name));
+        (!is_there).then_some(0)
+    })
+}
+
+/// Each module has one use for each open file, and no other lasting use: drivers/vhost/net.c
+/// (misc_open()), drivers/net/macvtap.c and drivers/net/ipvlan/ipvtap.c (chrdev_open()).
+fn module_uses(name: &str) -> Option<u32> {
+    let module = Path::new("/sys/module").join(name);
     let text = std::fs::read_to_string(module.join("refcnt")).ok()?;
     let uses: u32 = text.trim_end().parse().ok()?;
     // Modules that depend on it are counted, too.

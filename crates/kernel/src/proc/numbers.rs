@@ -17,7 +17,7 @@ const VFIO: Rdev = Rdev { major: 10, minor: 196 };
 pub enum HeldKind {
     /// A kind that audit records name.
     Raw(DeviceKind),
-    /// A tap on an ipvlan, `/dev/tapN` as a macvtap's.
+    /// A tap on an ipvlan, `/dev/tapN` as a macvtap's. Records don't distinguish the two.
     Ipvtap,
     /// A vDPA device of a guest, `/dev/vhost-vdpa-N`.
     VhostVdpa,
@@ -32,7 +32,8 @@ impl HeldKind {
     pub fn raw(self) -> Option<DeviceKind> {
         match self {
             Self::Raw(kind) => Some(kind),
-            _ => None,
+            Self::Ipvtap => Some(DeviceKind::Macvtap),
+            Self::VhostVdpa | Self::VhostVsock | Self::Vfio => None,
         }
     }
 

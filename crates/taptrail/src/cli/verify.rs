@@ -23,7 +23,7 @@ Verdicts:
   held-by-another     granted to one process, held by another: a leaked copy, a
                       forked child, a container
   unaudited-kind      a kind that no manager audits: vhost-vsock, vhost-vdpa,
-                      vfio, ipvtap
+                      vfio
   ignored             no record grants it, and --ignore names its program
 
 Without FILE, taptrail reads this host's audit log, its rotations and the ledger. The log and the \

@@ -106,10 +106,9 @@ impl Host {
     pub(super) fn devices(&self) -> Found {
         let mut found = Found::new();
         for link in self.links() {
-            let kind = link.kind.as_deref();
-            if kind == Some("macvtap") {
+            if let Some(kind @ ("macvtap" | "ipvtap")) = link.kind.as_deref() {
                 found.insert(format!("/dev/tap{}", link.index), link.name.clone());
-                found.insert(link.name, "macvtap".to_owned());
+                found.insert(link.name, kind.to_owned());
             } else if link.tun.is_some_and(|tun| tun.tap) {
                 found.insert(link.name, "tap".to_owned());
             }

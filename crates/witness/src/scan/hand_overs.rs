@@ -1,6 +1,6 @@
 //! Hand-overs that are under way: in the ledger, a step has its intent and no outcome yet.
 
-use taptrail_kernel::proc::{HeldKind, ProcessId, boot_id};
+use taptrail_kernel::proc::{ProcessId, boot_id};
 use taptrail_ledger::{Guest, Ledger, LedgerError, Process, Step};
 use taptrail_record::{Device, DeviceKind};
 
@@ -20,7 +20,7 @@ pub struct PendingHandOver {
 impl PendingHandOver {
     /// Whether this hand-over explains why a process holds a device.
     pub fn explains(&self, holder: &Holder, held: &ScannedDevice) -> bool {
-        let HeldKind::Raw(kind) = held.kind else { return false };
+        let Some(kind) = held.kind.raw() else { return false };
         // A supervisor holds only devices that it is about to hand over.
         if holder.process == self.supervisor {
             return true;

@@ -167,7 +167,7 @@ impl ScannedDevice {
     /// The ifindex in the path of a macvtap's node (`/dev/tapN`) that was deleted. The link of that
     /// number is gone or was moved, and its device number may be another macvtap's by now.
     pub(crate) fn deleted_node_ifindex(&self) -> Option<u32> {
-        let is_macvtap = matches!(self.kind, HeldKind::Raw(DeviceKind::Macvtap) | HeldKind::Ipvtap);
+        let is_macvtap = self.kind.raw() == Some(DeviceKind::Macvtap);
         deleted_macvtap(&self.path).filter(|_| is_macvtap)
     }
 
@@ -351,7 +351,7 @@ fn grouped(devices: Vec<(Option<u64>, u32, HeldDevice<HeldKind>)>) -> Vec<Scanne
     let mut groups: Vec<ScannedDevice> = Vec::new();
     for (netns, thread, HeldDevice { fd, kind, path, rdev, ifname }) in devices {
         let descriptor = ThreadDescriptor { fd, thread, file: None };
-        let is_macvtap = matches!(kind, HeldKind::Raw(DeviceKind::Macvtap) | HeldKind::Ipvtap);
+        let is_macvtap = kind.raw() == Some(DeviceKind::Macvtap);
         let same = |of: &&mut ScannedDevice| {
             (of.kind, of.rdev, of.netns) == (kind, rdev, netns)
                 && of.ifname == ifname

@@ -92,9 +92,9 @@ impl NetnsCache {
         let mut unseen = 0;
         for holder in holders {
             for held in &mut holder.devices {
-                let seen = match held.kind {
-                    HeldKind::Raw(DeviceKind::Tun) if held.ifname.is_some() => self.tap(held, holder.netns),
-                    HeldKind::Raw(DeviceKind::Macvtap) | HeldKind::Ipvtap => self.macvtap(held, holder.netns),
+                let seen = match held.kind.raw() {
+                    Some(DeviceKind::Tun) if held.ifname.is_some() => self.tap(held, holder.netns),
+                    Some(DeviceKind::Macvtap) => self.macvtap(held, holder.netns),
                     _ => true,
                 };
                 unseen += usize::from(!seen);

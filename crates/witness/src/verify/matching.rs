@@ -120,7 +120,7 @@ pub(super) fn matches_by(
     holding: &Holding,
     matched: MatchMethod,
 ) -> bool {
-    if held.kind != HeldKind::Raw(holding.device.kind) {
+    if held.kind.raw() != Some(holding.device.kind) {
         return false;
     }
     let is_macvtap = holding.device.kind == DeviceKind::Macvtap;

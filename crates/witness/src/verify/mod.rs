@@ -35,7 +35,6 @@ mod text;
 
 use std::collections::HashMap;
 
-use taptrail_kernel::proc::HeldKind;
 use taptrail_record::{DeviceKind, MacAddr};
 use taptrail_trail::{Certainty, FindingKind, Holding, State};
 
@@ -350,7 +349,7 @@ impl<'a> Classifier<'a, '_> {
             let text = Some(text::held_by_another(holder, group, owner, holding, copy));
             return Row { verdict: Verdict::HeldByAnother, holding: Some(holding), text, ..row };
         }
-        let HeldKind::Raw(kind) = group.held.kind else {
+        let Some(kind) = group.held.kind.raw() else {
             return Row { verdict: Verdict::UnauditedKind, ..row };
         };
         if self.expected.bridge_taps.iter().any(|tap| tap.is(holder, group.held, self.scan.netns)) {

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use taptrail_kernel::proc::HeldKind;
 use taptrail_record::{DeviceKind, IfName, Rdev};
 
 use super::matching::QueueGroup;
@@ -56,11 +55,11 @@ pub(super) fn shared_keys(holder: &Holder, group: &QueueGroup<'_>) -> impl Itera
 }
 
 fn interface(holder: &Holder, held: &ScannedDevice) -> Option<SharedKey> {
-    match held.kind {
-        HeldKind::Raw(DeviceKind::Tun) => {
+    match held.kind.raw() {
+        Some(DeviceKind::Tun) => {
             Some(SharedKey::Tap(held.netns.or(holder.netns)?, held.ifname.clone()?))
         }
-        HeldKind::Raw(DeviceKind::Macvtap) | HeldKind::Ipvtap => {
+        Some(DeviceKind::Macvtap) => {
             Some(SharedKey::Macvtap(held.rdev, held.is_dead().then(|| held.path.clone())))
         }
         _ => None,

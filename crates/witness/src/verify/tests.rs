@@ -653,13 +653,22 @@ fn what_a_watcher_saw_and_no_record_grants_is_not_accounted_for() {
 // Shows 14.15.
 #[test]
 fn unaudited_kinds_are_no_difference() {
-    let kinds = [HeldKind::Vfio, HeldKind::VhostVdpa, HeldKind::VhostVsock, HeldKind::Ipvtap];
+    let kinds = [HeldKind::Vfio, HeldKind::VhostVdpa, HeldKind::VhostVsock];
     let held = kinds.map(|kind| ScannedDevice { kind, ..vhosts(&[0]) }).to_vec();
     let found = lines(vec![qemu(held)], vec![]);
     assert_eq!(
         found,
-        ["vfio", "vhost-vdpa", "vhost-vsock", "ipvtap"].map(|kind| format!("unaudited-kind {kind} x1"))
+        ["vfio", "vhost-vdpa", "vhost-vsock"].map(|kind| format!("unaudited-kind {kind} x1"))
     );
+}
+
+// Shows 17.1.
+#[test]
+fn an_ipvtap_is_accounted_for_as_a_macvtap_is() {
+    let ipvtap = ScannedDevice { kind: HeldKind::Ipvtap, ..macvtap("ipvtap0", 1, 0) };
+    let device = Device::new("/dev/tap7", Some(MACVTAP), Some("ipvtap0".into()));
+    assert_eq!(lines(vec![qemu(vec![ipvtap.clone()])], vec![exact(1, device, 1)]), ["accounted ipvtap0 x1 by name"]);
+    assert_eq!(lines(vec![qemu(vec![ipvtap])], vec![]), ["unaccounted ipvtap0 x1"]);
 }
 
 #[test]

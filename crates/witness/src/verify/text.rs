@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use taptrail_kernel::proc::{HeldKind, ProcessId};
+use taptrail_kernel::proc::ProcessId;
 use taptrail_record::DeviceKind;
 use taptrail_trail::{Holding, State};
 
@@ -179,7 +179,7 @@ fn device(group: &QueueGroup<'_>) -> String {
     let of = match ifname {
         Some(name) => format!(" ({name})"),
         // The tap is not configured yet, or its link is gone.
-        None if matches!(kind, HeldKind::Raw(DeviceKind::Tun | DeviceKind::Macvtap)) => {
+        None if matches!(kind.raw(), Some(DeviceKind::Tun | DeviceKind::Macvtap)) => {
             " (no interface)".to_owned()
         }
         None => String::new(),

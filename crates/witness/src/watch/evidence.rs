@@ -108,7 +108,7 @@ impl Evidence {
         if let Some(LinkId { netns: Some(netns), index }) = link {
             let is_gone = self.in_netns(netns, |links| {
                 let link = links.by_index(index)?;
-                Ok(link.is_none_or(|link| link.kind.as_deref() != Some("macvtap")))
+                Ok(link.is_none_or(|link| !matches!(link.kind.as_deref(), Some("macvtap" | "ipvtap"))))
             });
             if let Some(Ok(true)) = is_gone {
                 return Ok(());

@@ -98,7 +98,9 @@ pub(super) fn full_scan(process: ProcessId, libvirt: &Path, name: &str) -> io::R
 pub(super) fn observed_descriptors(holder: Holder) -> Vec<ObservedDescriptor> {
     let mut all: Vec<ObservedDescriptor> = Vec::new();
     for held in holder.devices {
-        let HeldKind::Raw(_) = held.kind else { continue };
+        if held.kind.raw().is_none() {
+            continue;
+        }
         let dev = held.ifname.as_ref().map(|name| name.as_str().into());
         let device = Device::new(held.path.to_string_lossy(), Some(held.rdev), dev);
         let netns = held.netns;
