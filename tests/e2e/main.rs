@@ -10,6 +10,7 @@ mod bridge_helper;
 mod cli_queries;
 mod completions;
 mod confinement;
+mod devices;
 mod doctor;
 mod documented_commands;
 mod documents;

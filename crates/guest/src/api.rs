@@ -15,7 +15,7 @@ use crate::state::{InterfaceInfo, Snapshot};
 /// One device of an interface, as QEMU holds it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, CustomType)]
 pub struct Device {
-    /// `tun`, `macvtap` or `vhost-net`.
+    /// `tun`, `macvtap`, `vhost-net` or `vhost-vdpa`.
     pub kind: String,
     /// The path that was opened.
     pub path: String,
@@ -37,7 +37,7 @@ pub struct Device {
 pub struct Nic {
     /// Its address, which identifies it.
     pub mac: String,
-    /// `bridge=br0`, `tap=NAME` or `macvtap=LOWER`.
+    /// `bridge=br0`, `tap=NAME`, `macvtap=LOWER` or `vdpa=NODE`.
     pub backend: String,
     /// The whole SPEC, with the MAC and id that were chosen.
     pub spec: String,
@@ -47,7 +47,7 @@ pub struct Nic {
     pub queues: i64,
     /// Whether QEMU has vhost-net for it.
     pub vhost: bool,
-    /// The host interface behind it.
+    /// The host interface behind it; of a vDPA device, its node's name in `/dev`.
     pub ifname: String,
     /// `held`, `unplugging`, `revoked` or `kept`.
     pub state: String,

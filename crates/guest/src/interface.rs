@@ -10,12 +10,13 @@
 //! An open stays on record whatever fails after it; the caller writes its close together with the
 //! record of the failure.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::io::Errno;
 use taptrail_kernel::device::{
-    Admitted, DEV_NET_TUN, DEV_VHOST_NET, DeviceError, MacvtapRequest, Opening, TapName, TapRequest, admit,
-    open_macvtap, open_tap, open_vhost_net,
+    Admitted, DEV_NET_TUN, DEV_VHOST_NET, DeviceError, MacvtapRequest, Opening, TapName, TapRequest,
+    VdpaRequest, admit, open_macvtap, open_tap, open_vhost_net, open_vhost_vdpa,
 };
 use taptrail_kernel::filter::{FilterError, filter_hooks};
 use taptrail_kernel::link::{Change, Link, LinkError, Links, MacvtapMode, MacvtapName, NewMacvtap, TunInfo};
@@ -30,7 +31,7 @@ use crate::handover::{self, OpenFileCounts};
 use crate::host::{Host, HostResources, mac_filter, pinned_mac};
 use crate::host_link::{HostLink, LinkKind, is_mark, mark};
 use crate::marked::{MarkedError, MarkedLink};
-use crate::spec::{Backend, NicSpec, PacketFilter, Vhost};
+use crate::spec::{Backend, NicSpec, PacketFilter, VdpaNode, Vhost};
 
 /// How long to wait for a macvtap's node: udev makes it asynchronously.
 const NODE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -143,6 +144,14 @@ pub enum OpenError {
     Held {
         /// The name of the link.
         name: IfName,
+        /// A process that holds it, if one is found.
+        pid: Option<u32>,
+    },
+    /// Another process has the vDPA device open.
+    #[error("{path} is held already{}: a vDPA device has one holder", held_by(.pid))]
+    VdpaHeld {
+        /// The path of the device.
+        path: PathBuf,
         /// A process that holds it, if one is found.
         pid: Option<u32>,
     },
@@ -266,6 +275,7 @@ enum ResolvedBackend {
         name: IfName,
         index: u32,
     },
+    Vdpa(VdpaNode),
 }
 
 impl Host {
@@ -349,6 +359,7 @@ impl Host {
                 }
             }
             Backend::NewTap => Ok(ResolvedBackend::NewTap { bridge: None }),
+            Backend::Vdpa(node) => Ok(ResolvedBackend::Vdpa(node.clone())),
             Backend::Macvtap { lower, mode } => {
                 let lower = find("Lower link", lower)?;
                 self.is_no_guests(&lower, mac)?;
@@ -463,7 +474,7 @@ impl Host {
         }
     }
 
-    /// The MAC of an existing macvtap, which the guest's interface must have, too.
+    /// The MAC of an existing macvtap or ipvtap, which the guest's interface must have, too.
     pub(crate) fn mac_of(&mut self, spec: &NicSpec) -> Option<MacAddr> {
         let Backend::Tap(name) = &spec.backend else { return None };
         let link = self.links.find(name).ok().flatten()?;
@@ -509,6 +520,10 @@ impl Host {
                 self.open_macvtap(spec, &name, index)
             }
             ResolvedBackend::OldMacvtap { name, index } => self.open_macvtap(spec, name, *index),
+            ResolvedBackend::Vdpa(node) => {
+                let admitted = open_vdpa(node, mac, opens)?;
+                return Ok((node.name().clone(), admitted, Vec::new()));
+            }
         };
         let taps = opening.attempts.len();
         let mut vhost_error: Option<DeviceError> = None;
@@ -554,7 +569,7 @@ impl Host {
                 let link = HostLink::found(LinkKind::Macvtap, name.clone(), index, None);
                 resources.link = Some(self.follow(link));
             }
-            ResolvedBackend::NewMacvtap { .. } => {}
+            ResolvedBackend::NewMacvtap { .. } | ResolvedBackend::Vdpa(_) => {}
         }
         self.configure(spec, mac, place, index).map_err(failed)?;
         resources.mac = pinned_mac(spec, &link, mac);
@@ -641,8 +656,26 @@ impl Host {
                 Some(mtu) => self.links.configure(index, &Change { mtu: Some(mtu), ..Change::default() }),
                 None => Ok(()),
             },
-            ResolvedBackend::NewMacvtap { .. } => Ok(()),
+            ResolvedBackend::NewMacvtap { .. } | ResolvedBackend::Vdpa(_) => Ok(()),
         }
+    }
+}
+
+/// Opens and records a vDPA device. It has no link that could be configured or filtered.
+fn open_vdpa(node: &VdpaNode, mac: MacAddr, opens: &mut Opens<'_>) -> Result<Vec<Admitted>, OpenError> {
+    let path = node.path();
+    let Opening { attempts, error } = open_vhost_vdpa(&VdpaRequest { path: &path, mac });
+    crash_point!("open::opened");
+    let admitted = admit(attempts, opens).map_err(|source| OpenError::Account { mac, source })?;
+    crash_point!("open::on-record");
+    match error {
+        None => Ok(admitted),
+        Some(DeviceError::Open { source: Errno::BUSY, .. }) => {
+            let holders = Holders::of(DeviceKind::VhostVdpa).unwrap_or_default();
+            let held = holders.found.iter().find(|(_, _, held)| held.path == path);
+            Err(OpenError::VdpaHeld { path, pid: held.map(|(pid, ..)| *pid) })
+        }
+        Some(source) => Err(OpenError::Device { mac, source }),
     }
 }
 

@@ -68,6 +68,7 @@ fn nic(number: usize, model: &str, taps: &[Admitted], port: Option<&String>) -> 
         model: Model::parse(model).unwrap(),
         mac: format!("52:54:00:00:00:0{number}").parse().unwrap(),
         queues: u16::try_from(taps.len()).unwrap().try_into().unwrap(),
+        vdpa: false,
         fds: taps.iter().map(|tap| tap.as_fd().as_raw_fd()).collect(),
         vhost_fds: Vec::new(),
         bus: port.cloned(),

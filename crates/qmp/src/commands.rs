@@ -49,6 +49,15 @@ impl NetdevTap {
     }
 }
 
+/// A `vhost-vdpa` netdev with a descriptor that was passed by [`Monitor::getfd`] (QEMU 7.2 and newer).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetdevVdpa {
+    /// Its id, as that of a [`NetdevTap`].
+    pub id: String,
+    /// The name of the vDPA device's descriptor.
+    pub fd: String,
+}
+
 /// Whether the guest runs (QEMU's `query-status`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunStatus {
@@ -71,7 +80,24 @@ impl Monitor {
         self.execute("netdev_add", tap.arguments()?, timeout).map(drop)
     }
 
+    /// Creates a netdev on a vDPA device; uses up the name of its descriptor.
+    ///
+    /// # Errors
+    ///
+    /// [`QmpError::Refused`] does not mean that QEMU has closed the descriptor; others as for every
+    /// operation.
+    pub fn netdev_add_vdpa(&mut self, vdpa: &NetdevVdpa, timeout: Duration) -> Result<(), QmpError> {
+        const COMMAND: &str = "netdev_add";
+        check_name(COMMAND, &vdpa.fd)?;
+        // Always a descriptor, or QEMU would open /dev/vhost-vdpa-0 itself, unaudited.
+        let arguments = json!({ "type": "vhost-vdpa", "id": vdpa.id, "vhostfd": vdpa.fd });
+        self.execute(COMMAND, arguments, timeout).map(drop)
+    }
+
     /// Removes a netdev and closes its descriptors, even while a NIC uses it.
+    ///
+    /// That of a vDPA device is closed only if no NIC uses it: otherwise QEMU 7.2 forgets the netdev
+    /// and keeps the descriptor until it ends (`vhost_vdpa_cleanup()`, its net/vhost-vdpa.c).
     ///
     /// # Errors
     ///

@@ -1,10 +1,12 @@
+use std::borrow::Cow;
+
 use bstr::ByteSlice as _;
 use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::abend::{is_hypervisor, string};
-use crate::device::is_macvtap_node;
+use crate::device::{is_macvtap_node, is_vdpa_node};
 use crate::number::decimal;
 use crate::pairs::{Pairs, Value, lossy_text};
 use crate::{Device, DeviceKind};
@@ -128,12 +130,18 @@ fn device(name: Value<'_>) -> Option<Device> {
     // ("disconnected path"): libvirt gives each QEMU a /dev of its own.
     let rooted = [b"/", name].concat();
     let name = if name.starts_with(b"dev/") { &rooted[..] } else { name };
-    let number = |digits: &[u8]| !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
     let kind = match name {
         b"/dev/net/tun" | b"tun" => DeviceKind::Tun,
         b"/dev/vhost-net" | b"vhost-net" => DeviceKind::VhostNet,
-        name if is_macvtap_node(name) || name.strip_prefix(b"tap").is_some_and(number) => DeviceKind::Macvtap,
-        _ => return None,
+        name => {
+            let path =
+                if name.starts_with(b"/") { Cow::Borrowed(name) } else { [b"/dev/", name].concat().into() };
+            match &path[..] {
+                path if is_macvtap_node(path) => DeviceKind::Macvtap,
+                path if is_vdpa_node(path) => DeviceKind::VhostVdpa,
+                _ => return None,
+            }
+        }
     };
     Some(Device { kind, path: lossy_text(name), rdev: None, dev: None })
 }

@@ -15,6 +15,8 @@ pub enum DeviceKind {
     Macvtap,
     /// The kernel's virtio-net backend, `/dev/vhost-net`.
     VhostNet,
+    /// A vDPA device, `/dev/vhost-vdpa-N`: a NIC, or a part of one, that does virtio itself.
+    VhostVdpa,
     /// The record's path and number do not show the kind.
     Unknown,
 }
@@ -29,6 +31,7 @@ crate::word_table! {
         Tun = "tun",
         Macvtap = "macvtap",
         VhostNet = "vhost-net",
+        VhostVdpa = "vhost-vdpa",
         Unknown = "unknown",
     }
 }
@@ -51,15 +54,17 @@ pub struct Device {
     pub path: CompactString,
     /// The device number, if the record has it.
     pub rdev: Option<Rdev>,
-    /// The interface behind it (`vnet0`, `macvtap0`); none for vhost-net and for a failed open.
+    /// The interface behind it (`vnet0`, `macvtap0`); none for vhost-net, for a vDPA device and for a
+    /// failed open.
     pub dev: Option<CompactString>,
 }
 
 impl Device {
     /// A device whose kind is derived from its number and path.
     ///
-    /// The number takes precedence, because paths can be custom. The number of macvtaps is assigned
-    /// at run time, so they are recognised by the path: `/dev/tapN` or a bare interface name.
+    /// The number takes precedence, because paths can be custom. The numbers of macvtaps and vDPA
+    /// devices are assigned at run time, so they are recognised by the path: `/dev/tapN` or a bare
+    /// interface name, and `/dev/vhost-vdpa-N`.
     pub fn new(path: impl Into<CompactString>, rdev: Option<Rdev>, dev: Option<CompactString>) -> Self {
         let path = path.into();
         Self { kind: DeviceKind::of(&path, rdev), path, rdev, dev }
@@ -73,6 +78,7 @@ impl DeviceKind {
             (Some(Rdev::TUN), _) | (None, "/dev/net/tun") => Self::Tun,
             (Some(Rdev::VHOST_NET), _) | (None, "/dev/vhost-net") => Self::VhostNet,
             (_, path) if is_macvtap_node(path.as_bytes()) => Self::Macvtap,
+            (_, path) if is_vdpa_node(path.as_bytes()) => Self::VhostVdpa,
             // libvirt asked for the number of a file with the interface's name in its own working
             // directory: the number, if there was such a file, says nothing of the macvtap.
             (_, name) if name != "?" && IfName::is_valid(name) => Self::Macvtap,
@@ -83,8 +89,16 @@ impl DeviceKind {
 
 /// Whether this is `/dev/tapN`.
 pub(crate) fn is_macvtap_node(path: &[u8]) -> bool {
-    let index = path.strip_prefix(b"/dev/tap");
-    index.is_some_and(|index| !index.is_empty() && index.iter().all(u8::is_ascii_digit))
+    path.strip_prefix(b"/dev/tap").is_some_and(is_number)
+}
+
+/// Whether this is `/dev/vhost-vdpa-N` (drivers/vhost/vdpa.c).
+pub(crate) fn is_vdpa_node(path: &[u8]) -> bool {
+    path.strip_prefix(b"/dev/vhost-vdpa-").is_some_and(is_number)
+}
+
+fn is_number(text: &[u8]) -> bool {
+    !text.is_empty() && text.iter().all(u8::is_ascii_digit)
 }
 
 #[cfg(test)]
@@ -106,6 +120,10 @@ mod tests {
             ("macvtap0", Some(Rdev { major: 1, minor: 3 }), DeviceKind::Macvtap),
             ("/dev/net/tun", macvtap, DeviceKind::Unknown),
             ("/dev/tap", None, DeviceKind::Unknown),
+            ("/dev/vhost-vdpa-0", Some(Rdev { major: 242, minor: 0 }), DeviceKind::VhostVdpa),
+            ("/dev/vhost-vdpa-12", None, DeviceKind::VhostVdpa),
+            ("/dev/vhost-vdpa-0", Some(Rdev::VHOST_NET), DeviceKind::VhostNet),
+            ("/dev/vhost-vdpa-", None, DeviceKind::Unknown),
             ("/dev/tapestry", None, DeviceKind::Unknown),
             ("?", None, DeviceKind::Unknown),
             ("", None, DeviceKind::Unknown),

@@ -1,6 +1,6 @@
 use compact_str::CompactString;
 
-use crate::device::is_macvtap_node;
+use crate::device::{is_macvtap_node, is_vdpa_node};
 use crate::kernel_open::string;
 use crate::pairs::{Pairs, Value};
 use crate::{DeviceKind, Line, Rdev, RecordType};
@@ -23,7 +23,8 @@ impl<'a> PathRecord<'a> {
     /// Reads a line of type `PATH`; none if the file is not a character device, or is the parent
     /// directory.
     ///
-    /// A macvtap is recognised only by its full path: its number is assigned at run time.
+    /// A macvtap and a vDPA device are recognised only by their full path: their numbers are assigned
+    /// at run time.
     pub fn of(line: &Line<'a>) -> Option<Self> {
         if line.record_type != Some(RecordType::PATH) {
             return None;
@@ -49,6 +50,7 @@ impl<'a> PathRecord<'a> {
             (Rdev::TUN, _) => DeviceKind::Tun,
             (Rdev::VHOST_NET, _) => DeviceKind::VhostNet,
             (_, Value::Quoted(path)) if is_macvtap_node(path) => DeviceKind::Macvtap,
+            (_, Value::Quoted(path)) if is_vdpa_node(path) => DeviceKind::VhostVdpa,
             _ => DeviceKind::Unknown,
         };
         Some(Self { rdev, kind, name })
@@ -86,6 +88,7 @@ mod tests {
             ("2F6120", Rdev::VHOST_NET, DeviceKind::VhostNet),
             ("\"/dev/tap198\"", macvtap, DeviceKind::Macvtap),
             ("\"macvtap0\"", macvtap, DeviceKind::Unknown),
+            ("\"/dev/vhost-vdpa-3\"", macvtap, DeviceKind::VhostVdpa),
             ("\"/dev/null\"", Rdev { major: 1, minor: 3 }, DeviceKind::Unknown),
         ] {
             let Rdev { major, minor } = rdev;

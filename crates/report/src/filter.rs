@@ -211,8 +211,8 @@ impl DeviceFilter {
 /// The text names no device.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "'{0}' names no device: a path (/dev/tap7), an interface (vnet0), a number (0A:C8), tun, macvtap or \
-     vhost-net is needed"
+    "'{0}' names no device: a path (/dev/tap7), an interface (vnet0), a number (0A:C8), tun, macvtap, \
+     vhost-net or vhost-vdpa is needed"
 )]
 pub struct DeviceFilterError(String);
 
@@ -220,8 +220,8 @@ impl FromStr for DeviceFilter {
     type Err = DeviceFilterError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let kinds = [DeviceKind::Tun, DeviceKind::Macvtap, DeviceKind::VhostNet];
-        if let Some(kind) = kinds.into_iter().find(|kind| kind.as_str() == text) {
+        let known = DeviceKind::ALL.iter().filter(|kind| **kind != DeviceKind::Unknown);
+        if let Some(kind) = known.copied().find(|kind| kind.as_str() == text) {
             Ok(Self::Kind(kind))
         } else if text.starts_with('/') {
             Ok(Self::Path(text.to_owned()))

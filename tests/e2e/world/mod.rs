@@ -12,6 +12,7 @@ pub(crate) mod procfs;
 pub(crate) mod qmp;
 pub(crate) mod systemd;
 pub(crate) mod tls;
+pub(crate) mod vdpa;
 
 use std::ffi::OsStr;
 use std::fs::File;

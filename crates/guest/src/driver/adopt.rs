@@ -36,7 +36,7 @@ use crate::qemu::Ports;
 use crate::qemu_devices;
 use crate::request::Inbox;
 use crate::run_dir::Dirs;
-use crate::spec::NicSpec;
+use crate::spec::{Backend, NicSpec};
 use crate::state::GuestState;
 
 /// The guest of this name in the ledger, if its QEMU runs.
@@ -233,13 +233,12 @@ impl Driver {
         let RecordedInterface { ref row, ref spec, nic, .. } = record;
         let (mac, id) = (row.mac, &row.nic);
         // QEMU may refuse each, because that step was not reached: what counts is the check below.
-        let monitor = &mut self.qemu.monitor;
         if nic {
-            let _ = monitor.device_del(id, MONITOR_TIMEOUT);
+            let _ = self.qemu.monitor.device_del(id, MONITOR_TIMEOUT);
         }
-        let _ = monitor.netdev_del(&netdev_id(id), MONITOR_TIMEOUT);
+        let _ = self.delete_netdev(spec, id, MONITOR_TIMEOUT);
         for number in 0..2 * usize::from(spec.queues.get()) {
-            let _ = monitor.closefd(&descriptor_name(id, number), MONITOR_TIMEOUT);
+            let _ = self.qemu.monitor.closefd(&descriptor_name(id, number), MONITOR_TIMEOUT);
         }
         let guest = self.account.guest().clone();
         let seen = self.wait_until_closed(known, &record.opened)?.iter().any(Option::is_some);
@@ -375,7 +374,11 @@ impl Driver {
         state: PlugState,
     ) -> Result<(), AdoptError> {
         let RecordedInterface { row, spec, nic, .. } = record;
-        let name = row.ifname.as_deref().unwrap_or("none");
+        let node = match &spec.backend {
+            Backend::Vdpa(node) => Some(node.name().as_str()),
+            _ => None,
+        };
+        let name = row.ifname.as_deref().or(node).unwrap_or("none");
         let resources = if devices.is_empty() {
             Default::default()
         } else {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Map, Value};
 use taptrail_kernel::device::Admitted;
 use taptrail_ledger::StepKey;
-use taptrail_qmp::{NetdevTap, QmpError};
+use taptrail_qmp::{NetdevTap, NetdevVdpa, QmpError};
 use taptrail_record::{DeviceKind, Event, MacAddr, Outcome, Requester};
 use tracing::{info, warn};
 
@@ -19,7 +19,7 @@ use crate::interface::{Interface, Opened};
 use crate::qemu::device_properties;
 use crate::qemu_devices;
 use crate::request::Failure;
-use crate::spec::NicSpec;
+use crate::spec::{Backend, NicSpec};
 use crate::state::InterfaceInfo;
 
 /// Timeout of further commands to a QEMU that has just not answered one.
@@ -180,7 +180,14 @@ impl Driver {
         }
         crash_point!("attach::given");
         handed_over.netdev = true;
-        self.qemu.monitor.netdev_add(&NetdevTap { id: netdev.clone(), fds, vhost_fds }, MONITOR_TIMEOUT)?;
+        let (monitor, id) = (&mut self.qemu.monitor, netdev.clone());
+        match (&interface.spec.backend, &mut fds[..]) {
+            (Backend::Vdpa(_), [fd]) => {
+                let fd = std::mem::take(fd);
+                monitor.netdev_add_vdpa(&NetdevVdpa { id, fd }, MONITOR_TIMEOUT)?;
+            }
+            _ => monitor.netdev_add(&NetdevTap { id, fds, vhost_fds }, MONITOR_TIMEOUT)?,
+        }
         crash_point!("attach::netdev");
         let properties: Map<String, Value> = device_properties(
             &interface.id,
@@ -238,7 +245,6 @@ impl Driver {
         requester: Option<Requester>,
         cause: &str,
     ) -> Option<String> {
-        let monitor = &mut self.qemu.monitor;
         // After an unanswered command, the next ones get a short timeout.
         let patience = if handed_over.unanswered { UNANSWERED_TIMEOUT } else { MONITOR_TIMEOUT };
         // QEMU may refuse each, because that step was not reached: what counts is the check below.
@@ -247,13 +253,13 @@ impl Driver {
             answered |= !result.is_err_and(|error| error.leaves_outcome_open());
         };
         if handed_over.nic {
-            heard(monitor.device_del(&interface.id, patience));
+            heard(self.qemu.monitor.device_del(&interface.id, patience));
         }
         if handed_over.netdev {
-            heard(monitor.netdev_del(&netdev_id(&interface.id), patience));
+            heard(self.delete_netdev(&interface.spec, &interface.id, patience));
         }
         for name in &handed_over.names {
-            heard(monitor.closefd(name, patience));
+            heard(self.qemu.monitor.closefd(name, patience));
         }
         // A QEMU that has ended does not answer, and holds nothing either.
         let in_flight = !answered && self.qemu.id.is_alive();

@@ -57,6 +57,11 @@ impl AttachedInterface {
         }
     }
 
+    /// Whether QEMU can close its device only once the guest has released the NIC.
+    pub(super) fn waits_for_unplug(&self) -> bool {
+        self.nic && self.interface.spec.closes_after_unplug()
+    }
+
     pub(super) fn info(&self) -> InterfaceInfo {
         let interface = &self.interface;
         InterfaceInfo {

@@ -26,7 +26,8 @@ impl Driver {
         reply: Reply<InterfaceInfo>,
     ) {
         let Some(index) = self.holder(mac) else { return self.nothing_held(mac, reply) };
-        if self.interfaces[index].state == PlugState::Kept {
+        let attached = &self.interfaces[index];
+        if attached.state == PlugState::Kept && !attached.waits_for_unplug() {
             // There is no NIC that the guest could release.
             return self.take(index, false, requester, reply);
         }
@@ -52,6 +53,11 @@ impl Driver {
 
     pub(super) fn revoke(&mut self, mac: MacAddr, requester: Option<Requester>, reply: Reply<InterfaceInfo>) {
         match self.holder(mac) {
+            Some(index) if self.interfaces[index].waits_for_unplug() => {
+                log_if_client_gone(reply.send(Err(Failure::Refused(format!(
+                    "QEMU can't close the vDPA device of {mac} while the guest has the NIC: detach it without --force, or stop the guest"
+                )))));
+            }
             Some(index) => self.take(index, true, requester, reply),
             None => self.nothing_held(mac, reply),
         }
@@ -171,8 +177,8 @@ impl Driver {
                 return info!("{mac}: the guest has let go of the revoked NIC");
             }
             // The devices that QEMU keeps don't depend on the NIC.
-            PlugState::Kept => return,
-            PlugState::Held | PlugState::Unplugging { .. } => {}
+            PlugState::Kept if !self.interfaces[index].interface.spec.closes_after_unplug() => return,
+            PlugState::Kept | PlugState::Held | PlugState::Unplugging { .. } => {}
         }
         let (requester, reply) = match self.pending.take_if(|pending| pending.is_detach_of(id)) {
             Some(Pending::Detach { requester, reply, .. }) => (requester, Some(reply)),

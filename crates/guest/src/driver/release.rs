@@ -9,7 +9,7 @@
 //!                             close records, the cause, the interface's end: one LedgerBatch
 //! ```
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use taptrail_ledger::{LiveStep, Step};
 use taptrail_qmp::{ErrorClass, QmpError};
@@ -22,6 +22,7 @@ use crate::account::{Account, LedgerBatch};
 use crate::handover::{self, CheckedDevices, Evidence, OpenFileCounts, ReleaseCheck};
 use crate::host_link::{HostLink, LinkLocation};
 use crate::request::Failure;
+use crate::spec::NicSpec;
 use crate::state::InterfaceInfo;
 
 /// What a [`Step::Release`] is about, as its detail in the ledger has it.
@@ -189,6 +190,27 @@ impl Driver {
             }
         }
         self.qemu.monitor.netdev_del(&netdev_id(&id), MONITOR_TIMEOUT).err()
+    }
+
+    /// Removes the netdev of a NIC that was asked to go. That of a vDPA device only once the NIC is
+    /// gone, for which it waits a moment: QEMU would not close the device before its own end.
+    pub(super) fn delete_netdev(
+        &mut self,
+        spec: &NicSpec,
+        id: &str,
+        timeout: Duration,
+    ) -> Result<(), QmpError> {
+        let end = Instant::now() + handover::RELEASE_GRACE;
+        while spec.closes_after_unplug() {
+            match self.qemu.monitor.netdev_id(id, timeout) {
+                Err(QmpError::Refused { .. }) => break,
+                Err(error) => return Err(error),
+                // When the guest releases the NIC, its device is released.
+                Ok(_) if Instant::now() >= end => return Ok(()),
+                Ok(_) => std::thread::sleep(Duration::from_millis(1)),
+            }
+        }
+        self.qemu.monitor.netdev_del(&netdev_id(id), timeout)
     }
 
     /// Ends a revoked interface whose NIC is unplugged, too.

@@ -24,7 +24,7 @@ use crate::interface::{Interface, Opened};
 use crate::qemu::{Additions, NicOnCommandLine, Ports};
 use crate::qemu_devices;
 use crate::request::{Inbox, Reply, Request};
-use crate::spec::{NicSpec, check_unique};
+use crate::spec::{Backend, NicSpec, check_unique};
 use crate::state::GuestState;
 
 /// How long QEMU may take until its monitor's greeting: it first allocates the guest's memory.
@@ -267,6 +267,7 @@ impl Attempt {
                 model: interface.spec.model.clone(),
                 mac: interface.mac,
                 queues: interface.spec.queues,
+                vdpa: matches!(interface.spec.backend, Backend::Vdpa(_)),
                 fds: numbers(false),
                 vhost_fds: numbers(true),
                 bus: interface.port.clone(),

@@ -46,7 +46,9 @@ pub struct NicOnCommandLine {
     pub mac: MacAddr,
     /// Pairs of queues.
     pub queues: NonZeroU16,
-    /// Taps or macvtaps, one for each queue.
+    /// Whether the backend is a vDPA device.
+    pub vdpa: bool,
+    /// Taps or macvtaps, one for each queue; or the vDPA device.
     pub fds: Vec<RawFd>,
     /// vhost-nets, one for each queue, or none at all.
     pub vhost_fds: Vec<RawFd>,
@@ -108,8 +110,12 @@ impl CommandLine {
 impl NicOnCommandLine {
     fn netdev(&self) -> String {
         let numbers = |fds: &[RawFd]| fds.iter().map(RawFd::to_string).collect::<Vec<_>>().join(":");
+        let id = doubled(&self.netdev_id);
+        if self.vdpa {
+            return format!("vhost-vdpa,id={id},vhostfd={}", numbers(&self.fds));
+        }
         let (fd, vhostfd) = if self.fds.len() == 1 { ("fd", "vhostfd") } else { ("fds", "vhostfds") };
-        let mut value = format!("tap,id={},{fd}={}", doubled(&self.netdev_id), numbers(&self.fds));
+        let mut value = format!("tap,id={id},{fd}={}", numbers(&self.fds));
         if self.vhost_fds.is_empty() {
             value.push_str(",vhost=off");
         } else {

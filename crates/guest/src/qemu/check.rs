@@ -28,9 +28,9 @@ pub struct CommandLine {
 /// The command line can't be used. Arguments are counted from 1, the program is none.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandLineError {
-    /// QEMU would open a tap by itself.
+    /// QEMU would open a raw network device by itself.
     #[error(
-        "Argument {position} of QEMU, '{argument}', would open a tap that nobody records: use --nic {spec} {}",
+        "Argument {position} of QEMU, '{argument}', would open {device} that nobody records: use --nic {spec} {}",
         in_place_of(.nic)
     )]
     OpensTap {
@@ -38,14 +38,16 @@ pub enum CommandLineError {
         position: usize,
         /// The option and its value, shortened.
         argument: String,
+        /// What it would open.
+        device: &'static str,
         /// What to ask for instead; to be filled in where it has capitals.
         spec: String,
         /// Which argument is the NIC on it, which then goes too.
         nic: Option<usize>,
     },
-    /// A configuration file would have QEMU open a tap by itself.
+    /// A configuration file would have QEMU open a raw network device by itself.
     #[error(
-        "Section [{group}] in line {line} of QEMU's configuration {path} would open a tap that nobody records: \
+        "Section [{group}] in line {line} of QEMU's configuration {path} would open {device} that nobody records: \
          use --nic {spec} in its place",
         path = path.display()
     )]
@@ -56,6 +58,8 @@ pub enum CommandLineError {
         line: usize,
         /// `netdev`, `net` or `nic`.
         group: String,
+        /// What it would open.
+        device: &'static str,
         /// What to ask for instead.
         spec: String,
     },
@@ -292,9 +296,7 @@ impl CommandLineCheck {
             argument: option.shown(),
             source,
         })?;
-        if !opens_tap(&fields) {
-            return Ok(());
-        }
+        let Some(device) = opened_device(&fields) else { return Ok(()) };
         let on_it = |nic: &&Nic| match option.name {
             "netdev" => !nic.legacy && nic.fields.get("netdev") == fields.get("id"),
             "net" => nic.legacy,
@@ -304,6 +306,7 @@ impl CommandLineCheck {
         Err(CommandLineError::OpensTap {
             position: option.position,
             argument: option.shown(),
+            device,
             spec: suggest::spec(&fields, nic.map(|nic| &nic.fields)),
             nic: nic.map(|nic| nic.position),
         })
@@ -318,11 +321,12 @@ impl CommandLineCheck {
         })?;
         for section in sections {
             match section.group.as_str() {
-                "netdev" | "net" | "nic" if opens_tap(&section.fields) => {
+                "netdev" | "net" | "nic" if let Some(device) = opened_device(&section.fields) => {
                     return Err(CommandLineError::ConfigOpensTap {
                         path: path.to_owned(),
                         line: section.line,
                         group: section.group,
+                        device,
                         spec: suggest::spec(&section.fields, None),
                     });
                 }
@@ -358,20 +362,23 @@ fn check_set(option: &Given<'_>, text: &str) -> Result<(), CommandLineError> {
     };
     let mut fields = Fields::default();
     fields.push(name, value);
-    if !is_backend || !opens_tap(&fields) {
-        return Ok(());
-    }
+    let Some(device) = opened_device(&fields).filter(|_| is_backend) else { return Ok(()) };
     Err(CommandLineError::OpensTap {
         position: option.position,
         argument: option.shown(),
+        device,
         spec: suggest::spec(&fields, None),
         nic: None,
     })
 }
 
-/// Not only the last type: whichever wins in this version of QEMU.
-fn opens_tap(fields: &Fields) -> bool {
-    fields.all("type").any(|kind| kind == "tap" || kind == "bridge")
+/// What a backend would open. Not only of the last type: whichever wins in this version of QEMU.
+fn opened_device(fields: &Fields) -> Option<&'static str> {
+    fields.all("type").find_map(|kind| match kind {
+        "tap" | "bridge" => Some("a tap"),
+        "vhost-vdpa" => Some("a vDPA device"),
+        _ => None,
+    })
 }
 
 fn fields(text: &str, implied: &str) -> Fields {

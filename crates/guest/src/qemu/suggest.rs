@@ -4,9 +4,14 @@ use taptrail_record::{IfName, MacAddr};
 
 use super::fields::Fields;
 use super::model::Model;
+use crate::spec::VdpaNode;
 
 /// QEMU's bridge when none is named (`DEFAULT_BRIDGE_INTERFACE`, its net/net.c).
 const DEFAULT_BRIDGE: &str = "br0";
+
+/// QEMU's vDPA device when none is named (`net_init_vhost_vdpa()`, its net/vhost-vdpa.c).
+const DEFAULT_VDPA: &str = "/dev/vhost-vdpa-0";
+const VDPA_NODE: &str = "/dev/vhost-vdpa-N";
 
 /// The most queues of a tap (`MAX_TAP_QUEUES`, the kernel's drivers/net/tun.c).
 const MAX_QUEUES: usize = 256;
@@ -32,7 +37,7 @@ pub(super) fn spec(backend: &Fields, nic: Option<&Fields>) -> String {
     if let Some(queues) = queues(backend) {
         spec.push_str(&format!(",queues={queues}"));
     }
-    if let Some(vhost) = vhost(backend) {
+    if let Some(vhost) = vhost(backend).filter(|_| backend.get("type") != Some("vhost-vdpa")) {
         spec.push_str(if vhost { ",vhost=on" } else { ",vhost=off" });
     }
     spec
@@ -40,6 +45,13 @@ pub(super) fn spec(backend: &Fields, nic: Option<&Fields>) -> String {
 
 fn place(backend: &Fields) -> String {
     let name = |key| backend.get(key).and_then(|text| text.parse::<IfName>().ok());
+    if backend.get("type") == Some("vhost-vdpa") {
+        // Of a descriptor, the number alone is known.
+        let node = backend.get("vhostdev").unwrap_or(DEFAULT_VDPA);
+        let node =
+            if VdpaNode::new(node).is_some() && backend.get("vhostfd").is_none() { node } else { VDPA_NODE };
+        return format!("vdpa={node}");
+    }
     let is_bridge = backend.all("type").any(|kind| kind == "bridge");
     if let Some(bridge) = name("br") {
         return format!("bridge={bridge}");
@@ -99,6 +111,10 @@ mod tests {
             ("bridge,id=n0,br=br1", "bridge=br1"),
             ("tap,id=n0,fd=7", "tap=NAME"),
             ("tap,id=n0,fds=7:8,vhostfds=9:10", "tap=NAME,queues=2,vhost=on"),
+            ("vhost-vdpa,id=n0", "vdpa=/dev/vhost-vdpa-0"),
+            ("vhost-vdpa,id=n0,vhostdev=/dev/vhost-vdpa-3,queues=2", "vdpa=/dev/vhost-vdpa-3,queues=2"),
+            ("vhost-vdpa,id=n0,vhostdev=/dev/fdset/1", "vdpa=/dev/vhost-vdpa-N"),
+            ("vhost-vdpa,id=n0,vhostfd=7", "vdpa=/dev/vhost-vdpa-N"),
             ("tap,ifname=v,script=no,queues=4,vhost=off", "tap=v,queues=4,vhost=off"),
             ("tap,ifname=v,script=no,queues=1,vhost", "tap=v,vhost=on"),
             ("tap,ifname=v,script=no,queues=9999,vhostforce=on", "tap=v,vhost=on"),

@@ -196,6 +196,7 @@ fn nic(queues: u16, vhost: bool) -> NicOnCommandLine {
         model: Model::default(),
         mac: "52:54:00:00:00:01".parse().unwrap(),
         queues: queues.try_into().unwrap(),
+        vdpa: false,
         fds: fds(10),
         vhost_fds: if vhost { fds(20) } else { Vec::new() },
         bus: None,

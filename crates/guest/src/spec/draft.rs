@@ -6,9 +6,12 @@ use std::ops::Range;
 
 use taptrail_record::IfName;
 
-use super::error::{Fault, Problem};
-use super::{Backend, Key, NicSpec, Property, Vhost, closest, value};
+use super::error::{Fault, Problem, quoted};
+use super::{Backend, Key, NicSpec, Property, VdpaNode, Vhost, closest, value};
 use crate::qemu::model::Model;
+
+/// The backends with a link of the host, which vhost-net and a filter need.
+const LINKS: [Key; 4] = [Key::Bridge, Key::Tap, Key::NewTap, Key::Macvtap];
 
 /// One key's value, and the places of both in the text.
 #[derive(Debug, Clone)]
@@ -92,6 +95,9 @@ impl<'t> PartialSpec<'t> {
             (Key::Isolated, &[Key::Bridge]),
             (Key::Vlan, &[Key::Bridge]),
             (Key::TunPath, &[Key::Bridge, Key::Tap, Key::NewTap]),
+            (Key::Vhost, &LINKS),
+            (Key::VhostPath, &LINKS),
+            (Key::Filter, &LINKS),
         ] {
             if !only_with.contains(&backend_key) {
                 self.refuse(key, backend_key, Problem::WrongBackend { key, backend: backend_key })?;
@@ -102,6 +108,9 @@ impl<'t> PartialSpec<'t> {
         spec.mac = self.read(Key::Mac, value::mac)?;
         if let Some(model) = self.read(Key::Model, |text| Ok(Model::parse(text)?))? {
             spec.model = model;
+        }
+        if backend_key == Key::Vdpa && !spec.model.is_virtio() {
+            return Err(self.two(Key::Model, Key::Vdpa, Problem::NoVdpaModel(spec.model)));
         }
         spec.queues = self.read(Key::Queues, value::queues)?.unwrap_or(NonZeroU16::MIN);
         if spec.queues > NonZeroU16::MIN && !spec.model.multi_queue() {
@@ -129,14 +138,14 @@ impl<'t> PartialSpec<'t> {
 
     /// The one backend that was given.
     fn backend(&self, whole: Range<usize>) -> Result<(Key, Backend), Fault> {
-        let mut found: Vec<(Key, &Given<'t>)> = [Key::Bridge, Key::Tap, Key::NewTap, Key::Macvtap]
+        let mut found: Vec<(Key, &Given<'t>)> = [Key::Bridge, Key::Tap, Key::NewTap, Key::Macvtap, Key::Vdpa]
             .into_iter()
             .filter_map(|key| Some((key, self.get(key)?)))
             .collect();
         found.sort_by_key(|(_, given)| given.key_span.start);
         let (key, given) = match found[..] {
             [] => {
-                let help = "one of bridge=NAME, tap=NAME, new-tap=on and macvtap=LOWER is needed";
+                let help = "one of bridge=NAME, tap=NAME, new-tap=on, macvtap=LOWER and vdpa=NODE is needed";
                 return Err(Fault::new(whole, Problem::NoBackend).help(help));
             }
             [only] => only,
@@ -148,6 +157,11 @@ impl<'t> PartialSpec<'t> {
         if key == Key::NewTap {
             self.read(key, value::new_tap)?;
             return Ok((key, Backend::NewTap));
+        }
+        if key == Key::Vdpa {
+            let node = VdpaNode::new(&given.value)
+                .ok_or_else(|| self.bad_value(given, Problem::VdpaNode(quoted(&given.value))))?;
+            return Ok((key, Backend::Vdpa(node)));
         }
         let name: IfName =
             given.value.parse().map_err(|error| self.bad_value(given, Problem::IfName(error)))?;
@@ -163,6 +177,9 @@ impl<'t> PartialSpec<'t> {
     }
 
     fn vhost(&self, spec: &NicSpec) -> Result<Vhost, Fault> {
+        if let Backend::Vdpa(_) = spec.backend {
+            return Ok(Vhost::Off);
+        }
         let asked = self.read(Key::Vhost, value::vhost)?.unwrap_or(Vhost::Auto);
         let vhost = if spec.model.can_vhost() {
             asked
@@ -191,11 +208,15 @@ impl<'t> PartialSpec<'t> {
 
     /// Fails with `problem` at `key`, pointing at `other` beside it; well if `key` was not given.
     fn refuse(&self, key: Key, other: Key, problem: Problem) -> Result<(), Fault> {
-        let Some(given) = self.get(key) else { return Ok(()) };
-        let fault = Fault::new(given.span(), problem);
-        Err(match self.get(other) {
-            Some(other) => fault.beside(other.span()),
-            None => fault,
-        })
+        if self.get(key).is_some() { Err(self.two(key, other, problem)) } else { Ok(()) }
+    }
+
+    /// The fault of two keys that exclude each other, at the first that was given.
+    fn two(&self, key: Key, other: Key, problem: Problem) -> Fault {
+        match (self.get(key), self.get(other)) {
+            (Some(given), Some(other)) => Fault::new(given.span(), problem).beside(other.span()),
+            (Some(given), None) | (None, Some(given)) => Fault::new(given.span(), problem),
+            (None, None) => Fault::new(0..0, problem),
+        }
     }
 }

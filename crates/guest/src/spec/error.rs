@@ -82,10 +82,10 @@ pub enum Problem {
     #[error("The path is longer than {} bytes", super::value::PATH_LIMIT)]
     LongPath,
 
-    /// Neither bridge nor tap nor macvtap, new or not.
+    /// Neither bridge nor tap nor macvtap, new or not, nor a vDPA device.
     #[error("The interface has no backend")]
     NoBackend,
-    /// More than one of bridge, tap, new-tap and macvtap.
+    /// More than one of bridge, tap, new-tap, macvtap and vdpa.
     #[error("The interface has two backends, '{0}' and '{1}'")]
     TwoBackends(Key, Key),
     /// The setting belongs to another backend.
@@ -102,6 +102,15 @@ pub enum Problem {
     /// The model has one queue.
     #[error("Model '{0}' has one queue only")]
     OneQueueModel(Model),
+    /// A vDPA device does virtio.
+    #[error("Model '{0}' can't have a vDPA device: it does virtio")]
+    NoVdpaModel(Model),
+    /// The path of another device, or a link to it.
+    #[error("'{0}' is no vDPA device: /dev/vhost-vdpa-N is needed")]
+    VdpaNode(String),
+    /// Two interfaces of one guest on one vDPA device.
+    #[error("{0} is used by another interface of this guest")]
+    VdpaInUse(super::VdpaNode),
     /// Only virtio can have its queues carried by the kernel.
     #[error("Model '{0}' can't use vhost-net")]
     NoVhostModel(Model),

@@ -11,6 +11,7 @@ pub enum Key {
     Tap,
     NewTap,
     Macvtap,
+    Vdpa,
     Mode,
     Mac,
     Model,
@@ -46,11 +47,12 @@ impl Key {
     }
 
     /// Those that are no property of QEMU's device.
-    pub(super) const OWN: [Self; 17] = [
+    pub(super) const OWN: [Self; 18] = [
         Self::Bridge,
         Self::Tap,
         Self::NewTap,
         Self::Macvtap,
+        Self::Vdpa,
         Self::Mode,
         Self::Mac,
         Self::Model,
@@ -73,6 +75,7 @@ impl Key {
             Self::Tap => "tap",
             Self::NewTap => "new-tap",
             Self::Macvtap => "macvtap",
+            Self::Vdpa => "vdpa",
             Self::Mode => "mode",
             Self::Mac => "mac",
             Self::Model => "model",

@@ -29,9 +29,10 @@ mod reference;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::num::NonZeroU16;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use taptrail_record::{IfName, MacAddr};
@@ -96,9 +97,9 @@ impl NicSpec {
     pub fn new(backend: Backend) -> Self {
         let model = Model::default();
         Self {
+            vhost: backend.default_vhost(&model),
             backend,
             mac: None,
-            vhost: if model.can_vhost() { Vhost::Auto } else { Vhost::Off },
             model,
             queues: NonZeroU16::MIN,
             mtu: None,
@@ -115,7 +116,13 @@ impl NicSpec {
 
     /// Whether a new link is made for the interface.
     pub(crate) fn makes_link(&self) -> bool {
-        !matches!(self.backend, Backend::Tap(_))
+        !matches!(self.backend, Backend::Tap(_) | Backend::Vdpa(_))
+    }
+
+    /// Whether QEMU closes the interface's device only once the NIC is unplugged: 7.2 forgets the
+    /// netdev of a plugged vDPA NIC, and keeps its descriptor until it ends.
+    pub(crate) fn closes_after_unplug(&self) -> bool {
+        matches!(self.backend, Backend::Vdpa(_))
     }
 }
 
@@ -135,6 +142,52 @@ pub enum Backend {
         /// The mode: how it communicates with other macvtaps on the same link.
         mode: MacvtapMode,
     },
+    /// A vDPA device.
+    Vdpa(VdpaNode),
+}
+
+impl Backend {
+    /// Whether vhost-net is opened beside it if the SPEC has no `vhost=`.
+    pub(crate) fn default_vhost(&self, model: &Model) -> Vhost {
+        match self {
+            Self::Vdpa(_) => Vhost::Off,
+            _ if model.can_vhost() => Vhost::Auto,
+            _ => Vhost::Off,
+        }
+    }
+}
+
+/// The node of a vDPA device, `/dev/vhost-vdpa-N`. Records and releases know the device by this
+/// path, so no other is taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VdpaNode(IfName);
+
+impl VdpaNode {
+    const DIRECTORY: &str = "/dev/";
+
+    /// The node of this path; `None` for another path.
+    pub fn new(path: &str) -> Option<Self> {
+        let name = path.strip_prefix(Self::DIRECTORY)?;
+        let number = name.strip_prefix("vhost-vdpa-")?;
+        let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+        name.parse().ok().filter(|_| is_number).map(Self)
+    }
+
+    /// Its name in `/dev`, which stands for the device where other interfaces have a link.
+    pub(crate) fn name(&self) -> &IfName {
+        &self.0
+    }
+
+    /// The path.
+    pub fn path(&self) -> PathBuf {
+        Path::new(Self::DIRECTORY).join(self.0.as_str())
+    }
+}
+
+impl fmt::Display for VdpaNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", Self::DIRECTORY, self.0)
+    }
 }
 
 /// Whether vhost-net carries the queues in the kernel.

@@ -97,6 +97,41 @@ fn a_value_may_have_an_equals_sign() {
     assert_eq!(spec("tap=a=b").backend, Backend::Tap("a=b".parse().unwrap()));
 }
 
+// Shows 17.5.
+#[test]
+fn a_vdpa_device_is_named_by_its_node_and_has_no_link() {
+    let text = "vdpa=/dev/vhost-vdpa-3,mac=52:54:00:00:00:01,queues=2,mtu=1500,packed=on";
+    let nic = spec(text);
+    assert_eq!(nic.to_string(), text);
+    assert_eq!((nic.vhost, nic.makes_link(), nic.closes_after_unplug()), (Vhost::Off, false, true));
+    let Backend::Vdpa(node) = &nic.backend else { panic!("{nic}") };
+    assert_eq!((node.name().as_str(), node.path()), ("vhost-vdpa-3", "/dev/vhost-vdpa-3".into()));
+    assert_eq!(NicSpec::new(nic.backend.clone()), spec("vdpa=/dev/vhost-vdpa-3"));
+    for other in [
+        "/dev/vhost-vdpa-",
+        "/dev/vhost-vdpa-x",
+        "/dev/vdpa/../vhost-vdpa-0",
+        "vhost-vdpa-0",
+        "/dev/vhost-net",
+    ] {
+        assert_eq!(problem(&format!("vdpa={other}")), Problem::VdpaNode(other.to_owned()));
+    }
+    for (key, value) in [
+        (Key::Vhost, "off"),
+        (Key::VhostPath, "/dev/vhost-net"),
+        (Key::Filter, "no-mac-spoofing"),
+        (Key::Ifname, "x"),
+        (Key::Vlan, "2"),
+        (Key::TunPath, "/dev/net/tun"),
+    ] {
+        let text = format!("vdpa=/dev/vhost-vdpa-0,{key}={value}");
+        assert_eq!(problem(&text), Problem::WrongBackend { key, backend: Key::Vdpa });
+    }
+    assert!(matches!(problem("vdpa=/dev/vhost-vdpa-0,model=e1000"), Problem::NoVdpaModel(_)));
+    let twice = [spec("vdpa=/dev/vhost-vdpa-0,id=a"), spec("vdpa=/dev/vhost-vdpa-0,id=b")];
+    assert!(matches!(*check_unique(&twice).unwrap_err().problem, Problem::VdpaInUse(_)));
+}
+
 #[test]
 fn what_can_not_be_together_is_refused() {
     let wrong = |key, backend| Problem::WrongBackend { key, backend };
@@ -278,6 +313,7 @@ fn value_of(key: Key) -> BoxedStrategy<String> {
         Key::Mode => text_of(&["bridge", "vepa", "private", "passthru"]).boxed(),
         Key::Mac => "5[02468]:[0-9a-fA-F]{2}(:[0-9a-f]{2}){4}".boxed(),
         Key::Model => text_of(&["virtio", "e1000", "e1000e", "virtio-transitional"]).boxed(),
+        Key::Vdpa => (0..=9999u32).prop_map(|n| format!("/dev/vhost-vdpa-{n}")).boxed(),
         Key::Queues => (1..=256u32).prop_map(|n| n.to_string()).boxed(),
         Key::Vhost => text_of(&["on", "off", "auto"]).boxed(),
         Key::Mtu => (68..=65535u32).prop_map(|n| n.to_string()).boxed(),
@@ -294,8 +330,8 @@ fn value_of(key: Key) -> BoxedStrategy<String> {
 
 /// A SPEC that is often right.
 fn any_spec() -> impl Strategy<Value = String> {
-    let backend = prop::sample::select(&[Key::Bridge, Key::Tap, Key::NewTap, Key::Macvtap][..]);
-    let others = prop::sample::subsequence(Key::all().skip(4).collect::<Vec<_>>(), 0..6);
+    let backend = prop::sample::select(&[Key::Bridge, Key::Tap, Key::NewTap, Key::Macvtap, Key::Vdpa][..]);
+    let others = prop::sample::subsequence(Key::all().skip(5).collect::<Vec<_>>(), 0..6);
     (backend, others).prop_flat_map(|(backend, mut keys)| {
         keys.push(backend);
         let pair =

@@ -9,7 +9,7 @@ use super::{Backend, Key, NicSpec};
 /// Compares all pairs, as a guest has few NICs.
 ///
 /// # Errors
-/// A MAC address, an id or a link's name (`ifname=`, `tap=`) that an earlier one uses; the error
+/// A MAC address, an id, a link's name (`ifname=`, `tap=`) or a vDPA device that an earlier one uses; the error
 /// points into the later one, in its canonical form.
 pub fn check_unique(specs: &[NicSpec]) -> Result<(), SpecError> {
     let Some(Clash { later, key, problem, .. }) = first_clash(specs) else { return Ok(()) };
@@ -44,6 +44,9 @@ fn clash(earlier: &NicSpec, later: &NicSpec) -> Option<(Key, Problem)> {
     if let Some(id) = later.id.as_ref().filter(|_| later.id == earlier.id) {
         return Some((Key::Id, Problem::IdInUse(id.clone())));
     }
+    if let (Backend::Vdpa(node), true) = (&later.backend, later.backend == earlier.backend) {
+        return Some((Key::Vdpa, Problem::VdpaInUse(node.clone())));
+    }
     let (key, link) = own_link(later)?;
     let taken = own_link(earlier).is_some_and(|(_, other)| other == link);
     taken.then(|| (key, Problem::LinkInUse(link.clone())))
@@ -56,5 +59,6 @@ fn own_link(spec: &NicSpec) -> Option<(Key, &IfName)> {
         Backend::Bridge(_) | Backend::NewTap | Backend::Macvtap { .. } => {
             Some((Key::Ifname, spec.ifname.as_ref()?))
         }
+        Backend::Vdpa(_) => None,
     }
 }

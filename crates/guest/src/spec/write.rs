@@ -2,7 +2,7 @@ use std::fmt;
 use std::ops::Range;
 use std::path::Path;
 
-use super::{Backend, Key, MacvtapMode, NicSpec, Vhost};
+use super::{Backend, Key, MacvtapMode, NicSpec};
 use crate::qemu::model::Model;
 
 /// A SPEC in canonical form, with the place of each value.
@@ -29,6 +29,7 @@ impl Canonical {
             Backend::Bridge(name) => self.put(Key::Bridge, name.as_str()),
             Backend::Tap(name) => self.put(Key::Tap, name.as_str()),
             Backend::NewTap => self.put(Key::NewTap, "on"),
+            Backend::Vdpa(node) => self.put(Key::Vdpa, &node.to_string()),
             Backend::Macvtap { lower, mode } => {
                 self.put(Key::Macvtap, lower.as_str());
                 if *mode != MacvtapMode::default() {
@@ -55,8 +56,7 @@ impl From<&NicSpec> for Canonical {
             }
         };
         let path = |path: &Path| path.to_string_lossy().into_owned();
-        // The default of an absent setting: auto, or off for models without vhost.
-        let default_vhost = if spec.model.can_vhost() { Vhost::Auto } else { Vhost::Off };
+        let default_vhost = spec.backend.default_vhost(&spec.model);
         put(Key::Mac, spec.mac.map(|mac| mac.to_string()).as_deref());
         put(Key::Model, (spec.model != Model::default()).then(|| spec.model.to_string()).as_deref());
         put(Key::Queues, (spec.queues.get() > 1).then(|| spec.queues.to_string()).as_deref());

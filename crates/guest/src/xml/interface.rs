@@ -20,6 +20,8 @@ enum Type {
     Ethernet,
     /// A new macvtap.
     Direct,
+    /// A vDPA device.
+    Vdpa,
 }
 
 /// What every type takes.
@@ -66,7 +68,7 @@ pub(super) fn read_domain(root: Node<'_, '_>, networks: &Networks) -> Result<Fro
     for devices in domain.children("devices") {
         for interface in devices.children("interface") {
             match interface.needs("type")?.value() {
-                "bridge" | "network" | "ethernet" | "direct" => {
+                "bridge" | "network" | "ethernet" | "direct" | "vdpa" => {
                     read.interfaces.push(read_interface(interface, networks)?);
                 }
                 other => read.left_out.push(quoted(other)),
@@ -80,6 +82,7 @@ fn read_interface(interface: Element<'_>, networks: &Networks) -> Result<FromXml
     let (kind, network) = kind(interface, networks)?;
     match kind {
         Type::Bridge => interface.takes(&["type"], &[&CHILDREN[..], &["port", "vlan"]].concat())?,
+        Type::Vdpa => interface.takes(&["type"], &CHILDREN)?,
         Type::Ethernet | Type::Direct => {
             interface.takes(&["type"], &[&CHILDREN[..], &["vlan", "script", "downscript"]].concat())?;
         }
@@ -89,7 +92,7 @@ fn read_interface(interface: Element<'_>, networks: &Networks) -> Result<FromXml
     source(interface, kind, network, &mut draft)?;
     target(interface, kind, &mut draft)?;
     mac(interface, &mut draft)?;
-    let model = model(interface, &mut draft)?;
+    let model = model(interface, kind, &mut draft)?;
     if let Some(mtu) = interface.child("mtu") {
         mtu.takes(&["size"], &[])?;
         give(&mut draft, Key::Mtu, mtu.needs("size")?)?;
@@ -111,7 +114,7 @@ fn read_interface(interface: Element<'_>, networks: &Networks) -> Result<FromXml
     if interface.child("address").is_some() {
         notes.push("the place of <address> is not kept: the NIC gets a free one");
     }
-    if interface.child("model").is_none() {
+    if interface.child("model").is_none() && kind != Type::Vdpa {
         notes.push(NO_MODEL);
     }
     Ok(FromXml { nic: draft.finish(interface.span())?, notes })
@@ -132,6 +135,7 @@ fn kind(interface: Element<'_>, networks: &Networks) -> Result<(Type, Option<Net
         "bridge" => Ok((Type::Bridge, None)),
         "ethernet" => Ok((Type::Ethernet, None)),
         "direct" => Ok((Type::Direct, None)),
+        "vdpa" => Ok((Type::Vdpa, None)),
         // What libvirt made of a network stands in the XML of a guest that runs.
         "network" => {
             let source = interface.needs_child("source")?;
@@ -164,13 +168,13 @@ fn kind(interface: Element<'_>, networks: &Networks) -> Result<(Type, Option<Net
         other => {
             let fault = Fault::new(attribute.range_value(), XmlProblem::Type(quoted(other)));
             Err(fault.help(match other {
-                "user" | "passt" | "vdpa" | "vhostuser" | "hostdev" => {
+                "user" | "passt" | "vhostuser" | "hostdev" => {
                     "QEMU gets no tap of it: give it to QEMU on its command line"
                 }
                 "server" | "client" | "mcast" | "udp" | "internal" | "null" => {
                     "QEMU opens its sockets itself: give it to QEMU on its command line"
                 }
-                _ => "bridge, network, ethernet or direct is needed",
+                _ => "bridge, network, ethernet, direct or vdpa is needed",
             }))
         }
     }
@@ -258,6 +262,11 @@ fn source<'d>(
             )?;
             give_as(draft, Key::Mode, mode, word)
         }
+        Type::Vdpa => {
+            let source = interface.needs_child("source")?;
+            source.takes(&["dev"], &[])?;
+            give(draft, Key::Vdpa, source.needs("dev")?)
+        }
         // An empty one is harmless.
         Type::Ethernet => interface.child("source").map_or(Ok(()), |source| source.takes(&[], &[])),
     }
@@ -301,8 +310,11 @@ fn mac<'d>(interface: Element<'d>, draft: &mut PartialSpec<'d>) -> Result<(), Fa
 }
 
 /// The model, whose names libvirt reads in any case. Returns it.
-fn model<'d>(interface: Element<'d>, draft: &mut PartialSpec<'d>) -> Result<Model, Fault> {
+fn model<'d>(interface: Element<'d>, kind: Type, draft: &mut PartialSpec<'d>) -> Result<Model, Fault> {
     let Some(element) = interface.child("model") else {
+        if kind == Type::Vdpa {
+            return Ok(Model::default());
+        }
         // Here, because a default is no text that an error can point at.
         let (key_span, value_span) = (interface.span(), interface.span());
         draft.give(Key::Model, Given { key_span, value_span, value: DEFAULT_MODEL.into() })?;
@@ -413,6 +425,8 @@ fn backend<'d>(
     match kind {
         Type::Bridge | Type::Ethernet => backend.takes(&["tap", "vhost"], &[])?,
         Type::Direct => backend.takes(&["vhost"], &[])?,
+        // Neither is opened for it.
+        Type::Vdpa => backend.takes(&[], &[])?,
     }
     for (name, key) in [("tap", Key::TunPath), ("vhost", Key::VhostPath)] {
         // As libvirt, which opens no vhost-net for another model.

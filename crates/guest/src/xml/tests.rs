@@ -55,6 +55,32 @@ fn every_element_has_its_key() {
     );
 }
 
+// Shows 17.5.
+#[test]
+fn a_vdpa_interface_is_virtio_and_has_what_a_spec_may_have() {
+    let of = |inside: &str| {
+        format!("<interface type='vdpa'><source dev='/dev/vhost-vdpa-0'/>{inside}</interface>")
+    };
+    let text =
+        of("<mac address='52:54:00:00:00:01'/><mtu size='1500'/><driver queues='2'/><alias name='net0'/>");
+    let read = parse(&text, "nic.xml", &Networks::default()).unwrap();
+    assert_eq!(
+        (read.nic.to_string().as_str(), read.notes),
+        ("vdpa=/dev/vhost-vdpa-0,mac=52:54:00:00:00:01,queues=2,mtu=1500", vec![])
+    );
+    for refused_element in
+        ["<vlan><tag id='2'/></vlan>", "<port isolated='yes'/>", "<backend vhost='/dev/x'/>"]
+    {
+        refused(&of(refused_element));
+    }
+    for wrong in ["<model type='e1000'/>", "<driver name='vhost'/>", "<filterref filter='no-mac-spoofing'/>"]
+    {
+        assert!(matches!(*refused(&of(wrong)).problem, XmlProblem::Nic(_)), "{wrong}");
+    }
+    refused("<interface type='vdpa'><source dev='/dev/null'/></interface>");
+    refused("<interface type='vdpa'/>");
+}
+
 #[test]
 fn what_a_running_guests_xml_says_of_a_network_is_taken() {
     let of = |source: &str| format!("<interface type='network'><source {source}/></interface>");

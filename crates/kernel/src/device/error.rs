@@ -2,7 +2,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use taptrail_record::{IfName, Rdev};
+use taptrail_record::{IfName, MacAddr, Rdev};
 
 use super::NodeType;
 use crate::link::LinkError;
@@ -43,6 +43,40 @@ pub enum DeviceError {
         path: PathBuf,
         /// The type of the file.
         found: NodeType,
+    },
+    /// The file at the path is not a vDPA device, which would make QEMU crash.
+    #[error("{path} is {found}, not a vDPA device (a character device of the driver vhost-vdpa)")]
+    NotVdpa {
+        /// The path that was given to open(2).
+        path: PathBuf,
+        /// The type of the file.
+        found: NodeType,
+    },
+    /// The vDPA device is no network card.
+    #[error("{path} is a vDPA device of virtio type {id}, not a network card (type 1)")]
+    NotNetwork {
+        /// The path that was given to open(2).
+        path: PathBuf,
+        /// The type of virtio device.
+        id: u32,
+    },
+    /// The vDPA device has a MAC of its own, which the guest would see whatever is asked for.
+    #[error("{path} has MAC {has}, not {asked}: give its own, mac={has}")]
+    VdpaMac {
+        /// The path that was given to open(2).
+        path: PathBuf,
+        /// The MAC of the device.
+        has: MacAddr,
+        /// The MAC that was asked for.
+        asked: MacAddr,
+    },
+    /// The vDPA device does not report its type, its features or its MAC.
+    #[error("{path} doesn't report what it is")]
+    Query {
+        /// The path that was given to open(2).
+        path: PathBuf,
+        /// The ioctl's errno.
+        source: Errno,
     },
     /// The file at the path is not the macvtap's node.
     #[error("{path} is {found}, not the node of macvtap '{ifname}' ({})", number(*wanted))]

@@ -2,7 +2,7 @@
 //! recorded.
 //!
 //! ```text
-//!   open_tap, open_macvtap, open_vhost_net
+//!   open_tap, open_macvtap, open_vhost_net, open_vhost_vdpa
 //!        │ one Attempt for each open(2), its descriptor locked inside
 //!        ▼
 //!      admit(attempts, recorder) ── it refuses ──▶ every descriptor is closed
@@ -45,6 +45,7 @@ mod macvtap;
 mod node;
 mod pass;
 mod tun;
+mod vdpa;
 mod vhost;
 
 pub use error::DeviceError;
@@ -52,4 +53,5 @@ pub use gate::{Admitted, Attempt, OpenFacts, OpenRecorder, Opening, admit};
 pub use macvtap::{MacvtapRequest, open_macvtap};
 pub use node::NodeType;
 pub use tun::{DEV_NET_TUN, TapName, TapRequest, open_tap};
+pub use vdpa::{VdpaRequest, open_vhost_vdpa};
 pub use vhost::{DEV_VHOST_NET, open_vhost_net};

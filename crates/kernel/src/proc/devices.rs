@@ -36,7 +36,7 @@ pub fn deleted_macvtap(path: &Path) -> Option<u32> {
     deleted_path(path)?.to_str()?.rsplit_once("/tap")?.1.parse().ok()
 }
 
-/// The taps, macvtaps and vhost-net devices that a process holds, ordered by descriptor.
+/// The raw network devices that a process holds, ordered by descriptor.
 ///
 /// Descriptors that are closed meanwhile are left out. Takes about 2 µs for each open descriptor,
 /// and 20 µs more for each tap.

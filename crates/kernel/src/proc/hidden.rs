@@ -124,23 +124,27 @@ fn keeps_files(descriptor: &Path) -> io::Result<bool> {
 pub fn driver_open_files(kind: DeviceKind) -> Option<u32> {
     match kind {
         // Records don't distinguish the two.
-        DeviceKind::Macvtap => Some(driver_uses("macvtap")? + driver_uses("ipvtap")?),
+        DeviceKind::Macvtap => Some(driver_uses("macvtap", "macvtap")? + driver_uses("ipvtap", "ipvtap")?),
         DeviceKind::VhostNet => module_uses("vhost_net"),
+        // Its file operations have the same owner as its character device, and each has a use.
+        // The first of them alone is a file that is being opened.
+        DeviceKind::VhostVdpa => driver_uses("vhost-vdpa", "vhost_vdpa").map(|uses| uses.div_ceil(2)),
         DeviceKind::Tun | DeviceKind::Unknown => None,
     }
 }
 
 /// As [`module_uses`]; 0 for a driver that is not in the kernel.
-fn driver_uses(name: &str) -> Option<u32> {
-    module_uses(name).or_else(|| {
+fn driver_uses(driver: &str, module: &str) -> Option<u32> {
+    module_uses(module).or_else(|| {
         let devices = std::fs::read_to_string("/proc/devices").ok()?;
-        let is_there = devices.lines().any(|line| line.split_ascii_whitespace().nth(1) == Some(name));
+        let is_there = devices.lines().any(|line| line.split_ascii_whitespace().nth(1) == Some(driver));
         (!is_there).then_some(0)
     })
 }
 
-/// Each module has one use for each open file, and no other lasting use: drivers/vhost/net.c
-/// (misc_open()), drivers/net/macvtap.c and drivers/net/ipvlan/ipvtap.c (chrdev_open()).
+/// The uses of a module, which are those of its open files, and no other lasting ones:
+/// drivers/vhost/net.c (misc_open()), drivers/net/macvtap.c, drivers/net/ipvlan/ipvtap.c and
+/// drivers/vhost/vdpa.c (chrdev_open()).
 fn module_uses(name: &str) -> Option<u32> {
     let module = Path::new("/sys/module").join(name);
     let text = std::fs::read_to_string(module.join("refcnt")).ok()?;

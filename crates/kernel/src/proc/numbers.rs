@@ -19,8 +19,6 @@ pub enum HeldKind {
     Raw(DeviceKind),
     /// A tap on an ipvlan, `/dev/tapN` as a macvtap's. Records don't distinguish the two.
     Ipvtap,
-    /// A vDPA device of a guest, `/dev/vhost-vdpa-N`.
-    VhostVdpa,
     /// Sockets between guest and host, `/dev/vhost-vsock`.
     VhostVsock,
     /// A hardware device of a guest: `/dev/vfio/…`. It is unknown whether that is a network card.
@@ -33,7 +31,7 @@ impl HeldKind {
         match self {
             Self::Raw(kind) => Some(kind),
             Self::Ipvtap => Some(DeviceKind::Macvtap),
-            Self::VhostVdpa | Self::VhostVsock | Self::Vfio => None,
+            Self::VhostVsock | Self::Vfio => None,
         }
     }
 
@@ -42,7 +40,6 @@ impl HeldKind {
         match self {
             Self::Raw(kind) => kind.as_str(),
             Self::Ipvtap => "ipvtap",
-            Self::VhostVdpa => "vhost-vdpa",
             Self::VhostVsock => "vhost-vsock",
             Self::Vfio => "vfio",
         }
@@ -89,7 +86,7 @@ fn dynamic_majors(devices: &str) -> Vec<(u32, HeldKind)> {
     let kind = |driver: &str| match driver {
         "macvtap" => Some(HeldKind::Raw(DeviceKind::Macvtap)),
         "ipvtap" => Some(HeldKind::Ipvtap),
-        "vhost-vdpa" => Some(HeldKind::VhostVdpa),
+        "vhost-vdpa" => Some(HeldKind::Raw(DeviceKind::VhostVdpa)),
         // Groups, and devices by themselves (drivers/vfio/group.c, device_cdev.c).
         "vfio" | "vfio-dev" => Some(HeldKind::Vfio),
         _ => None,

@@ -85,6 +85,7 @@ pub(crate) fn name(device: &Device) -> CompactString {
         // libvirt records the interface in the place of the path.
         (DeviceKind::Macvtap, Some(dev)) if dev == device.path => dev,
         (DeviceKind::Macvtap, Some(dev)) => format_compact!("{dev} ({})", escape_name(&device.path)),
+        (DeviceKind::VhostVdpa, _) => format_compact!("vdpa {}", escape_name(&device.path)),
         (DeviceKind::Macvtap | DeviceKind::Unknown, None) => escape_name(&device.path),
         (DeviceKind::Unknown, Some(dev)) => format_compact!("{} ({dev})", escape_name(&device.path)),
     }

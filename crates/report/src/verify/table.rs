@@ -198,6 +198,7 @@ fn device_words(device: &HeldDeviceRow, queues: u32) -> CompactString {
         ("tun", None) => "tap".into(),
         ("macvtap", Some(dev)) => format_compact!("{dev} ({})", escape_name(&device.path)),
         ("vhost-net", _) => "vhost".into(),
+        ("vhost-vdpa", _) => format_compact!("vdpa {}", escape_name(&device.path)),
         (kind, _) => format_compact!("{kind} {}", escape_name(&device.path)),
     };
     if queues > 1 {

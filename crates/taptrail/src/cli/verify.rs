@@ -22,8 +22,8 @@ Verdicts:
   held-after-release  the trail says that it was released, and a process holds it
   held-by-another     granted to one process, held by another: a leaked copy, a
                       forked child, a container
-  unaudited-kind      a kind that no manager audits: vhost-vsock, vhost-vdpa,
-                      vfio
+  unaudited-kind      a kind that its manager does not audit: vhost-vsock, vfio,
+                      vhost-vdpa of others than taptrail
   ignored             no record grants it, and --ignore names its program
 
 Without FILE, taptrail reads this host's audit log, its rotations and the ledger. The log and the \

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use taptrail_guest::spec::VdpaNode;
 use taptrail_guest::{Dirs, read_mark};
 use taptrail_kernel::link::{Link, Links};
 use taptrail_ledger::{Guest, Ledger};
@@ -114,6 +115,16 @@ impl Host {
             }
         }
         found
+    }
+
+    /// The nodes of vDPA devices.
+    pub(super) fn vdpa_nodes(&self) -> Found {
+        let nodes = std::fs::read_dir("/dev").into_iter().flatten();
+        let path = |entry: std::io::Result<std::fs::DirEntry>| {
+            entry.ok()?.path().into_os_string().into_string().ok()
+        };
+        let vdpa = nodes.filter_map(path).filter(|path| VdpaNode::new(path).is_some());
+        vdpa.map(|path| (path, "vDPA device".to_owned())).collect()
     }
 
     /// The links of this network namespace.

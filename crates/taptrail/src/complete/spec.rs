@@ -6,7 +6,7 @@ use taptrail_kernel::link::{Link, MacvtapMode};
 use super::host::{Found, Host};
 
 /// The keys of which a SPEC has one, and first.
-const BACKENDS: [Key; 4] = [Key::Bridge, Key::Tap, Key::NewTap, Key::Macvtap];
+const BACKENDS: [Key; 5] = [Key::Bridge, Key::Tap, Key::NewTap, Key::Macvtap, Key::Vdpa];
 
 /// What can stand at the end of a SPEC: whole SPECs.
 pub(super) fn candidates(spec: &str, host: &Host) -> Found {
@@ -45,6 +45,7 @@ fn values(key: Key, host: &Host) -> Found {
         Key::Macvtap => links(|link| {
             link.name != "lo" && !matches!(link.kind.as_deref(), Some("tun" | "macvtap" | "ipvtap"))
         }),
+        Key::Vdpa => host.vdpa_nodes(),
         Key::Mode => words(&MODES.map(MacvtapMode::as_str)),
         Key::Vhost => words(&[Vhost::On, Vhost::Off, Vhost::Auto].map(Vhost::as_str)),
         Key::Filter => words(&[PacketFilter::NoMacSpoofing.as_str()]),

@@ -193,5 +193,5 @@ fn is_about_attempt(kind: FindingKind) -> bool {
 
 /// Whether an interface can't do without this device.
 pub(crate) fn is_backend(device: &Device) -> bool {
-    matches!(device.kind, DeviceKind::Tun | DeviceKind::Macvtap)
+    matches!(device.kind, DeviceKind::Tun | DeviceKind::Macvtap | DeviceKind::VhostVdpa)
 }

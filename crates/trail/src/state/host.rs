@@ -5,7 +5,7 @@ use std::collections::hash_map;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use taptrail_record::{BridgeOpen, Event, Fragment, GuestId, KernelOpen, Outcome, Record};
+use taptrail_record::{BridgeOpen, DeviceKind, Event, Fragment, GuestId, KernelOpen, Outcome, Record};
 use uuid::Uuid;
 
 use crate::model::entry::RecordEntry;
@@ -325,7 +325,9 @@ impl Host {
     }
 
     fn report_unmanaged(&self, pending_open: PendingOpen, out: &mut Output) {
-        if pending_open.succeeded() {
+        // libvirt opens vDPA devices without a record, and which interface one is for can't be known.
+        let is_silent = pending_open.open.device.kind == DeviceKind::VhostVdpa;
+        if pending_open.succeeded() && !is_silent {
             out.report_alone(unmanaged_open_finding(&self.name, None, pending_open));
         }
     }

@@ -192,7 +192,7 @@ impl OpenHolding {
             }
             _ if is_same_device(recorded, seen) => Some(0),
             DeviceKind::Tun | DeviceKind::VhostNet => (recorded.kind == seen.kind).then_some(1),
-            DeviceKind::Macvtap | DeviceKind::Unknown => None,
+            DeviceKind::Macvtap | DeviceKind::VhostVdpa | DeviceKind::Unknown => None,
         }
     }
 
@@ -421,9 +421,9 @@ pub(crate) struct RecordedOpen<'a> {
 
 impl RecordedOpen<'_> {
     /// Whether two records may mean one open: libvirt records a vhost-net that it could not open as
-    /// failed and as successful. Two records of a tap or macvtap are two attempts.
+    /// failed and as successful. Two records of a backend are two attempts.
     pub(crate) fn may_be_recorded_twice(&self) -> bool {
-        self.queue.is_none() && !matches!(self.device.kind, DeviceKind::Tun | DeviceKind::Macvtap)
+        self.queue.is_none() && matches!(self.device.kind, DeviceKind::VhostNet | DeviceKind::Unknown)
     }
 }
 

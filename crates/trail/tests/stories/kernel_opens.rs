@@ -106,6 +106,18 @@ fn a_tap_that_qemu_opens_by_itself_is_reported_with_its_guest() {
     assert_eq!(lines(&report), ["g1 tun x? held - inferred -"]);
 }
 
+#[test]
+fn a_managers_silent_open_of_a_vdpa_device_is_no_finding_and_a_qemus_own_is() {
+    let vdpa = Device::new("/dev/vhost-vdpa-0", Some(Rdev { major: 242, minor: 0 }), None);
+    let log = LogBuilder::new().kernel_open(LIBVIRTD, DAEMON, &vdpa).after(30).boot(1, &tun(), 40);
+    assert_eq!(findings(&log.report()), [""; 0]);
+    let log = LogBuilder::new().boot(1, &tun(), 40).kernel_open(40, QEMU, &vdpa);
+    assert_eq!(findings(&log.report()), ["unmanaged-open"]);
+    // One that is on record is proven by the kernel's event.
+    let report = LogBuilder::new().kernel_open(LIBVIRTD, DAEMON, &vdpa).boot(1, &vdpa, 40).report();
+    assert_eq!(lines(&report), ["g1 vhost-vdpa x1 held - inferred -"]);
+}
+
 // Shows 5.27.
 #[test]
 fn an_open_that_qemu_was_refused_is_reported_with_its_guest() {

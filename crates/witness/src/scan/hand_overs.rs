@@ -27,7 +27,7 @@ impl PendingHandOver {
         }
         let is_it = |opened: &Device| match kind {
             DeviceKind::Tun => opened.dev.as_deref() == held.ifname.as_ref().map(|name| name.as_str()),
-            DeviceKind::Macvtap => opened.rdev == Some(held.rdev),
+            DeviceKind::Macvtap | DeviceKind::VhostVdpa => opened.rdev == Some(held.rdev),
             _ => opened.kind == kind,
         };
         Some(holder.process) == self.qemu && self.opened.iter().any(|of| of.kind == kind && is_it(of))

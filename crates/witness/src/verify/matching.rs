@@ -124,10 +124,11 @@ pub(super) fn matches_by(
         return false;
     }
     let is_macvtap = holding.device.kind == DeviceKind::Macvtap;
+    let is_numbered = is_macvtap || holding.device.kind == DeviceKind::VhostVdpa;
     let ifname = held.ifname.as_ref().map(|name| name.as_str());
     match matched {
-        // A macvtap's device number is unique on the host.
-        MatchMethod::Name if is_macvtap && holding.device.rdev.is_some() => {
+        // The device number of a macvtap and of a vDPA device is unique on the host.
+        MatchMethod::Name if is_numbered && holding.device.rdev.is_some() => {
             holding.device.rdev == Some(held.rdev) && (!held.is_dead() || has_path(held, holding))
         }
         MatchMethod::Name => {

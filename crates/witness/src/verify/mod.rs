@@ -110,7 +110,7 @@ pub enum Verdict {
     Hidden,
     /// A supervisor is about to give it to its guest: the step has no outcome yet.
     Opening,
-    /// Devices of its kind are not audited.
+    /// Devices of its kind are not audited, by all managers or by the holder's.
     UnauditedKind,
     /// No record accounts for it, and its program is on the ignore list.
     Ignored,
@@ -386,6 +386,10 @@ impl<'a> Classifier<'a, '_> {
             return Row { verdict: Verdict::Unknown, holding: Some(holding), ..row };
         }
         let opened = latest(State::NeverGranted).find(|holding| self.is_of(holder, group, holding));
+        // libvirt opens vDPA devices without a record.
+        if kind == DeviceKind::VhostVdpa && opened.is_none() {
+            return Row { verdict: Verdict::UnauditedKind, ..row };
+        }
         let text = Some(text::unaccounted(holder, group, opened, self.expected));
         Row { holding: opened, text, ..row }
     }

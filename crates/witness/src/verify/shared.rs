@@ -56,9 +56,7 @@ pub(super) fn shared_keys(holder: &Holder, group: &QueueGroup<'_>) -> impl Itera
 
 fn interface(holder: &Holder, held: &ScannedDevice) -> Option<SharedKey> {
     match held.kind.raw() {
-        Some(DeviceKind::Tun) => {
-            Some(SharedKey::Tap(held.netns.or(holder.netns)?, held.ifname.clone()?))
-        }
+        Some(DeviceKind::Tun) => Some(SharedKey::Tap(held.netns.or(holder.netns)?, held.ifname.clone()?)),
         Some(DeviceKind::Macvtap) => {
             Some(SharedKey::Macvtap(held.rdev, held.is_dead().then(|| held.path.clone())))
         }

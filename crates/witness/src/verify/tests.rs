@@ -650,16 +650,13 @@ fn what_a_watcher_saw_and_no_record_grants_is_not_accounted_for() {
     assert_eq!(verdicts(before), [Verdict::Accounted; 2]);
 }
 
-// Shows 14.15.
+// Shows 14.15, 17.6, 17.7.
 #[test]
 fn unaudited_kinds_are_no_difference() {
-    let kinds = [HeldKind::Vfio, HeldKind::VhostVdpa, HeldKind::VhostVsock];
+    let kinds = [HeldKind::Vfio, HeldKind::Raw(DeviceKind::VhostVdpa), HeldKind::VhostVsock];
     let held = kinds.map(|kind| ScannedDevice { kind, ..vhosts(&[0]) }).to_vec();
     let found = lines(vec![qemu(held)], vec![]);
-    assert_eq!(
-        found,
-        ["vfio", "vhost-vdpa", "vhost-vsock"].map(|kind| format!("unaudited-kind {kind} x1"))
-    );
+    assert_eq!(found, ["vfio", "vhost-vdpa", "vhost-vsock"].map(|kind| format!("unaudited-kind {kind} x1")));
 }
 
 // Shows 17.1.
@@ -667,7 +664,10 @@ fn unaudited_kinds_are_no_difference() {
 fn an_ipvtap_is_accounted_for_as_a_macvtap_is() {
     let ipvtap = ScannedDevice { kind: HeldKind::Ipvtap, ..macvtap("ipvtap0", 1, 0) };
     let device = Device::new("/dev/tap7", Some(MACVTAP), Some("ipvtap0".into()));
-    assert_eq!(lines(vec![qemu(vec![ipvtap.clone()])], vec![exact(1, device, 1)]), ["accounted ipvtap0 x1 by name"]);
+    assert_eq!(
+        lines(vec![qemu(vec![ipvtap.clone()])], vec![exact(1, device, 1)]),
+        ["accounted ipvtap0 x1 by name"]
+    );
     assert_eq!(lines(vec![qemu(vec![ipvtap])], vec![]), ["unaccounted ipvtap0 x1"]);
 }
 

@@ -62,6 +62,9 @@ pub(super) fn quick_scan(process: ProcessId) -> io::Result<FdSummary> {
         };
         for held in held {
             let Ok(fd) = u32::try_from(held.fd) else { continue };
+            if held.kind == DeviceKind::VhostVdpa {
+                continue;
+            }
             all.push((fd, held.kind, held.rdev, held.ifname.map(|name| name.to_string())));
         }
     }
@@ -79,7 +82,8 @@ pub(super) fn full_scan(process: ProcessId, libvirt: &Path, name: &str) -> io::R
     let Some(holder) = Scanner::new(Sources::default()).look(process)? else {
         return Ok(ObservedDevices::default());
     };
-    let vdpa = holder.devices.iter().filter(|held| held.kind == HeldKind::VhostVdpa).take(MAX_VDPA);
+    let vdpa =
+        holder.devices.iter().filter(|held| held.kind == HeldKind::Raw(DeviceKind::VhostVdpa)).take(MAX_VDPA);
     let vdpa = vdpa.map(|held| held.path.display().to_string()).collect();
     let mut all = observed_descriptors(holder);
     if all.iter().any(|observed| observed.device.kind == DeviceKind::Tun) {
@@ -98,7 +102,8 @@ pub(super) fn full_scan(process: ProcessId, libvirt: &Path, name: &str) -> io::R
 pub(super) fn observed_descriptors(holder: Holder) -> Vec<ObservedDescriptor> {
     let mut all: Vec<ObservedDescriptor> = Vec::new();
     for held in holder.devices {
-        if held.kind.raw().is_none() {
+        // Managers other than taptrail open vDPA devices without a record: those are only named.
+        if held.kind.raw().is_none_or(|kind| kind == DeviceKind::VhostVdpa) {
             continue;
         }
         let dev = held.ifname.as_ref().map(|name| name.as_str().into());
