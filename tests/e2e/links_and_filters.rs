@@ -170,7 +170,7 @@ fn a_filter_that_somebody_flushes_is_set_again_and_a_finding() {
     );
     assert_eq!(kinds(&world.trail()), ["filter-lost"]);
     // Flushes one chain alone.
-    let rule = format!("flush chain netdev taptrail_if{} guest", index(&world, "vnet0"));
+    let rule = format!("flush chain netdev taptrail_if{} from-guest", index(&world, "vnet0"));
     world.nft(&rule);
     world.until("its rules stand again", || world.ruleset() == filter);
     // Other tables do not matter.
@@ -258,8 +258,8 @@ fn a_filter_that_is_put_out_of_force_is_set_again() {
     let table = format!("taptrail_if{}", index(&world, "vnet0"));
     for (done, change) in [
         format!("add table netdev {table} {{ flags dormant; }}"),
-        format!("insert rule netdev {table} guest accept"),
-        format!("add chain netdev {table} guest {{ policy drop; }}"),
+        format!("insert rule netdev {table} from-guest accept"),
+        format!("add chain netdev {table} from-guest {{ policy drop; }}"),
         format!("add set netdev {table} macs {{ type ether_addr; }}"),
     ]
     .iter()

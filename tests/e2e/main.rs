@@ -15,6 +15,7 @@ mod doctor;
 mod documented_commands;
 mod documents;
 mod failures;
+mod filters;
 mod findings;
 mod foreign_logs;
 mod guest_files;

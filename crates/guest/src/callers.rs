@@ -4,6 +4,7 @@
 use taptrail_kernel::process::{Credentials, CredentialsError};
 use taptrail_record::Requester;
 
+use crate::filter::FilterChoice;
 use crate::spec::NicSpec;
 
 /// A user given by `--allow` can't be found.
@@ -56,9 +57,10 @@ impl Callers {
     /// own privileges, or QEMU with its own, which may be those of root's files.
     pub(crate) fn objection(&self, uid: u32, spec: &NicSpec) -> Option<String> {
         let has_rom = spec.properties.iter().any(|(property, value)| property.is_path(value));
-        let names = spec.tun_path.is_some() || spec.vhost_path.is_some() || has_rom;
+        let has_filter = spec.filter.as_ref().is_some_and(FilterChoice::has_path);
+        let names = spec.tun_path.is_some() || spec.vhost_path.is_some() || has_rom || has_filter;
         (names && !self.is_owner(uid)).then(|| {
-            "tun-path=, vhost-path= and the file of rom= are for root and the supervisor's own user alone"
+            "tun-path=, vhost-path= and the files of rom= and filter= are for root and the supervisor's own user alone"
                 .to_owned()
         })
     }
@@ -98,6 +100,8 @@ mod tests {
         assert!(callers.objection(0, &named).is_none());
         // QEMU reads it, and shows it to its guest.
         assert!(callers.objection(1001, &"bridge=br0,rom=/etc/shadow".parse().unwrap()).is_some());
+        let filter = "bridge=br0,filter=/etc/shadow".parse().unwrap();
+        assert!(callers.objection(1001, &filter).is_some());
         for harmless in ["bridge=br0", "bridge=br0,rom=off,rom-bar=on,boot=1"] {
             assert!(callers.objection(1001, &harmless.parse().unwrap()).is_none(), "{harmless}");
         }

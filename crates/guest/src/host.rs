@@ -5,7 +5,7 @@ use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 
 use taptrail_kernel::changes::Changes;
-use taptrail_kernel::filter::{FilterError, Hook, MacFilter, Nft, filter_hooks};
+use taptrail_kernel::filter::{Attachment, FilterError, InterfaceFilter, Nft, Rules, filter_hooks};
 use taptrail_kernel::link::{Link, LinkError, Links, MacvtapMode, PlacedLink};
 use taptrail_kernel::proc::ProcessId;
 use taptrail_kernel::process::AllowedBpf;
@@ -42,7 +42,7 @@ pub(crate) struct HostResources {
     /// The link was deleted while QEMU held its devices: its absence proves nothing about them.
     pub(crate) cut: bool,
     /// The filter that we set. It outlives the link.
-    pub(crate) filter: Option<MacFilter>,
+    pub(crate) filter: Option<InterfaceFilter>,
     /// The generation of nftables at which the filter was read back.
     pub(crate) filter_seen: Option<u32>,
     /// The MAC that the link must keep; `None` where the link's owner decides.
@@ -408,12 +408,12 @@ impl Host {
     }
 
     /// Verifies that a filter is in force.
-    pub(crate) fn filter_is_in_force(&self, filter: &MacFilter) -> Result<(), FilterError> {
+    pub(crate) fn filter_is_in_force(&self, filter: &InterfaceFilter) -> Result<(), FilterError> {
         self.nft()?.verify(filter)
     }
 
     /// Sets a filter again; retries while others change nftables.
-    pub(crate) fn set_filter(&self, filter: &MacFilter) -> Result<Option<u32>, FilterError> {
+    pub(crate) fn set_filter(&self, filter: &InterfaceFilter) -> Result<Option<u32>, FilterError> {
         let nft = self.nft()?;
         for _ in 1..MAX_FILTER_SETS {
             match nft.apply(filter) {
@@ -429,15 +429,13 @@ impl Host {
 fn resources(spec: &NicSpec, link: &Link, mac: MacAddr, mark: Option<String>) -> HostResources {
     let pinned = pinned_mac(spec, link, mac);
     let link = HostLink::new(link, mark);
-    let filter = link.as_ref().filter(|_| spec.filter.is_some());
-    HostResources {
-        cut: false,
-        filter_seen: None,
-        mac: pinned,
-        filter_lost: false,
-        filter: filter.map(|link| mac_filter(link.kind(), link.name().clone(), link.index(), mac)),
-        link,
-    }
+    let filter = link.as_ref().zip(spec.filter.as_ref()).and_then(|(link, choice)| {
+        let rules = choice.load_rules(mac).inspect_err(|error| {
+            warn!("{mac}: its filter stays as it is, and can't be checked: {}", crate::chain(error));
+        });
+        Some(interface_filter(link.kind(), link.name().clone(), link.index(), rules.ok()?))
+    });
+    HostResources { cut: false, filter_seen: None, mac: pinned, filter_lost: false, filter, link }
 }
 
 /// The MAC that the link behind an interface must keep: QEMU, which holds its device, could change
@@ -454,10 +452,15 @@ pub(crate) fn pinned_mac(spec: &NicSpec, link: &Link, mac: MacAddr) -> Option<Ma
     }
 }
 
-pub(crate) fn mac_filter(kind: LinkKind, ifname: IfName, ifindex: u32, mac: MacAddr) -> MacFilter {
-    let hook = match kind {
-        LinkKind::Tap => Hook::Ingress,
-        LinkKind::Macvtap => Hook::Egress,
+pub(crate) fn interface_filter(
+    kind: LinkKind,
+    ifname: IfName,
+    ifindex: u32,
+    rules: Rules,
+) -> InterfaceFilter {
+    let attachment = match kind {
+        LinkKind::Tap => Attachment::Tap,
+        LinkKind::Macvtap => Attachment::Macvtap,
     };
-    MacFilter { ifindex, ifname, hook, mac }
+    InterfaceFilter { ifindex, ifname, attachment, rules: rules.into() }
 }

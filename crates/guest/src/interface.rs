@@ -18,7 +18,7 @@ use taptrail_kernel::device::{
     Admitted, DEV_NET_TUN, DEV_VHOST_NET, DeviceError, MacvtapRequest, Opening, TapName, TapRequest,
     VdpaRequest, admit, open_macvtap, open_tap, open_vhost_net, open_vhost_vdpa,
 };
-use taptrail_kernel::filter::{FilterError, filter_hooks};
+use taptrail_kernel::filter::{FilterError, Rules, filter_hooks};
 use taptrail_kernel::link::{Change, Link, LinkError, Links, MacvtapMode, MacvtapName, NewMacvtap, TunInfo};
 use taptrail_kernel::proc::{Holders, ProcessStatus};
 use taptrail_ledger::{InterfaceKey, StepKey};
@@ -27,11 +27,12 @@ use tracing::{debug, warn};
 use uuid::Uuid;
 
 use crate::account::{Account, AccountError, LedgerBatch, OpenDevice, Opens};
+use crate::filter::FilterLoadError;
 use crate::handover::{self, OpenFileCounts};
-use crate::host::{Host, HostResources, mac_filter, pinned_mac};
+use crate::host::{Host, HostResources, interface_filter, pinned_mac};
 use crate::host_link::{HostLink, LinkKind, is_mark, mark};
 use crate::marked::{MarkedError, MarkedLink};
-use crate::spec::{Backend, NicSpec, PacketFilter, VdpaNode, Vhost};
+use crate::spec::{Backend, NicSpec, VdpaNode, Vhost};
 
 /// How long to wait for a macvtap's node: udev makes it asynchronously.
 const NODE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -197,6 +198,14 @@ pub enum OpenError {
         /// The error beneath it, which says why.
         source: FilterError,
     },
+    /// The filters can't be used: one is unknown or wrong, or lacks the value of a variable.
+    #[error("Filter of interface {mac} can't be used")]
+    Filters {
+        /// The MAC of the interface.
+        mac: MacAddr,
+        /// The error beneath it, which says why.
+        source: FilterLoadError,
+    },
     /// The opens could not be recorded as required.
     #[error("Devices of interface {mac} can't be granted")]
     Account {
@@ -292,6 +301,8 @@ impl Host {
             |error| Box::new(OpenFailed { error, key: None, closed: Vec::new(), steps: Vec::new() });
         let failed = |source| OpenError::Account { mac, source };
         check_rom(&spec).map_err(refused)?;
+        let rules = spec.filter.as_ref().map(|choice| choice.load_rules(mac)).transpose();
+        let rules = rules.map_err(|source| refused(OpenError::Filters { mac, source }))?;
         let place = self.resolve(&spec, mac, account).map_err(refused)?;
         is_free(mac, account, &mut self.links).map_err(refused)?;
         let (step, key) =
@@ -305,7 +316,7 @@ impl Host {
         let mut opens = Opens::new(account, mac, requester);
         // Opens that are reported from here on are those below.
         self.read_close_events();
-        let built = self.build(&spec, mac, &place, &mut opens, &mut resources);
+        let built = self.build(&spec, mac, (&place, rules), &mut opens, &mut resources);
         let Opens { account, open: mut devices, hand_over, .. } = opens;
         if let Some(files) = &mut self.open_files {
             files.follow(&mut devices);
@@ -498,7 +509,7 @@ impl Host {
         &mut self,
         spec: &NicSpec,
         mac: MacAddr,
-        place: &ResolvedBackend,
+        (place, rules): (&ResolvedBackend, Option<Rules>),
         opens: &mut Opens<'_>,
         resources: &mut HostResources,
     ) -> Result<(IfName, Vec<Admitted>, Vec<usize>), OpenError> {
@@ -573,9 +584,9 @@ impl Host {
         }
         self.configure(spec, mac, place, index).map_err(failed)?;
         resources.mac = pinned_mac(spec, &link, mac);
-        if spec.filter == Some(PacketFilter::NoMacSpoofing) {
+        if let Some(rules) = rules {
             let kind = resources.link.as_ref().map_or(LinkKind::Tap, HostLink::kind);
-            let filter = mac_filter(kind, name.clone(), index, mac);
+            let filter = interface_filter(kind, name.clone(), index, rules);
             let nft = self.nft().map_err(|source| OpenError::Filter { mac, source })?;
             resources.filter_seen = nft.apply(&filter).map_err(|source| OpenError::Filter { mac, source })?;
             resources.filter = Some(filter);

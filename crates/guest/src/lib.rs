@@ -6,6 +6,7 @@
 //!
 //! - [`spec`], [`xml`]: the configuration of an interface, as a SPEC or as libvirt's XML.
 //! - [`mod@file`]: the configuration of a guest, in a file.
+//! - [`filter`]: what a guest may send and receive: the filters of an interface.
 //! - `text_error`: what is wrong with such a text, and where.
 //! - [`qemu`]: checks the user's command line and adds taptrail's arguments to it.
 //! - `account`: writes each record to the kernel's audit and to the ledger.
@@ -43,6 +44,7 @@ mod duration;
 mod environment;
 mod events;
 pub mod file;
+pub mod filter;
 mod handover;
 mod host;
 mod host_link;

@@ -282,7 +282,7 @@ pub(crate) struct Prune {
 }
 
 const SPEC_HELP: &str = "An interface: bridge=BR | tap=NAME | macvtap=LOWER[,mode=bridge|vepa|private|passthru], and \
-mac= model= queues= vhost=on|off|auto mtu= ifname= filter=no-mac-spoofing isolated=on vlan= id= tun-path= vhost-path=";
+mac= model= queues= vhost=on|off|auto mtu= ifname= filter=clean-traffic ip=ADDRESS ipv6= isolated=on vlan= id= tun-path= vhost-path=";
 
 /// The options that a guest file replaces. Not `nft`: an environment variable may set it for all
 /// guests.

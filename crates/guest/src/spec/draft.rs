@@ -4,10 +4,11 @@ use std::borrow::Cow;
 use std::num::NonZeroU16;
 use std::ops::Range;
 
-use taptrail_record::IfName;
+use taptrail_record::{IfName, MacAddr};
 
 use super::error::{Fault, Problem, quoted};
 use super::{Backend, Key, NicSpec, Property, VdpaNode, Vhost, closest, value};
+use crate::filter::{FilterChoice, Store};
 use crate::qemu::model::Model;
 
 /// The backends with a link of the host, which vhost-net and a filter need.
@@ -28,15 +29,17 @@ impl Given<'_> {
     }
 }
 
-/// The keys given so far, each at most once.
+/// The keys given so far, each at most once but for those of filters.
 #[derive(Debug)]
 pub(crate) struct PartialSpec<'t> {
     given: [Option<Given<'t>>; Key::COUNT],
+    /// Keys that were given again.
+    again: Vec<(Key, Given<'t>)>,
 }
 
 impl Default for PartialSpec<'_> {
     fn default() -> Self {
-        Self { given: [const { None }; Key::COUNT] }
+        Self { given: [const { None }; Key::COUNT], again: Vec::new() }
     }
 }
 
@@ -46,7 +49,7 @@ impl<'t> PartialSpec<'t> {
     /// # Errors
     /// The key was given before, or its value is empty or has a control character.
     pub(crate) fn give(&mut self, key: Key, given: Given<'t>) -> Result<(), Fault> {
-        if let Some(earlier) = self.get(key) {
+        if let Some(earlier) = self.get(key).filter(|_| !key.can_repeat()) {
             let fault = Fault::new(given.key_span, Problem::RepeatedKey(key));
             return Err(fault.beside(earlier.key_span.clone()));
         }
@@ -56,8 +59,17 @@ impl<'t> PartialSpec<'t> {
         if given.value.chars().any(char::is_control) {
             return Err(Fault::new(given.value_span, Problem::ControlCharacter));
         }
-        self.given[key.index()] = Some(given);
+        match &mut self.given[key.index()] {
+            Some(_) => self.again.push((key, given)),
+            first => *first = Some(given),
+        }
         Ok(())
+    }
+
+    /// All that was given for a key.
+    fn all(&self, key: Key) -> impl Iterator<Item = &Given<'t>> {
+        let again = self.again.iter().filter(move |(of, _)| *of == key).map(|(_, given)| given);
+        self.get(key).into_iter().chain(again)
     }
 
     fn get(&self, key: Key) -> Option<&Given<'t>> {
@@ -119,7 +131,7 @@ impl<'t> PartialSpec<'t> {
         spec.vhost = self.vhost(&spec)?;
         spec.mtu = self.read(Key::Mtu, value::mtu)?;
         spec.ifname = self.ifname(backend_key, &spec.backend)?;
-        spec.filter = self.read(Key::Filter, value::filter)?;
+        spec.filter = self.filters(spec.mac)?;
         spec.isolated = self.read(Key::Isolated, value::isolated)?.unwrap_or(false);
         spec.vlan = self.read(Key::Vlan, value::vlan)?;
         spec.id = self.read(Key::Id, |text| Ok(text.parse()?))?;
@@ -204,6 +216,39 @@ impl<'t> PartialSpec<'t> {
             self.refuse(Key::Ifname, backend_key, Problem::NameOfBackend(below.clone()))?;
         }
         Ok(ifname)
+    }
+
+    /// The filters with their parameters; taptrail's own are checked as a whole.
+    fn filters(&self, mac: Option<MacAddr>) -> Result<Option<FilterChoice>, Fault> {
+        let mut names = Vec::new();
+        for given in self.all(Key::Filter) {
+            names.push(value::filter(&given.value).map_err(|problem| self.bad_value(given, problem))?);
+        }
+        let mut choice = FilterChoice::new(names);
+        for key in Key::REPEATED.into_iter().filter(|key| *key != Key::Filter) {
+            for given in self.all(key) {
+                if choice.filters().is_empty() {
+                    return Err(Fault::new(given.span(), Problem::NoFilter(key)));
+                }
+                let added = match FilterChoice::variable_of(key) {
+                    Some(variable) => choice.add_parameter(variable, &given.value),
+                    None => {
+                        let (name, value) = given.value.split_once('=').unwrap_or((&given.value, ""));
+                        choice.add_parameter(name, value)
+                    }
+                };
+                added.map_err(|problem| Fault::new(given.value_span.clone(), problem))?;
+            }
+        }
+        let Some(first) = self.get(Key::Filter) else { return Ok(None) };
+        if choice.is_shipped() {
+            // Any MAC will do: what is wrong does not hang on it.
+            let mac = mac.unwrap_or(MacAddr::kvm([0, 0, 1]));
+            choice
+                .rules(&Store::shipped(), mac)
+                .map_err(|problem| Fault::new(first.value_span.clone(), problem))?;
+        }
+        Ok(Some(choice))
     }
 
     /// Fails with `problem` at `key`, pointing at `other` beside it; well if `key` was not given.

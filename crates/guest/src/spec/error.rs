@@ -4,6 +4,7 @@ use std::ops::Range;
 use taptrail_record::{IfName, IfNameError, MacAddr, MacAddrError};
 
 use super::{Key, NicId, NicIdError};
+use crate::filter::FilterProblem;
 use crate::qemu::model::{Model, ModelError};
 use crate::text_error::pointer::{self, Pointer};
 
@@ -126,6 +127,16 @@ pub enum Problem {
     #[error("'{}' has no meaning where vhost is off", Key::VhostPath)]
     VhostPathUnused,
 
+    /// Not a filter's name or path.
+    #[error("'{0}' can't be a filter: a name or an absolute path is needed")]
+    FilterName(String),
+    /// A value for a filter's variable, without a filter.
+    #[error("'{0}' has no meaning without a filter")]
+    NoFilter(Key),
+    /// Filters that can't be used.
+    #[error("{}", crate::chain(.0))]
+    Filter(FilterProblem),
+
     /// Two interfaces of one guest with one address.
     #[error("MAC address '{0}' is used by another interface of this guest")]
     MacInUse(MacAddr),
@@ -135,6 +146,12 @@ pub enum Problem {
     /// Two interfaces of one guest on one link.
     #[error("Link '{0}' is used by another interface of this guest")]
     LinkInUse(IfName),
+}
+
+impl From<FilterProblem> for Problem {
+    fn from(problem: FilterProblem) -> Self {
+        Self::Filter(problem)
+    }
 }
 
 pub(crate) type Fault = crate::text_error::Fault<Problem>;

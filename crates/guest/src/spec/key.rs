@@ -20,6 +20,11 @@ pub enum Key {
     Mtu,
     Ifname,
     Filter,
+    Ip,
+    Ipv6,
+    Dhcpserver,
+    GatewayMac,
+    FilterParameter,
     Isolated,
     Vlan,
     Id,
@@ -47,7 +52,7 @@ impl Key {
     }
 
     /// Those that are no property of QEMU's device.
-    pub(super) const OWN: [Self; 18] = [
+    pub(super) const OWN: [Self; 23] = [
         Self::Bridge,
         Self::Tap,
         Self::NewTap,
@@ -61,12 +66,26 @@ impl Key {
         Self::Mtu,
         Self::Ifname,
         Self::Filter,
+        Self::Ip,
+        Self::Ipv6,
+        Self::Dhcpserver,
+        Self::GatewayMac,
+        Self::FilterParameter,
         Self::Isolated,
         Self::Vlan,
         Self::Id,
         Self::TunPath,
         Self::VhostPath,
     ];
+
+    /// Those that may be given several times: filters, and the values of their variables.
+    pub(super) const REPEATED: [Self; 6] =
+        [Self::Filter, Self::Ip, Self::Ipv6, Self::Dhcpserver, Self::GatewayMac, Self::FilterParameter];
+
+    /// Whether it may be given several times.
+    pub fn can_repeat(self) -> bool {
+        Self::REPEATED.contains(&self)
+    }
 
     /// The key as it is written.
     pub fn as_str(self) -> &'static str {
@@ -84,6 +103,11 @@ impl Key {
             Self::Mtu => "mtu",
             Self::Ifname => "ifname",
             Self::Filter => "filter",
+            Self::Ip => "ip",
+            Self::Ipv6 => "ipv6",
+            Self::Dhcpserver => "dhcpserver",
+            Self::GatewayMac => "gateway-mac",
+            Self::FilterParameter => "filter-parameter",
             Self::Isolated => "isolated",
             Self::Vlan => "vlan",
             Self::Id => "id",

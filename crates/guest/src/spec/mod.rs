@@ -52,6 +52,7 @@ pub(crate) use self::key::closest;
 pub(crate) use self::property::InXml;
 pub(crate) use self::unique::first_clash;
 
+use crate::filter::FilterChoice;
 use crate::qemu::model::Model;
 
 /// One interface of a guest: what to open for it and how.
@@ -76,8 +77,8 @@ pub struct NicSpec {
     pub mtu: Option<u32>,
     /// The host's name for the interface; `None`: the kernel chooses. Never with [`Backend::Tap`].
     pub ifname: Option<IfName>,
-    /// What the guest must not send.
-    pub filter: Option<PacketFilter>,
+    /// What the guest may send and receive; `None`: everything.
+    pub filter: Option<FilterChoice>,
     /// The bridge forwards nothing between isolated ports. Only with [`Backend::Bridge`].
     pub isolated: bool,
     /// The bridge port's VLAN, 1 to 4094, untagged to the guest. Only with [`Backend::Bridge`].
@@ -208,22 +209,6 @@ impl Vhost {
             Self::On => "on",
             Self::Off => "off",
             Self::Auto => "auto",
-        }
-    }
-}
-
-/// What a guest must not send.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PacketFilter {
-    /// Frames from an address other than the interface's own.
-    NoMacSpoofing,
-}
-
-impl PacketFilter {
-    /// The filter as it is written, which is also libvirt's name of its like.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::NoMacSpoofing => "no-mac-spoofing",
         }
     }
 }

@@ -43,7 +43,8 @@ fn every_key_is_read() {
     assert_eq!(nic.mac, Some("52:54:00:12:34:56".parse().unwrap()));
     assert_eq!((nic.queues.get(), nic.vhost, nic.mtu), (4, Vhost::On, Some(9000)));
     assert_eq!(nic.ifname, Some("web1".parse().unwrap()));
-    assert_eq!((nic.filter, nic.isolated, nic.vlan), (Some(PacketFilter::NoMacSpoofing), true, Some(42)));
+    assert_eq!(nic.filter.unwrap().filters(), ["no-mac-spoofing"]);
+    assert_eq!((nic.isolated, nic.vlan), (true, Some(42)));
     assert_eq!(nic.id, Some("ua-front".parse().unwrap()));
     assert_eq!(nic.tun_path, Some("/srv/dev/tun".into()));
     assert_eq!(nic.vhost_path, Some("/srv/dev/vhost-net".into()));
@@ -208,7 +209,7 @@ fn the_longest_values_together_are_read_back() {
         vhost: Vhost::On,
         mtu: Some(65535),
         ifname: Some(",".repeat(15).parse().unwrap()),
-        filter: Some(PacketFilter::NoMacSpoofing),
+        filter: Some(FilterChoice::new(vec!["a".repeat(64)])),
         isolated: true,
         vlan: Some(4094),
         id: Some("a".repeat(NicId::LIMIT).parse().unwrap()),
@@ -226,6 +227,22 @@ fn serde_carries_the_canonical_form() {
     assert_eq!(serde_json::from_str::<NicSpec>(&json).unwrap(), spec(FULL));
     let error = serde_json::from_str::<NicSpec>("\"brige=br0\"").unwrap_err();
     assert!(error.to_string().contains("did you mean 'bridge'?"), "{error}");
+}
+
+// Shows 2.17.
+#[test]
+fn filters_and_their_parameters_are_read_and_written_back() {
+    let text =
+        "bridge=br0,filter=clean-traffic,filter=clean-traffic-v6,ip=192.0.2.6,ip=192.0.2.5,ipv6=2001:db8::5";
+    let nic = spec(text);
+    assert_eq!(nic.to_string(), text);
+    assert_eq!(nic.filter.unwrap().filters(), ["clean-traffic", "clean-traffic-v6"]);
+    // In whatever order, and under the variable's own name.
+    let other = "ip=192.0.2.6,filter-parameter=IPV6=2001:db8::5,bridge=br0,filter=clean-traffic,\
+         filter=clean-traffic-v6,filter-parameter=IP=192.0.2.5";
+    assert_eq!(spec(other).to_string(), text);
+    let own = "bridge=br0,filter=/srv/web,,1.xml,filter-parameter=PORTS=80";
+    assert_eq!(spec(own).to_string(), own);
 }
 
 // Shows 5.13.
@@ -289,6 +306,12 @@ fn errors_as_people_see_them() {
         "bridge=br0,model=e1000,vhost=on",
         "bridge=br0,vhost=onn",
         "bridge=br0,filter=clean-traffic",
+        "bridge=br0,filter=clean-traffic,ip=192.0.2",
+        "bridge=br0,filter=no-mac-spoofing,ip=192.0.2.5",
+        "bridge=br0,ip=192.0.2.5",
+        "bridge=br0,filter=clean-traffic,filter-parameter=CTRL_IP_LEARNING=dhcp",
+        "bridge=br0,filter=clean-traffic,filter-parameter=ip",
+        "bridge=br0,filter=../clean-traffic",
         "macvtap=eth0,mode=passthrough",
         "tap=tap0,isolated=on",
         "macvtap=eth0,tun-path=/dev/net/tun",
@@ -317,7 +340,12 @@ fn value_of(key: Key) -> BoxedStrategy<String> {
         Key::Queues => (1..=256u32).prop_map(|n| n.to_string()).boxed(),
         Key::Vhost => text_of(&["on", "off", "auto"]).boxed(),
         Key::Mtu => (68..=65535u32).prop_map(|n| n.to_string()).boxed(),
-        Key::Filter => Just("no-mac-spoofing".to_owned()).boxed(),
+        Key::Filter => text_of(&["no-mac-spoofing", "clean-traffic", "my-own", "/a,b"]).boxed(),
+        Key::Ip => text_of(&["192.0.2.5", "192.0.2.6"]).boxed(),
+        Key::Ipv6 => text_of(&["2001:db8::5", "::"]).boxed(),
+        Key::Dhcpserver => text_of(&["192.0.2.1", "2001:db8::1"]).boxed(),
+        Key::GatewayMac => text_of(&["52:54:00:00:00:fe"]).boxed(),
+        Key::FilterParameter => text_of(&["A=1", "IP=192.0.2.7", "CTRL_IP_LEARNING=none", "_x=,"]).boxed(),
         Key::NewTap => Just("on".to_owned()).boxed(),
         Key::Isolated => text_of(&["on", "off"]).boxed(),
         Key::Vlan => (1..=4094u32).prop_map(|n| n.to_string()).boxed(),

@@ -8,7 +8,8 @@ use taptrail_kernel::link::MacvtapMode;
 use taptrail_record::MacAddr;
 
 use super::error::{Problem, quoted};
-use super::{Key, PacketFilter, Vhost};
+use super::{Key, Vhost};
+use crate::filter::is_filter_name;
 
 /// The longest device path, in bytes: with every comma doubled two of them still fit into a SPEC.
 pub(crate) const PATH_LIMIT: usize = 512;
@@ -31,8 +32,12 @@ pub(super) fn vhost(text: &str) -> Result<Vhost, Problem> {
     choice(Key::Vhost, text, &[Vhost::On, Vhost::Off, Vhost::Auto], Vhost::as_str)
 }
 
-pub(super) fn filter(text: &str) -> Result<PacketFilter, Problem> {
-    choice(Key::Filter, text, &[PacketFilter::NoMacSpoofing], PacketFilter::as_str)
+/// A filter's name, or the path of its file.
+pub(super) fn filter(text: &str) -> Result<String, Problem> {
+    if text.starts_with('/') {
+        return if text.len() > PATH_LIMIT { Err(Problem::LongPath) } else { Ok(text.to_owned()) };
+    }
+    if is_filter_name(text) { Ok(text.to_owned()) } else { Err(Problem::FilterName(quoted(text))) }
 }
 
 pub(super) fn isolated(text: &str) -> Result<bool, Problem> {

@@ -3,6 +3,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use super::{Backend, Key, MacvtapMode, NicSpec};
+use crate::filter::FilterChoice;
 use crate::qemu::model::Model;
 
 /// A SPEC in canonical form, with the place of each value.
@@ -63,7 +64,9 @@ impl From<&NicSpec> for Canonical {
         put(Key::Vhost, (spec.vhost != default_vhost).then(|| spec.vhost.as_str()));
         put(Key::Mtu, spec.mtu.map(|mtu| mtu.to_string()).as_deref());
         put(Key::Ifname, spec.ifname.as_ref().map(|name| name.as_str()));
-        put(Key::Filter, spec.filter.map(|filter| filter.as_str()));
+        for (key, value) in spec.filter.iter().flat_map(FilterChoice::keys) {
+            put(key, Some(&value));
+        }
         put(Key::Isolated, spec.isolated.then_some("on"));
         put(Key::Vlan, spec.vlan.map(|vlan| vlan.to_string()).as_deref());
         put(Key::Id, spec.id.as_ref().map(|id| id.as_str()));

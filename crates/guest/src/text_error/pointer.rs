@@ -57,6 +57,14 @@ pub(crate) fn characters_before(text: &str, offset: usize) -> usize {
     text[..text.floor_char_boundary(offset)].chars().count()
 }
 
+/// The byte at a line and column, both counted from 1, the column in characters.
+pub(crate) fn offset(text: &str, line: u32, column: u32) -> usize {
+    let lines_before = (line as usize).saturating_sub(1);
+    let start: usize = text.split_inclusive('\n').take(lines_before).map(str::len).sum();
+    let characters_before = (column as usize).saturating_sub(1);
+    text[start..].char_indices().nth(characters_before).map_or(text.len(), |(at, _)| start + at)
+}
+
 /// `text` with invisible characters escaped: text from outside must not move the cursor.
 pub(crate) fn printable(text: &str) -> String {
     let mut line = String::with_capacity(text.len());

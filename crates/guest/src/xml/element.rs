@@ -60,6 +60,18 @@ impl<'d> Element<'d> {
     /// # Errors
     /// The first of them.
     pub(super) fn takes(self, attributes: &[&str], children: &[&str]) -> Result<(), Fault> {
+        self.check(attributes, children, true)
+    }
+
+    /// The same, but children may be given several times.
+    ///
+    /// # Errors
+    /// The first that is not listed.
+    pub(super) fn takes_many(self, attributes: &[&str], children: &[&str]) -> Result<(), Fault> {
+        self.check(attributes, children, false)
+    }
+
+    fn check(self, attributes: &[&str], children: &[&str], once: bool) -> Result<(), Fault> {
         for attribute in self.node.attributes() {
             let name = &self.node.document().input_text()[attribute.range_qname()];
             if !attributes.contains(&name) {
@@ -73,7 +85,7 @@ impl<'d> Element<'d> {
             if !children.contains(&child.name()) {
                 return Err(self.refuse_child(child, children));
             }
-            if let Some(earlier) = seen.iter().find(|earlier| earlier.name() == child.name()) {
+            if let Some(earlier) = seen.iter().find(|earlier| once && earlier.name() == child.name()) {
                 let problem = XmlProblem::RepeatedElement(child.name().to_owned());
                 return Err(Fault::new(child.span(), problem).beside(earlier.span()));
             }

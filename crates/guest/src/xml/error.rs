@@ -1,4 +1,5 @@
 use crate::spec::{self, Problem};
+use crate::text_error::pointer::offset;
 use crate::text_error::{self, TextError};
 
 /// What is wrong with an `<interface>`.
@@ -99,7 +100,8 @@ pub(super) type Fault = text_error::Fault<XmlProblem>;
 
 /// The fault of a text that the XML parser refuses.
 pub(super) fn malformed(text: &str, error: roxmltree::Error) -> Fault {
-    let at = offset(text, error.pos());
+    let position = error.pos();
+    let at = offset(text, position.row, position.col);
     Fault::new(at..at, XmlProblem::Malformed(error))
 }
 
@@ -108,12 +110,4 @@ impl From<spec::Fault> for Fault {
         let spec::Fault { span, problem, beside, help } = fault;
         Self { span, problem: Box::new(XmlProblem::Nic(*problem)), beside, help }
     }
-}
-
-/// The byte at a line and column, both counted from 1, the column in characters.
-fn offset(text: &str, position: roxmltree::TextPos) -> usize {
-    let lines_before = (position.row as usize).saturating_sub(1);
-    let start: usize = text.split_inclusive('\n').take(lines_before).map(str::len).sum();
-    let characters_before = (position.col as usize).saturating_sub(1);
-    text[start..].char_indices().nth(characters_before).map_or(text.len(), |(at, _)| start + at)
 }

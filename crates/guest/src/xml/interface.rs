@@ -8,6 +8,7 @@ use super::element::{Element, choose};
 use super::error::{Fault, XmlProblem};
 use super::network::{Network, Networks};
 use super::{FromDomain, FromXml};
+use crate::filter::FilterChoice;
 use crate::qemu::model::Model;
 use crate::spec::{Given, InXml, Key, PartialSpec, Problem, Property, quoted};
 
@@ -106,8 +107,7 @@ fn read_interface(interface: Element<'_>, networks: &Networks) -> Result<FromXml
     link(interface)?;
     scripts(interface)?;
     if let Some(filter) = interface.child("filterref") {
-        filter.takes(&["filter"], &[])?;
-        give(&mut draft, Key::Filter, filter.needs("filter")?)?;
+        filters(filter, &mut draft)?;
     }
     alias(interface, &mut draft)?;
     let mut notes = Vec::new();
@@ -183,6 +183,24 @@ fn kind(interface: Element<'_>, networks: &Networks) -> Result<(Type, Option<Net
 /// Takes the value of an attribute as the key's.
 fn give<'d>(draft: &mut PartialSpec<'d>, key: Key, attribute: Attribute<'d, 'd>) -> Result<(), Fault> {
     give_as(draft, key, attribute, attribute.value())
+}
+
+/// A `<filterref>` with its `<parameter>`s.
+fn filters<'d>(filter: Element<'d>, draft: &mut PartialSpec<'d>) -> Result<(), Fault> {
+    filter.takes_many(&["filter"], &["parameter"])?;
+    give(draft, Key::Filter, filter.needs("filter")?)?;
+    for parameter in filter.children("parameter") {
+        parameter.takes(&["name", "value"], &[])?;
+        let (name, value) = (parameter.needs("name")?, parameter.needs("value")?);
+        let (key, start) = FilterChoice::key_for(name.value());
+        let given = Given {
+            key_span: name.range(),
+            value_span: value.range_value(),
+            value: format!("{start}{}", value.value()).into(),
+        };
+        draft.give(key, given)?;
+    }
+    Ok(())
 }
 
 /// The attribute means `value` of the key.

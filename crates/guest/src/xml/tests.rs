@@ -339,6 +339,12 @@ fn errors_as_people_see_them() {
         ),
         bridge("  <target managed='no' dev='t0'/>"),
         bridge("  <filterref filter='clean-traffic'/>"),
+        bridge(
+            "  <filterref filter='clean-traffic'>\n    <parameter name='IP' value='192.0.2'/>\n  </filterref>",
+        ),
+        bridge(
+            "  <filterref filter='clean-traffic'>\n    <parameter name='CTRL_IP_LEARNING' value='dhcp'/>\n  </filterref>",
+        ),
         bridge("  <vlan trunk='yes'>\n    <tag id='2'/>\n  </vlan>"),
         bridge("  <vlan>\n    <tag id='2'/>\n    <tag id='3'/>\n  </vlan>"),
         bridge("  <link state='down'/>"),

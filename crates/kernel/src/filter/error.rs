@@ -55,14 +55,6 @@ pub enum FilterError {
         /// Its error output.
         stderr: String,
     },
-    /// The request can't be written as JSON.
-    #[error("The filter of '{table}' can't be written as JSON")]
-    Write {
-        /// The name of the nftables table.
-        table: String,
-        /// The error of the JSON parser or writer.
-        source: serde_json::Error,
-    },
     /// The program's listing of the table can't be parsed.
     #[error("What nft read back of table '{table}' can't be understood")]
     Read {

@@ -4,14 +4,19 @@
 //! environment. A filter is one table of its own, made in one transaction and read back.
 //!
 //! ```no_run
-//! use taptrail_kernel::filter::{Hook, MacFilter, Nft};
+//! use taptrail_kernel::filter::{
+//!     Attachment, Chain, Field, InterfaceFilter, Match, Nft, Rule, Rules, Value, Verdict,
+//! };
 //!
 //! let nft = Nft::discover()?;
-//! let filter = MacFilter {
+//! let own = Value::Mac("52:54:00:12:34:56".parse()?);
+//! let foreign = Rule { matches: vec![Match::is_not(Field::EtherSource, own)], verdict: Verdict::Drop };
+//! let chain = Chain { name: "from-guest".to_owned(), entry: Some(0), rules: vec![foreign] };
+//! let filter = InterfaceFilter {
 //!     ifindex: 7,
 //!     ifname: "vnet0".parse()?,
-//!     hook: Hook::Ingress,
-//!     mac: "52:54:00:12:34:56".parse()?,
+//!     attachment: Attachment::Tap,
+//!     rules: Rules { from_guest: vec![chain], to_guest: Vec::new() }.into(),
 //! };
 //! nft.apply(&filter)?;
 //! nft.remove(filter.ifindex)?;
@@ -20,16 +25,19 @@
 
 mod error;
 mod program;
+mod rules;
 mod ruleset;
 mod tables;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use taptrail_record::{IfName, MacAddr};
+use taptrail_record::IfName;
 
 use crate::link::Links;
 pub use error::FilterError;
+pub use rules::{Base, Chain, Field, Match, Ports, Rule, Rules, Value, Verdict};
 pub use tables::{FilterHook, filter_hooks, generation};
 pub(crate) use tables::{interface_of_message, is_table_message};
 
@@ -37,33 +45,36 @@ pub(crate) use tables::{interface_of_message, is_table_message};
 const NFT_PATHS: [&str; 3] = ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft"];
 /// Its arguments for a transaction in JSON on its input.
 const TRANSACTION_ARGS: &[&str] = &["-j", "-f", "-"];
+/// Its first arguments for a listing: numbers of protocols, not their names in a file.
+const LISTING_ARGS: [&str; 3] = ["-j", "-p", "list"];
 /// The time limit of one run of `nft`, which usually takes milliseconds.
 const RUN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The hook at which frames that a guest sends are filtered.
+/// The kind of interface, which decides at which hook each direction is seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Hook {
-    /// On a tap, which receives the guest's frames.
-    Ingress,
-    /// On a macvtap, which sends the guest's frames. Linux 5.16 and newer.
-    Egress,
+pub enum Attachment {
+    /// A tap receives what the guest sends (ingress), and sends what the guest receives (egress,
+    /// from Linux 5.16).
+    Tap,
+    /// A macvtap sends what the guest sends (egress, from Linux 5.16), and receives what the guest
+    /// receives (ingress).
+    Macvtap,
 }
 
-/// A filter against MAC spoofing: a guest's frames must have its MAC as Ethernet source, and as
-/// sender in ARP; others are dropped.
+/// The filter of one interface of a guest: a table of nftables, `netdev taptrail_if<N>`.
 ///
-/// A frame with a VLAN tag must have the guest's Ethernet source, too. ARP inside it is checked on
-/// a tap, where the kernel removes the tag first, but not on a macvtap.
+/// The kernel removes a frame's VLAN tag before a tap's rules see what the guest sent, but not
+/// before a macvtap's.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MacFilter {
-    /// The interface's ifindex, which names the table: `netdev taptrail_if<N>`.
+pub struct InterfaceFilter {
+    /// The interface's ifindex, which names the table.
     pub ifindex: u32,
     /// The interface's name.
     pub ifname: IfName,
-    /// The hook that sees the guest's frames.
-    pub hook: Hook,
-    /// The guest's MAC.
-    pub mac: MacAddr,
+    /// The kind of interface.
+    pub attachment: Attachment,
+    /// What passes.
+    pub rules: Arc<Rules>,
 }
 
 /// The `nft` program. It acts in the network namespace of the thread that calls.
@@ -114,13 +125,13 @@ impl Nft {
     ///
     /// The filter can't be set, or differs when read back. It is removed then;
     /// [`FilterError::TableLeft`] if that fails, too.
-    pub fn apply(&self, filter: &MacFilter) -> Result<Option<u32>, FilterError> {
+    pub fn apply(&self, filter: &InterfaceFilter) -> Result<Option<u32>, FilterError> {
         ruleset::check(filter)?;
-        let set = match program::run(self, TRANSACTION_ARGS, &ruleset::creation(filter)?) {
+        let set = match program::run(self, TRANSACTION_ARGS, &ruleset::creation(filter)) {
             // A replacement costs an RCU grace period, some 10 ms: only if there is a table to
             // replace.
             Err(FilterError::Refused { .. }) => {
-                program::run(self, TRANSACTION_ARGS, &ruleset::replacement(filter)?)
+                program::run(self, TRANSACTION_ARGS, &ruleset::replacement(filter))
             }
             set => set,
         };
@@ -141,16 +152,19 @@ impl Nft {
         }
     }
 
-    /// Checks that a filter is in force: its table is exactly as set, and its chain is hooked to
+    /// Checks that a filter is in force: its table is exactly as set, and its chains are hooked to
     /// its interface, by the name that this has now. Since Linux 6.16 a chain is hooked to a name,
     /// and loses an interface that is renamed.
     ///
     /// # Errors
     ///
     /// The filter is not in force, or that can't be checked.
-    pub fn verify(&self, filter: &MacFilter) -> Result<(), FilterError> {
+    pub fn verify(&self, filter: &InterfaceFilter) -> Result<(), FilterError> {
         let table = ruleset::table_name(filter.ifindex);
-        let listing = program::run(self, &["-j", "list", "table", "netdev", &table], &[])?;
+        let listing = {
+            let [json, numeric, list] = LISTING_ARGS;
+            program::run(self, &[json, numeric, list, "table", "netdev", &table], &[])?
+        };
         ruleset::compare(filter, &listing)?;
         let hooks = filter_hooks().map_err(FilterError::Hooks)?;
         ruleset::check_hook(filter, hooks.get(&filter.ifindex))?;
@@ -171,6 +185,6 @@ impl Nft {
     ///
     /// nft can't be run, or fails.
     pub fn remove(&self, ifindex: u32) -> Result<(), FilterError> {
-        program::run(self, TRANSACTION_ARGS, &ruleset::removal(ifindex)?).map(drop)
+        program::run(self, TRANSACTION_ARGS, &ruleset::removal(ifindex)).map(drop)
     }
 }

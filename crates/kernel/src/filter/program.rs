@@ -75,14 +75,7 @@ fn communicate(
     deadline: Instant,
 ) -> Result<(ExitStatus, Vec<u8>, Vec<u8>), RunError> {
     let pidfd = pidfd_open(Pid::from_child(child), PidfdFlags::empty())?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // A filter's input fits into a pipe, so this never blocks. If the program ends without
-        // reading, its status is the error.
-        match stdin.write_all(input) {
-            Err(error) if error.kind() != ErrorKind::BrokenPipe => return Err(error.into()),
-            _ => {}
-        }
-    }
+    let mut input = Input::new(child.stdin.take().map(OwnedFd::from), input)?;
     let mut output = Stream::new(child.stdout.take().map(OwnedFd::from))?;
     let mut stderr = Stream::new(child.stderr.take().map(OwnedFd::from))?;
     loop {
@@ -90,7 +83,8 @@ fn communicate(
         if left.is_zero() {
             return Err(RunError::TimedOut);
         }
-        let ended = await_any(&pidfd, [&output, &stderr], left)?;
+        let ended = await_any(&pidfd, &input, [&output, &stderr], left)?;
+        input.feed()?;
         output.drain()?;
         stderr.drain()?;
         // Waits for the program's end, not for that of its streams, which a child of it may keep
@@ -101,9 +95,15 @@ fn communicate(
     }
 }
 
-/// Waits until a stream is readable or the program has ended; returns whether it has ended.
-fn await_any(pidfd: &OwnedFd, streams: [&Stream; 2], left: Duration) -> Result<bool, RunError> {
+/// Waits until a stream is ready or the program has ended; returns whether it has ended.
+fn await_any(
+    pidfd: &OwnedFd,
+    input: &Input<'_>,
+    streams: [&Stream; 2],
+    left: Duration,
+) -> Result<bool, RunError> {
     let mut fds = vec![PollFd::new(pidfd, PollFlags::IN)];
+    fds.extend(input.file.as_ref().map(|file| PollFd::new(file, PollFlags::OUT)));
     fds.extend(
         streams.iter().filter_map(|stream| stream.file.as_ref()).map(|file| PollFd::new(file, PollFlags::IN)),
     );
@@ -111,6 +111,43 @@ fn await_any(pidfd: &OwnedFd, streams: [&Stream; 2], left: Duration) -> Result<b
     match poll(&mut fds, Some(&timeout)) {
         Ok(_) | Err(Errno::INTR) => Ok(fds.first().is_some_and(|fd| !fd.revents().is_empty())),
         Err(errno) => Err(errno.into()),
+    }
+}
+
+/// The program's input, written without blocking: that of a large filter does not fit into a pipe.
+struct Input<'i> {
+    /// `None` once all is written, or the program reads no more.
+    file: Option<std::fs::File>,
+    left: &'i [u8],
+}
+
+impl<'i> Input<'i> {
+    fn new(fd: Option<OwnedFd>, input: &'i [u8]) -> Result<Self, RunError> {
+        if let Some(fd) = &fd {
+            fcntl_setfl(fd.as_fd(), fcntl_getfl(fd.as_fd())? | OFlags::NONBLOCK)?;
+        }
+        let mut input = Self { file: fd.map(std::fs::File::from), left: input };
+        input.feed()?;
+        Ok(input)
+    }
+
+    fn feed(&mut self) -> std::io::Result<()> {
+        while let Some(file) = &mut self.file {
+            match file.write(self.left) {
+                // If the program ends without reading, its status is the error.
+                Err(error) if error.kind() == ErrorKind::BrokenPipe => self.file = None,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+                Ok(count) => {
+                    self.left = self.left.get(count..).unwrap_or_default();
+                    if self.left.is_empty() {
+                        self.file = None;
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 }
 

@@ -4,9 +4,12 @@ use std::time::{Duration, Instant};
 use taptrail_kernel::device::{
     Admitted, DEV_NET_TUN, MacvtapRequest, TapName, TapRequest, open_macvtap, open_tap,
 };
-use taptrail_kernel::filter::{FilterError, Hook, MacFilter, Nft, filter_hooks};
+use taptrail_kernel::filter::{
+    Attachment, Chain, Field, FilterError, InterfaceFilter, Match, Nft, Rule, Rules, Value, Verdict,
+    filter_hooks,
+};
 use taptrail_kernel::link::{Change, Links, MacvtapMode, MacvtapName, NewMacvtap};
-use taptrail_record::MacAddr;
+use taptrail_record::{IfName, MacAddr};
 
 use crate::frames::{Ear, arp, plain, tagged_arp};
 use crate::lab::{gone, in_own_network, index, ip, name, opened, queues};
@@ -22,13 +25,23 @@ fn program(name: &str) -> Nft {
     Nft::at(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/network/programs").join(name))
 }
 
+/// A filter that passes what has this MAC as its source, in ARP too.
+fn filter(ifindex: u32, ifname: IfName, attachment: Attachment, mac: MacAddr) -> InterfaceFilter {
+    let foreign =
+        |field| Rule { matches: vec![Match::is_not(field, Value::Mac(mac))], verdict: Verdict::Drop };
+    let rules = vec![foreign(Field::EtherSource), foreign(Field::ArpSourceMac)];
+    let chain = Chain { name: "from-guest".to_owned(), entry: Some(0), rules };
+    let rules = Rules { from_guest: vec![chain], to_guest: Vec::new() };
+    InterfaceFilter { ifindex, ifname, attachment, rules: rules.into() }
+}
+
 fn ruleset() -> String {
     let output = std::process::Command::new(nft().path()).args(["list", "ruleset"]).output().unwrap();
     String::from_utf8(output.stdout).unwrap()
 }
 
 /// A tap on a bridge, with a veth that receives the frames that pass.
-fn tap() -> (Admitted, Ear, MacFilter) {
+fn tap() -> (Admitted, Ear, InterfaceFilter) {
     ip("link add br0 type bridge");
     ip("link add v0 type veth peer name v1");
     for link in ["br0", "v0", "v1"] {
@@ -41,12 +54,12 @@ fn tap() -> (Admitted, Ear, MacFilter) {
     let ifindex = index("vnet0");
     let change = Change { master: Some(index("br0")), up: Some(true), ..Change::default() };
     Links::open().unwrap().configure(ifindex, &change).unwrap();
-    let filter = MacFilter { ifindex, ifname: name("vnet0"), hook: Hook::Ingress, mac: GUEST };
+    let filter = filter(ifindex, name("vnet0"), Attachment::Tap, GUEST);
     (device, Ear::at(index("v1")), filter)
 }
 
 /// A macvtap on a veth, whose other end receives the frames that pass.
-fn macvtap() -> (Admitted, Ear, MacFilter) {
+fn macvtap() -> (Admitted, Ear, InterfaceFilter) {
     ip("link add v0 type veth peer name v1");
     ip("link set v0 up");
     ip("link set v1 up");
@@ -71,7 +84,7 @@ fn macvtap() -> (Admitted, Ear, MacFilter) {
         wait,
     };
     let device = opened(open_macvtap(&request)).remove(0);
-    let filter = MacFilter { ifindex: link.index, ifname, hook: Hook::Egress, mac: GUEST };
+    let filter = filter(link.index, ifname, Attachment::Macvtap, GUEST);
     (device, Ear::at(index("v1")), filter)
 }
 
@@ -123,7 +136,7 @@ fn a_filter_is_replaced_as_a_whole_and_removed_as_often_as_one_likes() {
         assert!(filter_hooks().unwrap().is_empty());
         nft.remove(filter.ifindex).unwrap();
         nft.apply(&filter).unwrap();
-        nft.apply(&MacFilter { mac: OTHER, ..filter.clone() }).unwrap();
+        nft.apply(&self::filter(filter.ifindex, filter.ifname.clone(), Attachment::Tap, OTHER)).unwrap();
         assert!(filter_hooks().unwrap().into_keys().eq([filter.ifindex]));
         let rules = ruleset();
         assert!(rules.contains(&OTHER.to_string()) && !rules.contains(&GUEST.to_string()), "{rules}");
@@ -150,11 +163,11 @@ fn what_stands_and_is_not_what_was_set_is_not_in_force() {
         };
         let changes = [
             format!("add table netdev {table} {{ flags dormant; }}"),
-            format!("flush chain netdev {table} guest"),
-            format!("insert rule netdev {table} guest accept"),
+            format!("flush chain netdev {table} from-guest"),
+            format!("insert rule netdev {table} from-guest accept"),
             format!("add chain netdev {table} other"),
             format!("add set netdev {table} macs {{ type ether_addr; }}"),
-            format!("add chain netdev {table} guest {{ policy drop; }}"),
+            format!("add chain netdev {table} from-guest {{ policy drop; }}"),
             elsewhere("device \"v0\""),
             elsewhere("devices = { v0, vnet0 }"),
             format!("delete table netdev {table}; {}", rules.replace("priority filter", "priority 7")),
@@ -187,7 +200,7 @@ fn a_filter_outlives_its_interface_and_is_removed_all_the_same() {
 #[test]
 fn an_interface_that_is_not_there_is_refused_and_nothing_waits_for_it() {
     in_own_network(|| {
-        let filter = MacFilter { ifindex: 4711, ifname: name("none"), hook: Hook::Ingress, mac: GUEST };
+        let filter = filter(4711, name("none"), Attachment::Tap, GUEST);
         let error = nft().apply(&filter).unwrap_err();
         // Linux before 6.16 refuses it by itself.
         let known = matches!(error, FilterError::NoInterface { .. } | FilterError::Refused { .. });
@@ -200,7 +213,7 @@ fn an_interface_that_is_not_there_is_refused_and_nothing_waits_for_it() {
 fn an_interface_of_another_number_is_refused() {
     in_own_network(|| {
         let (_device, _ear, filter) = tap();
-        let error = nft().apply(&MacFilter { ifindex: filter.ifindex + 1, ..filter }).unwrap_err();
+        let error = nft().apply(&InterfaceFilter { ifindex: filter.ifindex + 1, ..filter }).unwrap_err();
         assert!(matches!(error, FilterError::NoInterface { .. }), "{error:?}");
         assert_eq!(ruleset(), "");
     });
@@ -220,7 +233,7 @@ fn a_refusal_is_in_the_programs_own_words() {
 #[test]
 fn a_name_that_is_a_pattern_for_nft_is_refused() {
     for ifname in ["vnet*", "a\"b", "a\\b"] {
-        let filter = MacFilter { ifindex: 1, ifname: name(ifname), hook: Hook::Ingress, mac: GUEST };
+        let filter = filter(1, name(ifname), Attachment::Tap, GUEST);
         let error = Nft::at("/nonexistent/nft").apply(&filter).unwrap_err();
         assert!(matches!(error, FilterError::Name { .. }), "{error:?}");
     }
@@ -229,7 +242,7 @@ fn a_name_that_is_a_pattern_for_nft_is_refused() {
 // Shows 2.8.
 #[test]
 fn a_program_that_is_not_there_is_named() {
-    let filter = MacFilter { ifindex: 1, ifname: name("vnet0"), hook: Hook::Ingress, mac: GUEST };
+    let filter = filter(1, name("vnet0"), Attachment::Tap, GUEST);
     let error = Nft::at("/nonexistent/nft").apply(&filter).unwrap_err();
     assert_eq!(error.to_string(), "/nonexistent/nft can't be started");
 }

@@ -1,6 +1,7 @@
 //! SPECs: keys, and for some keys their values.
 
-use taptrail_guest::spec::{Key, PacketFilter, Vhost};
+use taptrail_guest::filter::Store;
+use taptrail_guest::spec::{Key, Vhost};
 use taptrail_kernel::link::{Link, MacvtapMode};
 
 use super::host::{Found, Host};
@@ -24,7 +25,12 @@ pub(super) fn candidates(spec: &str, host: &Host) -> Found {
         None => {
             let is_backend = |key: &Key| BACKENDS.contains(key);
             let has_backend = given.iter().any(is_backend);
-            let fits = |key: &Key| is_backend(key) != has_backend && !given.contains(key);
+            let is_new = |key: &Key| match key.can_repeat() {
+                // The values of a filter's variables come after it.
+                true => *key == Key::Filter || given.contains(&Key::Filter),
+                false => !given.contains(key),
+            };
+            let fits = |key: &Key| is_backend(key) != has_backend && is_new(key);
             let fits_backend = |key: &Key| *key != Key::Mode || given.contains(&Key::Macvtap);
             let keys = Key::all().filter(fits).filter(fits_backend);
             keys.map(|key| (format!("{before}{key}="), String::new())).collect()
@@ -48,7 +54,7 @@ fn values(key: Key, host: &Host) -> Found {
         Key::Vdpa => host.vdpa_nodes(),
         Key::Mode => words(&MODES.map(MacvtapMode::as_str)),
         Key::Vhost => words(&[Vhost::On, Vhost::Off, Vhost::Auto].map(Vhost::as_str)),
-        Key::Filter => words(&[PacketFilter::NoMacSpoofing.as_str()]),
+        Key::Filter => words(&Store::shipped().names().collect::<Vec<_>>()),
         Key::NewTap => words(&["on"]),
         Key::Isolated => words(&["on", "off"]),
         Key::Device(property) => words(&property.words()),

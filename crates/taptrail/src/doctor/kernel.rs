@@ -8,8 +8,9 @@ use std::path::Path;
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 use rustix::thread::CapabilitySet;
 use taptrail_guest::chain;
+use taptrail_guest::filter::{FilterChoice, Store};
 use taptrail_kernel::clock;
-use taptrail_kernel::filter::{FilterError, Hook, MacFilter, Nft};
+use taptrail_kernel::filter::{Attachment, FilterError, InterfaceFilter, Nft};
 use taptrail_kernel::netns::NetNs;
 use taptrail_kernel::proc::{PidFd, ProcessId, same_file};
 use taptrail_kernel::process::landlock_version;
@@ -327,7 +328,8 @@ fn nftables(features: &Features, version: Option<(u32, u32)>, rights: &Rights, n
             AS_ROOT,
         );
     }
-    let tried = NetNs::with_new(|| (try_filter(&nft, Hook::Ingress), try_filter(&nft, Hook::Egress)));
+    let tried =
+        NetNs::with_new(|| (try_filter(&nft, Attachment::Tap), try_filter(&nft, Attachment::Macvtap)));
     match tried {
         Err(error) => {
             NFT.unknown(format!("a network namespace to try a filter in can't be made: {error}"), SECCOMP)
@@ -351,10 +353,12 @@ fn nftables(features: &Features, version: Option<(u32, u32)>, rights: &Rights, n
 }
 
 /// Sets a guest's filter on the loopback of the thread's network namespace.
-fn try_filter(nft: &Nft, hook: Hook) -> Result<(), FilterError> {
-    let Ok(ifname) = "lo".parse() else { return Ok(()) };
+fn try_filter(nft: &Nft, attachment: Attachment) -> Result<(), FilterError> {
+    let no_mac_spoofing = FilterChoice::new(vec!["no-mac-spoofing".to_owned()]);
+    let rules = no_mac_spoofing.rules(&Store::shipped(), MacAddr([0x52, 0x54, 0, 0, 0, 1]));
+    let (Ok(ifname), Ok(rules)) = ("lo".parse(), rules) else { return Ok(()) };
     // The loopback is the first link of each network namespace.
-    let filter = MacFilter { ifindex: 1, ifname, hook, mac: MacAddr([0x52, 0x54, 0, 0, 0, 1]) };
+    let filter = InterfaceFilter { ifindex: 1, ifname, attachment, rules: rules.into() };
     nft.apply(&filter)?;
     nft.remove(filter.ifindex)
 }

@@ -1,0 +1,79 @@
+//! Filters with parameters, filters of one's own, and filters that change while their guest runs.
+//! What passes is shown by `crates/guest/tests/filters`.
+
+use std::os::unix::fs::PermissionsExt;
+
+use crate::world::World;
+
+const CLEAN: &str =
+    "bridge=br0,mac=52:54:00:00:00:01,vhost=off,filter=clean-traffic,ip=192.0.2.5,ip=192.0.2.6";
+
+// Shows 2.16.
+#[test]
+fn a_guest_has_its_filter_with_each_address_until_it_ends() {
+    let world = World::new();
+    let guest = world.start("web1", &["--nic", CLEAN]);
+    let rules = world.ruleset();
+    for part in
+        ["ip saddr 192.0.2.5 return", "ip saddr 192.0.2.6 return", "arp saddr ip 192.0.2.6 return", "egress"]
+    {
+        assert!(rules.contains(part), "{part}: {rules}");
+    }
+    assert!(world.nics(&guest)[0]["spec"].as_str().unwrap().contains("filter=clean-traffic,ip=192.0.2.5"));
+    // Who takes the guest up finds the filter as it is.
+    world.kill_supervisor(&guest.name);
+    world.taptrail(["adopt", "--background", "web1"]).ok();
+    assert_eq!(world.ruleset(), rules);
+    assert_eq!(world.trail()["findings"].as_array().unwrap().len(), 0);
+    world.stop(&guest);
+    assert_eq!(world.ruleset(), "");
+    world.assert_clean();
+}
+
+// Shows 2.17.
+#[test]
+fn what_is_wrong_with_a_filter_is_named_before_anything_is_opened() {
+    let world = World::new();
+    let guest = world.start("web1", &[]);
+    let attach = |filter: &str| world.attach(&guest, &format!("bridge=br0,vhost=off,filter={filter}"));
+    attach("clean-traffic").fails(2, "needs a value for $IP: add ip=VALUE");
+    attach("no-mac-spoofing,ip=192.0.2.5").fails(2, "No filter of the interface uses $IP");
+    attach("no-such-filter").fails(1, "There is no filter 'no-such-filter'");
+    attach("clean-trafic").fails(1, "did you mean 'clean-traffic'?");
+    let before = world.record_lines();
+    assert!(!before.iter().any(|line| line.starts_with("open")), "{before:?}");
+    world.stop(&guest);
+    world.assert_clean();
+}
+
+// Shows 2.18.
+#[test]
+fn a_filter_of_ones_own_is_taken_from_a_file_that_others_cannot_write_to() {
+    let world = World::new();
+    let guest = world.start("web1", &[]);
+    let path = world.path("web.xml");
+    let xml = "<filter name='web' chain='ipv4'>\n  <filterref filter='no-mac-spoofing'/>\n  <filterref filter='ports'/>\n</filter>\n";
+    std::fs::write(&path, xml).unwrap();
+    let beside = "[[filter]]\nname = \"ports\"\nrules = [\n  \
+         { direction = \"in\", action = \"drop\", ip = { protocol = \"tcp\", dstportstart = \"$PORTS\" } },\n]\n";
+    std::fs::write(world.path("ports.toml"), beside).unwrap();
+    let spec = format!(
+        "bridge=br0,mac=52:54:00:00:00:01,vhost=off,filter={},filter-parameter=PORTS=23,filter-parameter=PORTS=25",
+        path.display()
+    );
+    world.attach(&guest, &spec).ok();
+    let rules = world.ruleset();
+    for part in ["tcp dport 23 drop", "tcp dport 25 drop", "ether saddr != 52:54:00:00:00:01 drop"] {
+        assert!(rules.contains(part), "{part}: {rules}");
+    }
+    world.detach(&guest, 1, &["--force"]).ok();
+    assert_eq!(world.ruleset(), "");
+
+    std::fs::write(world.path("ports.toml"), beside.replace("dstportstart", "dstportstrat")).unwrap();
+    world.attach(&guest, &spec).fails(1, "ports.toml:4:");
+    std::fs::write(world.path("ports.toml"), beside).unwrap();
+    std::fs::set_permissions(world.path("ports.toml"), std::fs::Permissions::from_mode(0o646)).unwrap();
+    world.attach(&guest, &spec).fails(1, "can be written by others");
+    world.stop(&guest);
+    world.assert_clean();
+}
