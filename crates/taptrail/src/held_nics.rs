@@ -99,6 +99,7 @@ fn nic(held: &ScannedDevice, holder: &Holder, seen: &[LiveDevice]) -> NicRow {
         (HeldKind::Raw(DeviceKind::Tun), None) | (HeldKind::Ipvtap, _) => {
             held.ifname.as_ref().map_or("?".to_owned(), |name| format!("tap={name}"))
         }
+        (HeldKind::Raw(DeviceKind::VhostVdpa), _) => format!("vdpa={}", held.path.display()),
         _ => "?".to_owned(),
     };
     let ifname = held.ifname.as_ref().map(ToString::to_string);
