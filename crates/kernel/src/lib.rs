@@ -11,6 +11,8 @@
 //! - [`process`]: starts QEMU with exactly the intended descriptors.
 //! - [`proc`]: the devices that processes hold.
 //! - [`netns`]: network namespaces.
+//! - [`script`](mod@script): programs of the user's that configure a link.
+//! - [`ovs`]: ports of Open vSwitch.
 //! - [`clock`]: whether the system's clock is synchronised.
 //! - [`changes`]: notifications of changes of links and filters by other programs.
 
@@ -24,9 +26,13 @@ pub mod filter;
 pub mod link;
 mod netlink;
 pub mod netns;
+pub mod ovs;
 pub mod proc;
 pub mod process;
+mod program;
+pub mod script;
 mod sysfs;
 mod timeout;
 
+pub use program::ProgramError;
 pub use timeout::poll_timeout;

@@ -74,6 +74,18 @@ pub enum LinkError {
         /// What was to be done, as in `set its VLAN`.
         operation: &'static str,
     },
+    /// A setting reads back otherwise than it was set.
+    #[error("The kernel did not {operation} (link {link}): {found} reads back, not {wanted}")]
+    Differs {
+        /// The link: its name in quotes, or `number N`.
+        link: String,
+        /// The operation, as in `set its MTU`.
+        operation: &'static str,
+        /// What was set.
+        wanted: String,
+        /// What the kernel has.
+        found: String,
+    },
     /// The kernel's answer can't be read.
     #[error("The kernel's rtnetlink answer can't be read: {what}")]
     Answer {
@@ -99,6 +111,7 @@ impl LinkError {
             Self::Pattern { .. }
             | Self::VlanFilteringOff { .. }
             | Self::NotAPort { .. }
+            | Self::Differs { .. }
             | Self::Answer { .. } => None,
         }
     }

@@ -13,7 +13,10 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod address;
 mod answer;
+mod bandwidth;
+mod coalesce;
 mod error;
 mod identity;
 mod macvtap;
@@ -26,9 +29,12 @@ use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkFlags, LinkM
 use rustix::io::Errno;
 use taptrail_record::{IfName, MacAddr};
 
+pub use address::{HostAddress, HostRoute};
+pub use bandwidth::Bandwidth;
 pub use error::LinkError;
 pub use identity::PlacedLink;
 pub use macvtap::{MacvtapMode, MacvtapName, NewMacvtap};
+pub use port::PortVlans;
 use socket::{Failed, RouteSocket};
 
 use crate::sysfs::Sysfs;
@@ -301,7 +307,18 @@ impl Links {
         message: RouteNetlinkMessage,
         operation: &'static str,
     ) -> Result<(), LinkError> {
-        match self.socket.request(message, 0) {
+        self.request_change(index, message, 0, operation)
+    }
+
+    /// As [`change`](Self::change), with flags of the request.
+    fn request_change(
+        &mut self,
+        index: u32,
+        message: RouteNetlinkMessage,
+        flags: u16,
+        operation: &'static str,
+    ) -> Result<(), LinkError> {
+        match self.socket.request(message, flags) {
             Ok(_) => Ok(()),
             Err(failed) => {
                 // The link's name is read only after a failure.

@@ -13,6 +13,17 @@ use super::{Link, LinkError, Links, failure, number, numbered, quoted};
 /// The VLAN that a bridge gives a new port (`default_pvid`).
 const DEFAULT_VID: u16 = 1;
 
+/// The VLANs of a bridge's port.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PortVlans<'a> {
+    /// That of frames without a tag (`pvid`).
+    pub untagged: Option<u16>,
+    /// Frames of that VLAN leave with a tag nevertheless.
+    pub leaves_tagged: bool,
+    /// Those of frames with a tag.
+    pub tagged: &'a [u16],
+}
+
 const PUT_IN_VLAN: &str = "put it in a VLAN";
 
 impl Links {
@@ -42,6 +53,16 @@ impl Links {
     /// [`LinkError::NoVlanFiltering`] if the kernel can't, [`LinkError::NotAPort`] if it is not a
     /// bridge's port.
     pub fn set_port_vlan(&mut self, index: u32, vid: u16) -> Result<(), LinkError> {
+        self.set_port_vlans(index, &PortVlans { untagged: Some(vid), ..PortVlans::default() })
+    }
+
+    /// Has a bridge's port carry these VLANs and no others.
+    ///
+    /// # Errors
+    ///
+    /// As [`set_port_vlan`](Self::set_port_vlan).
+    pub fn set_port_vlans(&mut self, index: u32, vlans: &PortVlans<'_>) -> Result<(), LinkError> {
+        let Some(vid) = vlans.untagged.or(vlans.tagged.first().copied()) else { return Ok(()) };
         let (port, bridge) = self.port(index, PUT_IN_VLAN)?;
         match bridge.vlan_filtering {
             Some(true) => {}
@@ -50,9 +71,18 @@ impl Links {
             }
             None => return Err(LinkError::NoVlanFiltering { port: port.name, vid }),
         }
-        self.vlan(&port, vid, RouteNetlinkMessage::SetLink)?;
-        if vid != DEFAULT_VID {
-            self.vlan(&port, DEFAULT_VID, RouteNetlinkMessage::DelLink)?;
+        if vlans.untagged != Some(DEFAULT_VID) {
+            self.vlan(&port, DEFAULT_VID, BridgeVlanInfoFlags::empty(), RouteNetlinkMessage::DelLink)?;
+        }
+        if let Some(vid) = vlans.untagged {
+            let flags = match vlans.leaves_tagged {
+                true => BridgeVlanInfoFlags::Pvid,
+                false => BridgeVlanInfoFlags::Pvid | BridgeVlanInfoFlags::Untagged,
+            };
+            self.vlan(&port, vid, flags, RouteNetlinkMessage::SetLink)?;
+        }
+        for vid in vlans.tagged.iter().filter(|vid| Some(**vid) != vlans.untagged) {
+            self.vlan(&port, *vid, BridgeVlanInfoFlags::empty(), RouteNetlinkMessage::SetLink)?;
         }
         Ok(())
     }
@@ -75,14 +105,14 @@ impl Links {
         &mut self,
         port: &Link,
         vid: u16,
+        flags: BridgeVlanInfoFlags,
         verb: fn(LinkMessage) -> RouteNetlinkMessage,
     ) -> Result<(), LinkError> {
         let mut message = numbered(port.index);
         message.header.interface_family = AddressFamily::Bridge;
-        message.attributes.push(LinkAttribute::AfSpecBridge(vec![AfSpecBridge::VlanInfo(BridgeVlanInfo {
-            flags: BridgeVlanInfoFlags::Pvid | BridgeVlanInfoFlags::Untagged,
-            vid,
-        })]));
+        message
+            .attributes
+            .push(LinkAttribute::AfSpecBridge(vec![AfSpecBridge::VlanInfo(BridgeVlanInfo { flags, vid })]));
         match self.socket.request(verb(message), 0) {
             Ok(_) => Ok(()),
             Err(Failed::Refused(refusal)) if refusal.errno == Errno::OPNOTSUPP => {

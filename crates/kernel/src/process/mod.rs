@@ -2,6 +2,7 @@
 //! process; identifies the peers of sockets.
 
 mod background;
+mod confine;
 mod credentials;
 mod dev;
 mod inherit;
@@ -18,6 +19,7 @@ mod spawn;
 mod testing;
 
 pub use background::{BackgroundRequest, spawn_background, take_inherited};
+pub(crate) use confine::confine;
 pub use credentials::{Credentials, CredentialsError};
 pub use dev::{PrivateDev, PrivateDevError};
 pub use landlock::landlock_version;

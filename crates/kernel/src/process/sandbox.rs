@@ -33,8 +33,8 @@ const KEPT_CAPABILITIES: CapabilitySet = CapabilitySet::NET_ADMIN
     .union(CapabilitySet::DAC_READ_SEARCH)
     .union(CapabilitySet::KILL);
 
-/// System calls that are refused with EPERM: nft, the only program that is still started, needs
-/// none of them.
+/// System calls that are refused with EPERM: nft and ovs-vsctl, which are still started, need none of
+/// them, and a script of the user's (`script.rs`) is told that it has none.
 const REFUSED_SYSCALLS: &[libc::c_long] = &[
     // Mounts, namespaces, nodes, other users.
     libc::SYS_mount,

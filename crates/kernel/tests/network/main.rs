@@ -8,5 +8,6 @@ mod frames;
 mod lab;
 mod link;
 mod macvtap;
+mod settings;
 mod tap;
 mod vhost;

@@ -1,0 +1,191 @@
+//! Ports of Open vSwitch, by its ovs-vsctl(8), which speaks to the local ovsdb-server.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use taptrail_record::{IfName, MacAddr};
+use uuid::Uuid;
+
+use crate::program::{self, Program, ProgramError};
+
+/// The paths at which `ovs-vsctl` is searched.
+const PATHS: [&str; 2] = ["/usr/bin/ovs-vsctl", "/usr/local/bin/ovs-vsctl"];
+
+/// How long ovs-vsctl itself may wait for the database and for ovs-vswitchd, in seconds.
+const WAIT_SECONDS: u32 = 5;
+
+/// The time limit of one run, after which it is killed.
+const RUN_TIMEOUT: Duration = Duration::from_secs(7);
+
+/// The key of an interface's `external_ids` that says whose it is.
+const MARK: &str = "taptrail";
+
+/// Why a port can't be added, found or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum OvsError {
+    /// There is no `ovs-vsctl` program in its usual places.
+    #[error("Open vSwitch is not installed: ovs-vsctl is in none of {}", PATHS.join(", "))]
+    NoProgram,
+    /// ovs-vsctl failed: no database, no such bridge.
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+}
+
+/// A tap that becomes a port.
+#[derive(Debug, Clone, Copy)]
+pub struct OvsPort<'a> {
+    /// The bridge of Open vSwitch.
+    pub bridge: &'a IfName,
+    /// The tap.
+    pub ifname: &'a IfName,
+    /// `external_ids:attached-mac`: the guest's address.
+    pub mac: MacAddr,
+    /// `external_ids:vm-id`.
+    pub guest: Uuid,
+    /// `external_ids:iface-id`, by which a controller knows the port.
+    pub interface_id: Uuid,
+    /// `external_ids:port-profile`.
+    pub profile: Option<&'a str>,
+    /// Whose port it is, so that it is removed by nobody else: an alias's text.
+    pub mark: &'a str,
+    /// The VLAN of untagged frames.
+    pub vlan: Option<u16>,
+    /// VLANs of tagged frames.
+    pub trunk: &'a [u16],
+    /// The VLAN of [`vlan`](Self::vlan) is tagged, too.
+    pub native_tagged: bool,
+    /// The MTU that Open vSwitch is to leave as it is.
+    pub mtu: Option<u32>,
+}
+
+/// The program, and the database that it uses.
+#[derive(Debug, Clone)]
+pub struct Ovs {
+    path: PathBuf,
+}
+
+impl Ovs {
+    /// Finds the program at its usual paths; `PATH` is not used.
+    ///
+    /// # Errors
+    ///
+    /// [`OvsError::NoProgram`] if it is at none of them.
+    pub fn discover() -> Result<Self, OvsError> {
+        let path = PATHS.iter().map(Path::new).find(|path| path.is_file()).ok_or(OvsError::NoProgram)?;
+        Ok(Self { path: path.to_owned() })
+    }
+
+    /// Adds a port in one transaction, in place of another one of its name, and waits until
+    /// ovs-vswitchd has it.
+    ///
+    /// # Errors
+    ///
+    /// ovs-vsctl fails: there is no such bridge, or no ovsdb-server or ovs-vswitchd.
+    pub fn add_port(&self, port: &OvsPort<'_>) -> Result<(), OvsError> {
+        self.run(&added(port)).map(drop)
+    }
+
+    /// Whether there is a port of this name with this mark.
+    ///
+    /// # Errors
+    ///
+    /// ovs-vsctl fails.
+    pub fn is_port(&self, ifname: &IfName, mark: &str) -> Result<bool, OvsError> {
+        let said = self.run(&words(&[
+            "--if-exists",
+            "get",
+            "Interface",
+            ifname.as_str(),
+            &format!("external_ids:{MARK}"),
+        ]))?;
+        Ok(String::from_utf8_lossy(&said).trim().trim_matches('"') == mark)
+    }
+
+    /// Removes the port of this name, if its mark is this one: another tap may have the name by now.
+    ///
+    /// # Errors
+    ///
+    /// ovs-vsctl fails.
+    pub fn remove_port(&self, ifname: &IfName, mark: &str) -> Result<(), OvsError> {
+        if self.is_port(ifname, mark)? {
+            self.run(&words(&["--if-exists", "del-port", ifname.as_str()]))?;
+        }
+        Ok(())
+    }
+
+    fn run(&self, command: &[String]) -> Result<Vec<u8>, OvsError> {
+        let environment = [("LC_ALL", "C")];
+        let program =
+            Program { path: &self.path, timeout: RUN_TIMEOUT, environment: &environment, confined: false };
+        let mut all = vec![format!("--timeout={WAIT_SECONDS}"), "--".to_owned()];
+        all.extend_from_slice(command);
+        Ok(program::run(&program, &all, &[])?)
+    }
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
+}
+
+fn added(port: &OvsPort<'_>) -> Vec<String> {
+    let name = port.ifname.as_str();
+    let mut all = words(&["--if-exists", "del-port", name, "--", "add-port", port.bridge.as_str(), name]);
+    if let Some(vlan) = port.vlan {
+        all.push(format!("tag={vlan}"));
+    }
+    if !port.trunk.is_empty() {
+        let tags: Vec<String> = port.trunk.iter().map(u16::to_string).collect();
+        all.push(format!("trunks={}", tags.join(",")));
+        if port.vlan.is_some() {
+            let mode = if port.native_tagged { "native-tagged" } else { "native-untagged" };
+            all.push(format!("vlan_mode={mode}"));
+        }
+    }
+    let mut set = |what: &str, value: &str| {
+        all.extend(words(&["--", "set", "Interface", name, &format!("{what}={value}")]));
+    };
+    // In quotes, as ovs-vsctl reads strings that are no plain words.
+    let quoted = |text: &str| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
+    set("external-ids:attached-mac", &quoted(&port.mac.to_string()));
+    set("external-ids:iface-id", &quoted(&port.interface_id.to_string()));
+    set("external-ids:vm-id", &quoted(&port.guest.to_string()));
+    if let Some(profile) = port.profile {
+        set("external-ids:port-profile", &quoted(profile));
+    }
+    set("external-ids:iface-status", "active");
+    set(&format!("external-ids:{MARK}"), &quoted(port.mark));
+    if let Some(mtu) = port.mtu {
+        set("mtu_request", &mtu.to_string());
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_is_added_with_its_ids_and_vlans_in_one_transaction() {
+        let (bridge, ifname) = ("ovs0".parse().unwrap(), "vnet0".parse().unwrap());
+        let port = OvsPort {
+            bridge: &bridge,
+            ifname: &ifname,
+            mac: MacAddr::kvm([0, 0, 1]),
+            guest: Uuid::from_u128(7),
+            interface_id: Uuid::from_u128(9),
+            profile: Some("a \"b\" c"),
+            mark: "taptrail x y",
+            vlan: Some(42),
+            trunk: &[47, 48],
+            native_tagged: true,
+            mtu: None,
+        };
+        let all = added(&port).join(" ");
+        assert!(all.starts_with(
+            "--if-exists del-port vnet0 -- add-port ovs0 vnet0 tag=42 trunks=47,48 vlan_mode=native-tagged -- set"
+        ));
+        assert!(all.contains("external-ids:iface-id=\"00000000-0000-0000-0000-000000000009\""), "{all}");
+        assert!(all.contains(r#"external-ids:port-profile="a \"b\" c""#), "{all}");
+        assert!(all.ends_with("external-ids:taptrail=\"taptrail x y\""), "{all}");
+    }
+}
