@@ -452,10 +452,10 @@ fn an_interface_may_come_as_libvirts_xml() {
     assert_eq!(guest.holds(), ["tun vnet0", "tun vnet0"]);
     std::fs::write(
         &xml,
-        "<interface type='bridge'>\n  <source bridge='br0'/>\n  <bandwidth/>\n</interface>\n",
+        "<interface type='bridge'>\n  <source bridge='br0'/>\n  <backenddomain/>\n</interface>\n",
     )
     .unwrap();
-    world.taptrail(["attach", "web1", "--xml", xml.to_str().unwrap()]).fails(2, "bandwidth");
+    world.taptrail(["attach", "web1", "--xml", xml.to_str().unwrap()]).fails(2, "backenddomain");
     world.stop(&guest);
 }
 

@@ -20,6 +20,7 @@ mod findings;
 mod foreign_logs;
 mod guest_files;
 mod guests;
+mod host_side;
 mod hostile_qemu;
 mod interference;
 mod lake_keeping;

@@ -53,14 +53,18 @@ impl Callers {
         self.allowed.iter().any(|uid| !self.is_owner(*uid))
     }
 
-    /// Why this user may call, but not attach that interface: we would open a path in it with our
-    /// own privileges, or QEMU with its own, which may be those of root's files.
+    /// Why this user may call, but not attach that interface: we would open or run a path in it with
+    /// our own privileges, or QEMU open it with its own, which may be those of root's files; or the
+    /// host would send others' packets to the guest.
     pub(crate) fn objection(&self, uid: u32, spec: &NicSpec) -> Option<String> {
         let has_rom = spec.properties.iter().any(|(property, value)| property.is_path(value));
         let has_filter = spec.filter.as_ref().is_some_and(FilterChoice::has_path);
-        let names = spec.tun_path.is_some() || spec.vhost_path.is_some() || has_rom || has_filter;
-        (names && !self.is_owner(uid)).then(|| {
-            "tun-path=, vhost-path= and the files of rom= and filter= are for root and the supervisor's own user alone"
+        let host = &spec.host;
+        let runs = host.script.is_some() || host.downscript.is_some();
+        let routes = !host.addresses.is_empty() || !host.routes.is_empty();
+        let opens = spec.tun_path.is_some() || spec.vhost_path.is_some() || has_rom || has_filter;
+        ((opens || runs || routes) && !self.is_owner(uid)).then(|| {
+            "tun-path=, vhost-path=, the files of rom= and filter=, script=, downscript=, host-ip= and host-route= are for root and the supervisor's own user alone"
                 .to_owned()
         })
     }
@@ -102,6 +106,12 @@ mod tests {
         assert!(callers.objection(1001, &"bridge=br0,rom=/etc/shadow".parse().unwrap()).is_some());
         let filter = "bridge=br0,filter=/etc/shadow".parse().unwrap();
         assert!(callers.objection(1001, &filter).is_some());
+        // Run as root; and packets for others would be the guest's.
+        for text in ["script=/tmp/x", "downscript=/tmp/x", "host-ip=192.0.2.1/24", "host-route=0.0.0.0/0"] {
+            let spec: NicSpec = format!("new-tap=on,{text}").parse().unwrap();
+            assert!(callers.objection(1001, &spec).is_some(), "{text}");
+            assert!(callers.objection(0, &spec).is_none(), "{text}");
+        }
         for harmless in ["bridge=br0", "bridge=br0,rom=off,rom-bar=on,boot=1"] {
             assert!(callers.objection(1001, &harmless.parse().unwrap()).is_none(), "{harmless}");
         }

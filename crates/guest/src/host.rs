@@ -7,8 +7,10 @@ use std::path::PathBuf;
 use taptrail_kernel::changes::Changes;
 use taptrail_kernel::filter::{Attachment, FilterError, InterfaceFilter, Nft, Rules, filter_hooks};
 use taptrail_kernel::link::{Link, LinkError, Links, MacvtapMode, PlacedLink};
+use taptrail_kernel::ovs::Ovs;
 use taptrail_kernel::proc::ProcessId;
 use taptrail_kernel::process::AllowedBpf;
+use taptrail_kernel::script::{self, SCRIPT_TIMEOUT};
 use taptrail_record::{GuestId, IfName, MacAddr};
 use tracing::warn;
 
@@ -49,6 +51,42 @@ pub(crate) struct HostResources {
     pub(crate) mac: Option<MacAddr>,
     /// A record says that the filter was lost, and it was not set again.
     pub(crate) filter_lost: bool,
+    /// What is to be done when the devices are released.
+    pub(crate) teardown: Option<Teardown>,
+}
+
+/// What an interface leaves beside its link, which may be gone before.
+#[derive(Debug)]
+pub(crate) struct Teardown {
+    ifname: IfName,
+    /// The mark of a port of Open vSwitch.
+    ovs_port: Option<String>,
+    downscript: Option<PathBuf>,
+}
+
+impl Teardown {
+    /// That of an interface, if it has anything to be done.
+    pub(crate) fn new(guest: &GuestId, spec: &NicSpec, mac: MacAddr, ifname: IfName) -> Option<Self> {
+        let ovs_port = spec.host.ovs.as_ref().map(|_| mark(guest, mac));
+        let downscript = spec.host.downscript.clone();
+        let is_any = ovs_port.is_some() || downscript.is_some();
+        is_any.then_some(Self { ifname, ovs_port, downscript })
+    }
+
+    /// Never stops at the first error; what can't be done is logged.
+    fn run(self, mac: MacAddr) {
+        let Self { ifname, ovs_port, downscript } = self;
+        if let Some(script) = downscript
+            && let Err(error) = script::run(&script, &ifname, SCRIPT_TIMEOUT)
+        {
+            warn!("{mac}: downscript for '{ifname}': {}", crate::chain(&error));
+        }
+        if let Some(mark) = ovs_port
+            && let Err(error) = Ovs::discover().and_then(|ovs| ovs.remove_port(&ifname, &mark))
+        {
+            warn!("{mac}: port '{ifname}' of Open vSwitch may be left over: {}", crate::chain(&error));
+        }
+    }
 }
 
 impl HostResources {
@@ -152,6 +190,9 @@ impl Host {
     /// Removes an interface's link and filter, never stopping at the first error. What can't be
     /// removed is logged, and stays in `resources`.
     pub(crate) fn undo(&mut self, mac: MacAddr, resources: &mut HostResources) {
+        if let Some(teardown) = resources.teardown.take() {
+            teardown.run(mac);
+        }
         // First the link, as it needs its filter while it exists. A link that is not ours stays,
         // also in `resources`: while QEMU keeps its device, the link shows whether that is
         // released.
@@ -289,6 +330,24 @@ impl Host {
     /// name in the records of its devices, if any. A tap is gone with its last descriptor, and
     /// another link may have its name then: so a tap counts only if QEMU `holds` it.
     pub(crate) fn find_left_over(
+        &mut self,
+        guest: &GuestId,
+        spec: &NicSpec,
+        mac: MacAddr,
+        ifname: Option<&str>,
+        holds: bool,
+    ) -> Result<HostResources, LinkError> {
+        let mut resources = self.find_left_over_link(guest, spec, mac, ifname, holds)?;
+        // Without a name in its records nothing was done with the link yet.
+        let name = match &resources.link {
+            Some(link) => Some(link.name().clone()),
+            None => ifname.and_then(|name| name.parse().ok()),
+        };
+        resources.teardown = name.and_then(|name| Teardown::new(guest, spec, mac, name));
+        Ok(resources)
+    }
+
+    fn find_left_over_link(
         &mut self,
         guest: &GuestId,
         spec: &NicSpec,
@@ -435,7 +494,15 @@ fn resources(spec: &NicSpec, link: &Link, mac: MacAddr, mark: Option<String>) ->
         });
         Some(interface_filter(link.kind(), link.name().clone(), link.index(), rules.ok()?))
     });
-    HostResources { cut: false, filter_seen: None, mac: pinned, filter_lost: false, filter, link }
+    HostResources {
+        cut: false,
+        teardown: None,
+        filter_seen: None,
+        mac: pinned,
+        filter_lost: false,
+        filter,
+        link,
+    }
 }
 
 /// The MAC that the link behind an interface must keep: QEMU, which holds its device, could change

@@ -19,20 +19,24 @@ use taptrail_kernel::device::{
     VdpaRequest, admit, open_macvtap, open_tap, open_vhost_net, open_vhost_vdpa,
 };
 use taptrail_kernel::filter::{FilterError, Rules, filter_hooks};
-use taptrail_kernel::link::{Change, Link, LinkError, Links, MacvtapMode, MacvtapName, NewMacvtap, TunInfo};
+use taptrail_kernel::link::{
+    Bandwidth, Change, Link, LinkError, Links, MacvtapMode, MacvtapName, NewMacvtap, PortVlans, TunInfo,
+};
+use taptrail_kernel::ovs::{Ovs, OvsError, OvsPort};
 use taptrail_kernel::proc::{Holders, ProcessStatus};
+use taptrail_kernel::script::{self, SCRIPT_TIMEOUT, ScriptError};
 use taptrail_ledger::{InterfaceKey, StepKey};
-use taptrail_record::{DeviceKind, IfName, MacAddr, Requester};
+use taptrail_record::{DeviceKind, GuestId, IfName, MacAddr, Requester};
 use tracing::{debug, warn};
 use uuid::Uuid;
 
 use crate::account::{Account, AccountError, LedgerBatch, OpenDevice, Opens};
 use crate::filter::FilterLoadError;
 use crate::handover::{self, OpenFileCounts};
-use crate::host::{Host, HostResources, interface_filter, pinned_mac};
+use crate::host::{Host, HostResources, Teardown, interface_filter, pinned_mac};
 use crate::host_link::{HostLink, LinkKind, is_mark, mark};
 use crate::marked::{MarkedError, MarkedLink};
-use crate::spec::{Backend, NicSpec, VdpaNode, Vhost};
+use crate::spec::{Backend, Limit, NicSpec, VdpaNode, Vhost};
 
 /// How long to wait for a macvtap's node: udev makes it asynchronously.
 const NODE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -206,6 +210,24 @@ pub enum OpenError {
         /// The error beneath it, which says why.
         source: FilterLoadError,
     },
+    /// The script can't be run, or failed.
+    #[error("Script of interface {mac} did not configure its link")]
+    Script {
+        /// The MAC of the interface.
+        mac: MacAddr,
+        /// The error beneath it, which says why.
+        source: ScriptError,
+    },
+    /// Open vSwitch does not take the port.
+    #[error("Interface {mac} can't be made a port of Open vSwitch bridge '{bridge}'")]
+    Ovs {
+        /// The MAC of the interface.
+        mac: MacAddr,
+        /// The name of the bridge.
+        bridge: IfName,
+        /// The error beneath it, which says why.
+        source: OvsError,
+    },
     /// The opens could not be recorded as required.
     #[error("Devices of interface {mac} can't be granted")]
     Account {
@@ -272,6 +294,12 @@ enum ResolvedBackend {
     NewTap {
         bridge: Option<Link>,
     },
+    /// The port of a bridge of Open vSwitch.
+    OvsPort {
+        bridge: IfName,
+        /// The bridge's own.
+        mtu: u32,
+    },
     OldTap {
         name: IfName,
         tun: Option<TunInfo>,
@@ -303,6 +331,9 @@ impl Host {
         check_rom(&spec).map_err(refused)?;
         let rules = spec.filter.as_ref().map(|choice| choice.load_rules(mac)).transpose();
         let rules = rules.map_err(|source| refused(OpenError::Filters { mac, source }))?;
+        for path in [&spec.host.script, &spec.host.downscript].into_iter().flatten() {
+            script::check(path).map_err(|source| refused(OpenError::Script { mac, source }))?;
+        }
         let place = self.resolve(&spec, mac, account).map_err(refused)?;
         is_free(mac, account, &mut self.links).map_err(refused)?;
         let (step, key) =
@@ -362,6 +393,12 @@ impl Host {
             Err(OpenError::WrongKind { role, name: link.name.clone(), kind })
         };
         match &spec.backend {
+            // Its link is one of Open vSwitch's kinds, or a tap: Open vSwitch says whether it is a
+            // bridge.
+            Backend::Bridge(name) if spec.host.ovs.is_some() => {
+                let mtu = find("Bridge", name)?.mtu;
+                Ok(ResolvedBackend::OvsPort { bridge: name.clone(), mtu })
+            }
             Backend::Bridge(name) => {
                 let bridge = find("Bridge", name)?;
                 match bridge.kind.as_deref() {
@@ -515,7 +552,9 @@ impl Host {
     ) -> Result<(IfName, Vec<Admitted>, Vec<usize>), OpenError> {
         let failed = |source| OpenError::Link { mac, source };
         let mut opening = match place {
-            ResolvedBackend::NewTap { .. } => open_tap_device(spec, new_tap_name(spec)),
+            ResolvedBackend::NewTap { .. } | ResolvedBackend::OvsPort { .. } => {
+                open_tap_device(spec, new_tap_name(spec))
+            }
             ResolvedBackend::OldTap { name, .. } => open_tap_device(spec, TapName::Existing(name)),
             ResolvedBackend::NewMacvtap { lower, mode } => {
                 let (name, index) = self.make_macvtap(spec, mac, (lower, *mode))?;
@@ -564,7 +603,7 @@ impl Host {
         let (name, link) = self.tap_link(&admitted, mac)?;
         let index = link.index;
         match place {
-            ResolvedBackend::NewTap { .. } => {
+            ResolvedBackend::NewTap { .. } | ResolvedBackend::OvsPort { .. } => {
                 let mark = mark(opens.account.guest(), mac);
                 self.links.set_alias(index, &mark).map_err(failed)?;
                 let link = HostLink::made(LinkKind::Tap, name.clone(), index, mark, mac.host_side());
@@ -583,6 +622,12 @@ impl Host {
             ResolvedBackend::NewMacvtap { .. } | ResolvedBackend::Vdpa(_) => {}
         }
         self.configure(spec, mac, place, index).map_err(failed)?;
+        limit_bandwidth(&mut self.links, spec, index).map_err(failed)?;
+        resources.teardown = Teardown::new(opens.account.guest(), spec, mac, name.clone());
+        if let ResolvedBackend::OvsPort { bridge, mtu } = place {
+            let added = add_ovs_port(opens.account.guest(), spec, mac, (bridge, &name), *mtu);
+            added.map_err(|source| OpenError::Ovs { mac, bridge: bridge.clone(), source })?;
+        }
         resources.mac = pinned_mac(spec, &link, mac);
         if let Some(rules) = rules {
             let kind = resources.link.as_ref().map_or(LinkKind::Tap, HostLink::kind);
@@ -598,9 +643,17 @@ impl Host {
             removed.map_err(|source| OpenError::Filter { mac, source })?;
         }
         crash_point!("open::filtered");
-        if let ResolvedBackend::NewTap { .. } | ResolvedBackend::NewMacvtap { .. } = place {
+        if spec.makes_link() {
             // Set up last: no frame passes before the filter is in force.
             self.links.configure(index, &Change { up: Some(true), ..Change::default() }).map_err(failed)?;
+        }
+        for route in &spec.host.routes {
+            // The kernel takes none by way of a link that is down.
+            self.links.add_route(index, route).map_err(failed)?;
+        }
+        if let Some(script) = &spec.host.script {
+            script::run(script, &name, SCRIPT_TIMEOUT).map_err(|source| OpenError::Script { mac, source })?;
+            crash_point!("open::script-run");
         }
         debug!("{mac}: '{name}' is ready");
         Ok((name, admitted, unused))
@@ -643,6 +696,9 @@ impl Host {
         place: &ResolvedBackend,
         index: u32,
     ) -> Result<(), LinkError> {
+        if let Some(frames) = spec.host.rx_frames {
+            self.links.set_rx_frames(index, frames)?;
+        }
         match place {
             ResolvedBackend::NewTap { bridge } => {
                 self.links.configure(
@@ -657,10 +713,17 @@ impl Host {
                 if spec.isolated {
                     self.links.set_isolated(index, true)?;
                 }
-                if let Some(vlan) = spec.vlan {
-                    self.links.set_port_vlan(index, vlan)?;
+                let tagged: Vec<u16> = spec.host.trunk.iter().copied().collect();
+                let (untagged, leaves_tagged) = (spec.vlan, spec.host.native_tagged);
+                self.links.set_port_vlans(index, &PortVlans { untagged, leaves_tagged, tagged: &tagged })?;
+                for address in &spec.host.addresses {
+                    self.links.add_address(index, address)?;
                 }
                 Ok(())
+            }
+            ResolvedBackend::OvsPort { mtu, .. } => {
+                let (mac, mtu) = (Some(mac.host_side()), Some(spec.mtu.unwrap_or(*mtu)));
+                self.links.configure(index, &Change { mac, mtu, ..Change::default() })
             }
             // An existing link belongs to its owner: only what the SPEC names is changed.
             ResolvedBackend::OldTap { .. } | ResolvedBackend::OldMacvtap { .. } => match spec.mtu {
@@ -688,6 +751,60 @@ fn open_vdpa(node: &VdpaNode, mac: MacAddr, opens: &mut Opens<'_>) -> Result<Vec
         }
         Some(source) => Err(OpenError::Device { mac, source }),
     }
+}
+
+/// Limits what the guest sends and receives. A macvtap sends what its guest sends; of a tap, the
+/// guest receives what the link sends.
+fn limit_bandwidth(links: &mut Links, spec: &NicSpec, index: u32) -> Result<(), LinkError> {
+    let bytes = |limit: &Limit| Bandwidth {
+        average: u64::from(limit.average) * 1000,
+        peak: limit.peak.map(|peak| u64::from(peak) * 1000),
+        burst: limit.burst.map(|burst| u64::from(burst) * 1024),
+    };
+    let (inbound, outbound) = (spec.host.inbound.as_ref(), spec.host.outbound.as_ref());
+    let (sent, received) = match spec.backend {
+        Backend::Macvtap { .. } => (outbound, inbound),
+        _ => (inbound, outbound),
+    };
+    if let Some(limit) = sent {
+        links.limit_sent(index, &bytes(limit))?;
+    }
+    match received {
+        Some(limit) => links.limit_received(index, &bytes(limit)),
+        None => Ok(()),
+    }
+}
+
+fn add_ovs_port(
+    guest: &GuestId,
+    spec: &NicSpec,
+    mac: MacAddr,
+    (bridge, ifname): (&IfName, &IfName),
+    mtu: u32,
+) -> Result<(), OvsError> {
+    let trunk: Vec<u16> = spec.host.trunk.iter().copied().collect();
+    let ovs = spec.host.ovs.clone().unwrap_or_default();
+    Ovs::discover()?.add_port(&OvsPort {
+        bridge,
+        ifname,
+        mac,
+        guest: guest.uuid,
+        // The same each time for one interface of a guest.
+        interface_id: ovs.interface_id.unwrap_or_else(|| interface_id(guest.uuid, mac)),
+        profile: ovs.profile.as_deref(),
+        mark: &mark(guest, mac),
+        vlan: spec.vlan,
+        trunk: &trunk,
+        native_tagged: spec.host.native_tagged,
+        mtu: Some(spec.mtu.unwrap_or(mtu)),
+    })
+}
+
+/// An id for an interface that has none: of the guest's, with the address in its last six bytes.
+fn interface_id(guest: Uuid, mac: MacAddr) -> Uuid {
+    let mut bytes = *guest.as_bytes();
+    bytes[10..].copy_from_slice(&mac.0);
+    uuid::Builder::from_custom_bytes(bytes).into_uuid()
 }
 
 /// Refuses what QEMU can't read to its end as an option ROM: it would hang in opening a FIFO. QEMU

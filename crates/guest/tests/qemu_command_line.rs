@@ -71,6 +71,7 @@ fn nic(number: usize, model: &str, taps: &[Admitted], port: Option<&String>) -> 
         vdpa: false,
         fds: taps.iter().map(|tap| tap.as_fd().as_raw_fd()).collect(),
         vhost_fds: Vec::new(),
+        send_buffer: None,
         bus: port.cloned(),
         mtu: Some(1400),
         properties: BTreeMap::new(),
@@ -157,8 +158,12 @@ fn qemu_starts_with_the_nics_it_was_given_and_takes_more() {
     for (name, tap) in ["q0", "q1"].iter().zip(&later_one) {
         guest.monitor.getfd(name, tap, LONG).unwrap();
     }
-    let backend =
-        NetdevTap { id: "net9".to_owned(), fds: vec!["q0".to_owned(), "q1".to_owned()], vhost_fds: vec![] };
+    let backend = NetdevTap {
+        id: "net9".to_owned(),
+        fds: vec!["q0".to_owned(), "q1".to_owned()],
+        vhost_fds: vec![],
+        send_buffer: None,
+    };
     guest.monitor.netdev_add(&backend, LONG).unwrap();
     let mac = "52:54:00:00:00:09".parse().unwrap();
     let two = NonZeroU16::new(2).unwrap();
@@ -198,7 +203,8 @@ fn qemu_sets_each_property_of_the_device_at_its_start_and_hot_plugged() {
 
     let later_one = taps("tap1", 1);
     guest.monitor.getfd("q0", &later_one[0], LONG).unwrap();
-    let backend = NetdevTap { id: "net9".to_owned(), fds: vec!["q0".to_owned()], vhost_fds: vec![] };
+    let backend =
+        NetdevTap { id: "net9".to_owned(), fds: vec!["q0".to_owned()], vhost_fds: vec![], send_buffer: None };
     guest.monitor.netdev_add(&backend, LONG).unwrap();
     let mac = "52:54:00:00:00:09".parse().unwrap();
     let mut set = spec.properties;

@@ -68,8 +68,12 @@ impl HotPlug {
     /// Hot-plugs an interface, and unplugs it again.
     fn measure(monitor: &mut Monitor, links: &mut Links) -> Self {
         let tap = tap(links);
-        let netdev =
-            NetdevTap { id: "host-nic0".to_owned(), fds: vec!["tap".to_owned()], vhost_fds: Vec::new() };
+        let netdev = NetdevTap {
+            id: "host-nic0".to_owned(),
+            fds: vec!["tap".to_owned()],
+            vhost_fds: Vec::new(),
+            send_buffer: None,
+        };
         let nic = nic();
         thread::sleep(SETTLE_TIME);
 

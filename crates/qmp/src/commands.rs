@@ -18,6 +18,8 @@ pub struct NetdevTap {
     pub fds: Vec<String>,
     /// Names of the vhost-net descriptors: as many as `fds`, or none.
     pub vhost_fds: Vec<String>,
+    /// Bytes that may wait in the tap's socket (`sndbuf`); `None`: QEMU's default, no limit.
+    pub send_buffer: Option<u32>,
 }
 
 impl NetdevTap {
@@ -44,6 +46,9 @@ impl NetdevTap {
             // Without it, QEMU 7.2 only warns of a vhost-net that does not work, and then fails an
             // assertion (net/tap.c, net/net.c). Later versions refuse the command either way.
             arguments.insert("vhostforce".to_owned(), true.into());
+        }
+        if let Some(bytes) = self.send_buffer {
+            arguments.insert("sndbuf".to_owned(), bytes.into());
         }
         Ok(Value::Object(arguments))
     }
@@ -104,6 +109,15 @@ impl Monitor {
     /// [`QmpError::Refused`] if there is none; others as for every operation.
     pub fn netdev_del(&mut self, id: &str, timeout: Duration) -> Result<(), QmpError> {
         self.execute("netdev_del", json!({ "id": id }), timeout).map(drop)
+    }
+
+    /// Switches the carrier of a NIC, or of a netdev and of the NIC on it.
+    ///
+    /// # Errors
+    ///
+    /// [`QmpError::Refused`] if there is none; others as for every operation.
+    pub fn set_link(&mut self, id: &str, up: bool, timeout: Duration) -> Result<(), QmpError> {
+        self.execute("set_link", json!({ "name": id, "up": up }), timeout).map(drop)
     }
 
     /// Hot-plugs a device: `driver`, `id`, and its properties.

@@ -447,6 +447,7 @@ fn arguments_that_cannot_be_sent_are_not() {
         id: "n0".to_owned(),
         fds: fds.iter().map(ToString::to_string).collect(),
         vhost_fds: vhost_fds.iter().map(ToString::to_string).collect(),
+        send_buffer: None,
     };
     for tap in [
         tap(&[], &[]),
@@ -476,7 +477,7 @@ fn a_netdev_always_has_an_explicit_vhost_option() {
     let names = |prefix: &str, count: usize| (0..count).map(|n| format!("{prefix}{n}")).collect::<Vec<_>>();
     for (queues, vhost) in [(1, false), (1, true), (2, true)] {
         let vhost_fds = names("v", if vhost { queues } else { 0 });
-        let tap = NetdevTap { id: "n0".to_owned(), fds: names("t", queues), vhost_fds };
+        let tap = NetdevTap { id: "n0".to_owned(), fds: names("t", queues), vhost_fds, send_buffer: None };
         monitor.netdev_add(&tap, LONG_TIMEOUT).unwrap();
     }
     assert_eq!(receiver.recv().unwrap(), json!({ "type": "tap", "id": "n0", "fd": "t0", "vhost": false }));

@@ -113,7 +113,7 @@ fn own_network_namespace() {
 
 fn backend(fds: &[&str], vhost_fds: &[&str]) -> NetdevTap {
     let names = |names: &[&str]| names.iter().map(ToString::to_string).collect();
-    NetdevTap { id: "net0".to_owned(), fds: names(fds), vhost_fds: names(vhost_fds) }
+    NetdevTap { id: "net0".to_owned(), fds: names(fds), vhost_fds: names(vhost_fds), send_buffer: None }
 }
 
 fn nic(more: Value) -> Map<String, Value> {

@@ -186,7 +186,16 @@ impl Driver {
                 let fd = std::mem::take(fd);
                 monitor.netdev_add_vdpa(&NetdevVdpa { id, fd }, MONITOR_TIMEOUT)?;
             }
-            _ => monitor.netdev_add(&NetdevTap { id, fds, vhost_fds }, MONITOR_TIMEOUT)?,
+            _ => {
+                let send_buffer = interface.spec.host.send_buffer;
+                let tap = NetdevTap { id, fds, vhost_fds, send_buffer };
+                monitor.netdev_add(&tap, MONITOR_TIMEOUT)?;
+            }
+        }
+        let link_down = interface.spec.host.link_down;
+        if link_down {
+            // Before there is a NIC, so that no frame passes meanwhile.
+            self.qemu.monitor.set_link(&netdev, false, MONITOR_TIMEOUT)?;
         }
         crash_point!("attach::netdev");
         let properties: Map<String, Value> = device_properties(
@@ -202,7 +211,12 @@ impl Driver {
         let added = self.qemu.monitor.device_add(&properties, MONITOR_TIMEOUT);
         // Without an answer the NIC may have been added.
         handed_over.nic = !matches!(added, Err(QmpError::Refused { .. }));
-        Ok(added?)
+        added?;
+        if link_down {
+            // The guest sees the NIC's own.
+            self.qemu.monitor.set_link(&interface.id, false, MONITOR_TIMEOUT)?;
+        }
+        Ok(())
     }
 
     /// Verifies that QEMU holds each descriptor.

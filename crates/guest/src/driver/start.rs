@@ -168,6 +168,11 @@ impl Attempt {
         self.admitted.clear();
         sandbox_after_start(self.host.needs_bpf()).map_err(StartError::Restrain)?;
         self.paused = options.command.paused;
+        if let Some(qemu) = &mut self.qemu {
+            for interface in self.interfaces.iter().filter(|interface| interface.spec.host.link_down) {
+                qemu.monitor.set_link(&interface.id, false, MONITOR_TIMEOUT)?;
+            }
+        }
         if let Some(qemu) = &mut self.qemu
             && !self.paused
         {
@@ -272,6 +277,7 @@ impl Attempt {
                 vhost_fds: numbers(true),
                 bus: interface.port.clone(),
                 mtu: interface.spec.mtu,
+                send_buffer: interface.spec.host.send_buffer,
                 properties: interface.spec.properties.clone(),
             });
         }

@@ -56,6 +56,8 @@ pub struct NicOnCommandLine {
     pub bus: Option<String>,
     /// The MTU that the guest is told, in bytes.
     pub mtu: Option<u32>,
+    /// Bytes that may wait in the tap's socket; `None`: QEMU's default.
+    pub send_buffer: Option<u32>,
     /// What else the device is set to.
     pub properties: BTreeMap<Property, String>,
 }
@@ -122,6 +124,9 @@ impl NicOnCommandLine {
             // With vhostforce: otherwise QEMU 7.2 only warns of a vhost that does not work, and
             // then fails an assertion (its net/tap.c and net/net.c).
             value.push_str(&format!(",vhost=on,vhostforce=on,{vhostfd}={}", numbers(&self.vhost_fds)));
+        }
+        if let Some(bytes) = self.send_buffer {
+            value.push_str(&format!(",sndbuf={bytes}"));
         }
         value
     }

@@ -199,6 +199,7 @@ fn nic(queues: u16, vhost: bool) -> NicOnCommandLine {
         vdpa: false,
         fds: fds(10),
         vhost_fds: if vhost { fds(20) } else { Vec::new() },
+        send_buffer: None,
         bus: None,
         mtu: None,
         properties: BTreeMap::new(),

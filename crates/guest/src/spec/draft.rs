@@ -7,7 +7,9 @@ use std::ops::Range;
 use taptrail_record::{IfName, MacAddr};
 
 use super::error::{Fault, Problem, quoted};
-use super::{Backend, Key, NicSpec, Property, VdpaNode, Vhost, closest, value};
+use super::{
+    Backend, HostSide, Key, NicSpec, Property, SPEC_LIMIT, VdpaNode, Vhost, closest, host_side, value,
+};
 use crate::filter::{FilterChoice, Store};
 use crate::qemu::model::Model;
 
@@ -100,7 +102,7 @@ impl<'t> PartialSpec<'t> {
     /// An invalid value, or two that exclude each other. `whole` is where to point when something
     /// is missing.
     pub(crate) fn finish(&self, whole: Range<usize>) -> Result<NicSpec, Fault> {
-        let (backend_key, backend) = self.backend(whole)?;
+        let (backend_key, backend) = self.backend(whole.clone())?;
         for (key, only_with) in [
             (Key::Mode, &[Key::Macvtap][..]),
             (Key::Ifname, &[Key::Bridge, Key::NewTap, Key::Macvtap]),
@@ -110,6 +112,15 @@ impl<'t> PartialSpec<'t> {
             (Key::Vhost, &LINKS),
             (Key::VhostPath, &LINKS),
             (Key::Filter, &LINKS),
+            (Key::Trunk, &[Key::Bridge]),
+            (Key::Ovs, &[Key::Bridge]),
+            // The kernel's macvtap has no such setting.
+            (Key::RxFrames, &[Key::Bridge, Key::Tap, Key::NewTap]),
+            // An existing link keeps its owner's queues and addresses.
+            (Key::Inbound, &[Key::Bridge, Key::NewTap, Key::Macvtap]),
+            (Key::Outbound, &[Key::Bridge, Key::NewTap, Key::Macvtap]),
+            (Key::HostIp, &[Key::NewTap]),
+            (Key::HostRoute, &[Key::NewTap]),
         ] {
             if !only_with.contains(&backend_key) {
                 self.refuse(key, backend_key, Problem::WrongBackend { key, backend: backend_key })?;
@@ -137,6 +148,7 @@ impl<'t> PartialSpec<'t> {
         spec.id = self.read(Key::Id, |text| Ok(text.parse()?))?;
         spec.tun_path = self.read(Key::TunPath, value::path)?;
         spec.vhost_path = self.read(Key::VhostPath, value::path)?;
+        spec.host = self.host_side()?;
         for property in Property::all() {
             let key = Key::Device(property);
             let Some(value) = self.read(key, |text| property.check(text))? else { continue };
@@ -145,7 +157,46 @@ impl<'t> PartialSpec<'t> {
             }
             spec.properties.insert(property, value);
         }
+        // It is written where it has to be read again.
+        if spec.to_string().len() > SPEC_LIMIT {
+            return Err(Fault::new(whole, Problem::TooLong { limit: SPEC_LIMIT }));
+        }
         Ok(spec)
+    }
+
+    fn host_side(&self) -> Result<HostSide, Fault> {
+        for (key, needed) in
+            [(Key::OvsProfile, Key::Ovs), (Key::VlanMode, Key::Trunk), (Key::VlanMode, Key::Vlan)]
+        {
+            if self.get(needed).is_none() {
+                self.refuse(key, needed, Problem::Needs { key, needed })?;
+            }
+        }
+        if self.get(Key::Ovs).is_some() {
+            for key in [Key::Filter, Key::Isolated, Key::Inbound, Key::Outbound] {
+                self.refuse(key, Key::Ovs, Problem::NotWithOvs(key))?;
+            }
+        }
+        let mut ovs = self.read(Key::Ovs, host_side::ovs)?;
+        let profile = self.read(Key::OvsProfile, host_side::profile)?;
+        if let Some(ovs) = &mut ovs {
+            ovs.profile = profile;
+        }
+        let limit = |key| self.read(key, |text| host_side::limit(key, text));
+        Ok(HostSide {
+            link_down: self.read(Key::LinkState, value::link_down)?.unwrap_or(false),
+            send_buffer: self.read(Key::SendBuffer, value::send_buffer)?,
+            trunk: self.read(Key::Trunk, host_side::trunk)?.unwrap_or_default(),
+            native_tagged: self.read(Key::VlanMode, value::native_tagged)?.unwrap_or(false),
+            ovs,
+            rx_frames: self.read(Key::RxFrames, value::rx_frames)?,
+            inbound: limit(Key::Inbound)?,
+            outbound: limit(Key::Outbound)?,
+            addresses: self.read(Key::HostIp, host_side::addresses)?.unwrap_or_default(),
+            routes: self.read(Key::HostRoute, host_side::routes)?.unwrap_or_default(),
+            script: self.read(Key::Script, value::path)?,
+            downscript: self.read(Key::Downscript, value::path)?,
+        })
     }
 
     /// The one backend that was given.

@@ -76,6 +76,16 @@ pub enum Problem {
         /// The values that the key takes.
         choices: Vec<&'static str>,
     },
+    /// Not of the form that the key's value has.
+    #[error("'{text}' can't be '{key}': {form} is needed")]
+    Form {
+        /// The key whose value is wrong.
+        key: Key,
+        /// The value as it was given, shortened.
+        text: String,
+        /// The form that is needed.
+        form: &'static str,
+    },
     /// A relative path of a device: its meaning would depend on the working directory.
     #[error("'{0}' is not an absolute path")]
     RelativePath(String),
@@ -97,6 +107,17 @@ pub enum Problem {
         /// The key of the interface's backend.
         backend: Key,
     },
+    /// The setting has a meaning together with another one only.
+    #[error("'{key}' needs '{needed}'")]
+    Needs {
+        /// The key of the setting.
+        key: Key,
+        /// The key that is missing.
+        needed: Key,
+    },
+    /// Open vSwitch does this itself, or takes the frames before it.
+    #[error("'{0}' has no effect on a port of Open vSwitch")]
+    NotWithOvs(Key),
     /// The interface would take its own bridge's or lower link's name.
     #[error("The interface can't be called '{0}' like the link it is created for")]
     NameOfBackend(IfName),

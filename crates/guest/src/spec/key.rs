@@ -30,6 +30,19 @@ pub enum Key {
     Id,
     TunPath,
     VhostPath,
+    LinkState,
+    SendBuffer,
+    Trunk,
+    VlanMode,
+    Ovs,
+    OvsProfile,
+    RxFrames,
+    Inbound,
+    Outbound,
+    HostIp,
+    HostRoute,
+    Script,
+    Downscript,
     /// A property of QEMU's device.
     Device(Property),
 }
@@ -52,7 +65,7 @@ impl Key {
     }
 
     /// Those that are no property of QEMU's device.
-    pub(super) const OWN: [Self; 23] = [
+    pub(super) const OWN: [Self; 36] = [
         Self::Bridge,
         Self::Tap,
         Self::NewTap,
@@ -76,6 +89,19 @@ impl Key {
         Self::Id,
         Self::TunPath,
         Self::VhostPath,
+        Self::LinkState,
+        Self::SendBuffer,
+        Self::Trunk,
+        Self::VlanMode,
+        Self::Ovs,
+        Self::OvsProfile,
+        Self::RxFrames,
+        Self::Inbound,
+        Self::Outbound,
+        Self::HostIp,
+        Self::HostRoute,
+        Self::Script,
+        Self::Downscript,
     ];
 
     /// Those that may be given several times: filters, and the values of their variables.
@@ -113,6 +139,19 @@ impl Key {
             Self::Id => "id",
             Self::TunPath => "tun-path",
             Self::VhostPath => "vhost-path",
+            Self::LinkState => "link",
+            Self::SendBuffer => "sndbuf",
+            Self::Trunk => "trunk",
+            Self::VlanMode => "vlan-mode",
+            Self::Ovs => "ovs",
+            Self::OvsProfile => "ovs-profile",
+            Self::RxFrames => "rx-frames",
+            Self::Inbound => "inbound",
+            Self::Outbound => "outbound",
+            Self::HostIp => "host-ip",
+            Self::HostRoute => "host-route",
+            Self::Script => "script",
+            Self::Downscript => "downscript",
             Self::Device(property) => property.as_str(),
         }
     }
@@ -177,7 +216,7 @@ mod tests {
         ] {
             assert_eq!(closest(word, keys()), Some(key), "{word}");
         }
-        for word in ["", "x", "script", "bandwidth", &"a".repeat(4096)] {
+        for word in ["", "x", "firewall", "bandwidth", &"a".repeat(4096)] {
             assert_eq!(closest(word, keys()), None, "{word}");
         }
     }

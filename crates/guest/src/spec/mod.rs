@@ -15,6 +15,7 @@
 
 mod draft;
 mod error;
+mod host_side;
 mod key;
 mod nic_id;
 mod parse;
@@ -40,6 +41,7 @@ use taptrail_record::{IfName, MacAddr};
 pub use taptrail_kernel::link::MacvtapMode;
 
 pub use self::error::{Problem, SpecError};
+pub use self::host_side::{HostSide, Limit, OpenVswitch};
 pub use self::key::Key;
 pub use self::nic_id::{NicId, NicIdError};
 pub use self::parse::SPEC_LIMIT;
@@ -89,6 +91,8 @@ pub struct NicSpec {
     pub tun_path: Option<PathBuf>,
     /// Opened in place of `/dev/vhost-net`; absolute. Never with [`Vhost::Off`].
     pub vhost_path: Option<PathBuf>,
+    /// What it sets on the host's side beside that.
+    pub host: HostSide,
     /// What QEMU's device is set to beside that, as in a SPEC; what is absent is QEMU's default.
     pub properties: BTreeMap<Property, String>,
 }
@@ -111,6 +115,7 @@ impl NicSpec {
             id: None,
             tun_path: None,
             vhost_path: None,
+            host: HostSide::default(),
             properties: BTreeMap::new(),
         }
     }

@@ -51,9 +51,9 @@ fn an_error_in_the_reference_looks_as_it_does() {
     let error = "bridge=br0,quues=4".parse::<NicSpec>().expect_err("a slip");
     assert_eq!(pictures[0], error.render(false));
     let xml =
-        "<interface type='bridge'>\n  <source bridge='br0'/>\n  <bandwidth>\n  </bandwidth>\n</interface>";
+        "<interface type='bridge'>\n  <source bridge='br0'/>\n  <backenddomain name='net'/>\n</interface>";
     assert_eq!(
         pictures[1],
-        xml::parse(xml, "web1.xml", &xml::Networks::default()).expect_err("bandwidth").render(false)
+        xml::parse(xml, "web1.xml", &xml::Networks::default()).expect_err("backenddomain").render(false)
     );
 }

@@ -182,6 +182,28 @@ fn numbers_have_their_bounds() {
     }
 }
 
+// Shows 2.19.
+#[test]
+fn settings_of_the_hosts_side_are_read_and_written() {
+    for text in [
+        "bridge=br0,vlan=42,link=down,sndbuf=0,trunk=7+47,vlan-mode=tagged,rx-frames=64",
+        "bridge=ovs0,vlan=42,trunk=7,ovs=09b11c53-8b5c-4eeb-8f00-d84eaa0aaa4f,ovs-profile=a,,b",
+        "bridge=br0,inbound=1000:4000:1024,outbound=128::32768",
+        "macvtap=eth0,inbound=1000:2000,outbound=1",
+        "new-tap=on,host-ip=192.0.2.1@192.0.2.2/24+2001:db8::1/64,host-route=198.51.100.0/24@192.0.2.2@5+::/0@7",
+        "tap=tap0,script=/etc/qemu-ifup,downscript=/etc/qemu-ifdown",
+    ] {
+        assert_eq!(spec(text).to_string(), text);
+    }
+    // What holds anyway is left out.
+    assert_eq!(
+        spec("bridge=br0,link=up,vlan=1,trunk=2+2,vlan-mode=untagged").to_string(),
+        "bridge=br0,vlan=1,trunk=2"
+    );
+    let many: Vec<String> = (1..=4094).map(|tag: u16| tag.to_string()).collect();
+    assert!(matches!(problem(&format!("bridge=b,trunk={}", many.join("+"))), Problem::TooLong { .. }));
+}
+
 #[test]
 fn control_characters_are_refused_and_never_shown() {
     let error = "bridge=br0,id=a\u{1b}[31m".parse::<NicSpec>().expect_err("an escape");
@@ -289,7 +311,7 @@ fn errors_as_people_see_them() {
     let texts = [
         "",
         "brige=br0",
-        "bridge=br0,script=/etc/qemu-ifup",
+        "bridge=br0,firewall=off",
         "bridge=br0,",
         "bridge=bridge0,,mtu=9000",
         "bridge",
@@ -320,6 +342,16 @@ fn errors_as_people_see_them() {
         "bridge=br0,id=0net",
         "bridge=brücke-名前,mtu=9",
         "bridge=br0,id=a\tb",
+        "bridge=br0,trunk=20+4095",
+        "bridge=br0,vlan-mode=tagged,trunk=7",
+        "bridge=br0,ovs=yes",
+        "bridge=br0,ovs=on,filter=no-mac-spoofing",
+        "bridge=br0,inbound=1000:2000:10:4",
+        "tap=tap0,inbound=1000",
+        "new-tap=on,host-ip=192.0.2.1",
+        "new-tap=on,host-ip=192.0.2.1@2001:db8::1/24",
+        "new-tap=on,host-route=198.51.100.0/24@192.0.2.1@5@6",
+        "new-tap=on,script=qemu-ifup",
     ];
     let pictures = texts.map(|text| text.parse::<NicSpec>().expect_err(text).render(false));
     insta::assert_snapshot!(pictures.join("\n\n"));
@@ -351,6 +383,17 @@ fn value_of(key: Key) -> BoxedStrategy<String> {
         Key::Vlan => (1..=4094u32).prop_map(|n| n.to_string()).boxed(),
         Key::Id => "[a-zA-Z][a-zA-Z0-9._-]{0,9}".boxed(),
         Key::TunPath | Key::VhostPath => "/[a-z0-9,=/ é]{0,20}".boxed(),
+        Key::LinkState => text_of(&["up", "down"]).boxed(),
+        Key::SendBuffer => any::<i32>().prop_map(|n| n.unsigned_abs().to_string()).boxed(),
+        Key::Trunk => "[1-9][0-9]{0,2}([+][1-9][0-9]{0,2}){0,4}".boxed(),
+        Key::VlanMode => text_of(&["tagged", "untagged"]).boxed(),
+        Key::Ovs => text_of(&["on", "09b11c53-8b5c-4eeb-8f00-d84eaa0aaa4f"]).boxed(),
+        Key::OvsProfile => "[a-z ,]{1,5}".boxed(),
+        Key::RxFrames => (0..=64u32).prop_map(|n| n.to_string()).boxed(),
+        Key::Inbound | Key::Outbound => "[1-9][0-9]{0,3}(:[1-9]?(:[1-9][0-9]{0,3})?)?".boxed(),
+        Key::HostIp => text_of(&["192.0.2.1/24", "192.0.2.1@192.0.2.2/32+2001:db8::1/64"]).boxed(),
+        Key::HostRoute => text_of(&["198.51.100.0/24", "198.51.100.0/24@192.0.2.2@5+::/0@7"]).boxed(),
+        Key::Script | Key::Downscript => "/[a-z0-9,=/ é]{0,20}".boxed(),
         Key::Device(_) => text_of(&["on", "off", "1", "512", "/a,b", "bh"]).boxed(),
     };
     prop_oneof![15 => likely, 1 => "\\PC{0,6}"].boxed()

@@ -44,6 +44,16 @@ pub(super) fn isolated(text: &str) -> Result<bool, Problem> {
     choice(Key::Isolated, text, &[true, false], |on| if on { "on" } else { "off" })
 }
 
+/// Whether the link is down.
+pub(super) fn link_down(text: &str) -> Result<bool, Problem> {
+    choice(Key::LinkState, text, &[false, true], |down| if down { "down" } else { "up" })
+}
+
+/// Whether frames of the port's own VLAN are tagged.
+pub(super) fn native_tagged(text: &str) -> Result<bool, Problem> {
+    choice(Key::VlanMode, text, &[false, true], |tagged| if tagged { "tagged" } else { "untagged" })
+}
+
 /// The only value of `new-tap`: without one the key is left out.
 pub(super) fn new_tap(text: &str) -> Result<(), Problem> {
     choice(Key::NewTap, text, &[()], |()| "on")
@@ -75,6 +85,16 @@ pub(super) fn mtu(text: &str) -> Result<u32, Problem> {
 
 pub(super) fn vlan(text: &str) -> Result<u16, Problem> {
     small_number(Key::Vlan, text, 1..=4094)
+}
+
+/// Bytes, as many as QEMU takes.
+pub(super) fn send_buffer(text: &str) -> Result<u32, Problem> {
+    number(Key::SendBuffer, text, 0..=i32::MAX.cast_unsigned())
+}
+
+/// Frames, as many as the kernel's tun driver takes.
+pub(super) fn rx_frames(text: &str) -> Result<u32, Problem> {
+    number(Key::RxFrames, text, 0..=64)
 }
 
 /// An address that one guest's interface can own.

@@ -2,7 +2,8 @@ use std::fmt;
 use std::ops::Range;
 use std::path::Path;
 
-use super::{Backend, Key, MacvtapMode, NicSpec};
+use super::host_side::{list, written_address, written_limit, written_route};
+use super::{Backend, HostSide, Key, MacvtapMode, NicSpec};
 use crate::filter::FilterChoice;
 use crate::qemu::model::Model;
 
@@ -72,6 +73,24 @@ impl From<&NicSpec> for Canonical {
         put(Key::Id, spec.id.as_ref().map(|id| id.as_str()));
         put(Key::TunPath, spec.tun_path.as_deref().map(path).as_deref());
         put(Key::VhostPath, spec.vhost_path.as_deref().map(path).as_deref());
+        let HostSide { link_down, send_buffer, trunk, native_tagged, ovs, .. } = &spec.host;
+        let HostSide { rx_frames, inbound, outbound, addresses, routes, script, downscript, .. } = &spec.host;
+        let some = |text: String| Some(text).filter(|text| !text.is_empty());
+        let number = |value: Option<u32>| value.map(|value| value.to_string());
+        put(Key::LinkState, link_down.then_some("down"));
+        put(Key::SendBuffer, number(*send_buffer).as_deref());
+        put(Key::Trunk, some(list(trunk, u16::to_string)).as_deref());
+        put(Key::VlanMode, native_tagged.then_some("tagged"));
+        let ovs_id = ovs.as_ref().map(|ovs| ovs.interface_id.map_or("on".to_owned(), |id| id.to_string()));
+        put(Key::Ovs, ovs_id.as_deref());
+        put(Key::OvsProfile, ovs.as_ref().and_then(|ovs| ovs.profile.as_deref()));
+        put(Key::RxFrames, number(*rx_frames).as_deref());
+        put(Key::Inbound, inbound.as_ref().map(written_limit).as_deref());
+        put(Key::Outbound, outbound.as_ref().map(written_limit).as_deref());
+        put(Key::HostIp, some(list(addresses, written_address)).as_deref());
+        put(Key::HostRoute, some(list(routes, written_route)).as_deref());
+        put(Key::Script, script.as_deref().map(path).as_deref());
+        put(Key::Downscript, downscript.as_deref().map(path).as_deref());
         for (property, value) in &spec.properties {
             put(Key::Device(*property), Some(value));
         }

@@ -60,18 +60,16 @@ impl<'d> Element<'d> {
     /// # Errors
     /// The first of them.
     pub(super) fn takes(self, attributes: &[&str], children: &[&str]) -> Result<(), Fault> {
-        self.check(attributes, children, true)
+        self.takes_repeated(attributes, children, &[])
     }
 
-    /// The same, but children may be given several times.
-    ///
-    /// # Errors
-    /// The first that is not listed.
-    pub(super) fn takes_many(self, attributes: &[&str], children: &[&str]) -> Result<(), Fault> {
-        self.check(attributes, children, false)
-    }
-
-    fn check(self, attributes: &[&str], children: &[&str], once: bool) -> Result<(), Fault> {
+    /// As [`takes`](Self::takes), but these children may be given several times.
+    pub(super) fn takes_repeated(
+        self,
+        attributes: &[&str],
+        children: &[&str],
+        repeated: &[&str],
+    ) -> Result<(), Fault> {
         for attribute in self.node.attributes() {
             let name = &self.node.document().input_text()[attribute.range_qname()];
             if !attributes.contains(&name) {
@@ -82,10 +80,13 @@ impl<'d> Element<'d> {
         let mut seen: Vec<Self> = Vec::new();
         for node in self.node.children().filter(Node::is_element) {
             let child = Self::new(node)?;
-            if !children.contains(&child.name()) {
-                return Err(self.refuse_child(child, children));
+            if repeated.contains(&child.name()) {
+                continue;
             }
-            if let Some(earlier) = seen.iter().find(|earlier| once && earlier.name() == child.name()) {
+            if !children.contains(&child.name()) {
+                return Err(self.refuse_child(child, &[children, repeated].concat()));
+            }
+            if let Some(earlier) = seen.iter().find(|earlier| earlier.name() == child.name()) {
                 let problem = XmlProblem::RepeatedElement(child.name().to_owned());
                 return Err(Fault::new(child.span(), problem).beside(earlier.span()));
             }
@@ -98,12 +99,7 @@ impl<'d> Element<'d> {
         let name = child.name();
         let fault =
             Fault::new(child.span(), XmlProblem::Element { name: quoted(name), parent: self.title() });
-        match name {
-            "script" | "downscript" => {
-                fault.help("remove it: taptrail runs no scripts, and configures the link itself")
-            }
-            _ => did_you_mean(fault, name, children),
-        }
+        did_you_mean(fault, name, children)
     }
 
     /// The only child element of this name, if it is there.

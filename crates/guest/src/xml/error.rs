@@ -55,6 +55,14 @@ pub enum XmlProblem {
         /// The element that has it, or needs it.
         element: String,
     },
+    /// What libvirt does by other programs of the host.
+    #[error("{what} is not supported: {reason}")]
+    Unsupported {
+        /// The element or attribute, and its value.
+        what: String,
+        /// Why.
+        reason: &'static str,
+    },
     /// An empty attribute.
     #[error("Attribute '{0}' is empty")]
     EmptyAttribute(String),
@@ -71,6 +79,14 @@ pub enum XmlProblem {
         name: String,
         /// Why.
         reason: String,
+    },
+    /// A port group that the network's definition lacks.
+    #[error("Network '{network}' has no port group '{group}'")]
+    NoPortGroup {
+        /// The network's name.
+        network: String,
+        /// The port group.
+        group: String,
     },
     /// Another document than a network's.
     #[error("The root element is <{0}>, not <network>")]

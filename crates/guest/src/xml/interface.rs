@@ -6,7 +6,8 @@ use roxmltree::{Attribute, Node};
 
 use super::element::{Element, choose};
 use super::error::{Fault, XmlProblem};
-use super::network::{Network, Networks};
+use super::network::{Definition, Network, Networks};
+use super::settings::{self, Setting, Shared, VirtualPort};
 use super::{FromDomain, FromXml};
 use crate::filter::FilterChoice;
 use crate::qemu::model::Model;
@@ -26,7 +27,7 @@ enum Type {
 }
 
 /// What every type takes.
-const CHILDREN: [&str; 15] = [
+const CHILDREN: [&str; 20] = [
     "mac",
     "source",
     "model",
@@ -42,7 +43,14 @@ const CHILDREN: [&str; 15] = [
     "rom",
     "teaming",
     "address",
+    "tune",
+    "coalesce",
+    "bandwidth",
+    "virtualport",
+    "vlan",
 ];
+
+const ATTRIBUTES: &[&str] = &["type", "trustGuestRxFilters"];
 
 /// The model of an interface that names none: libvirt's default for this host's guests.
 const DEFAULT_MODEL: &str =
@@ -82,12 +90,14 @@ pub(super) fn read_domain(root: Node<'_, '_>, networks: &Networks) -> Result<Fro
 fn read_interface(interface: Element<'_>, networks: &Networks) -> Result<FromXml, Fault> {
     let (kind, network) = kind(interface, networks)?;
     match kind {
-        Type::Bridge => interface.takes(&["type"], &[&CHILDREN[..], &["port", "vlan"]].concat())?,
-        Type::Vdpa => interface.takes(&["type"], &CHILDREN)?,
+        Type::Bridge => interface.takes(ATTRIBUTES, &[&CHILDREN[..], &["port"]].concat())?,
+        Type::Vdpa => interface.takes(ATTRIBUTES, &CHILDREN)?,
         Type::Ethernet | Type::Direct => {
-            interface.takes(&["type"], &[&CHILDREN[..], &["vlan", "script", "downscript"]].concat())?;
+            interface.takes(ATTRIBUTES, &[&CHILDREN[..], &["script", "downscript"]].concat())?;
         }
     }
+    rx_filters(interface, kind)?;
+    let (network, shared) = network.map_or((None, Vec::new()), |(network, shared)| (Some(network), shared));
 
     let mut draft = PartialSpec::default();
     source(interface, kind, network, &mut draft)?;
@@ -102,10 +112,14 @@ fn read_interface(interface: Element<'_>, networks: &Networks) -> Result<FromXml
     rom(interface, &mut draft)?;
     properties(interface, &model, &mut draft)?;
     backend(interface, kind, &model, &mut draft)?;
-    port(interface, &mut draft)?;
-    vlan(interface, &mut draft)?;
-    link(interface)?;
-    scripts(interface)?;
+    port(interface, &shared, &mut draft)?;
+    with_defaults(interface, settings::vlans(interface)?, &shared, |of| &of.vlans, &mut draft)?;
+    with_defaults(interface, settings::bandwidth(interface)?, &shared, |of| &of.bandwidth, &mut draft)?;
+    virtual_port(interface, &shared, &mut draft)?;
+    send_buffer(interface, &mut draft)?;
+    coalesce(interface, &mut draft)?;
+    link(interface, &mut draft)?;
+    scripts(interface, kind, &mut draft)?;
     if let Some(filter) = interface.child("filterref") {
         filters(filter, &mut draft)?;
     }
@@ -128,8 +142,11 @@ fn refuse_root(root: Element<'_>) -> Fault {
     }
 }
 
+/// A network, and what it and its port group have for an interface, the port group's first.
+type OfNetwork = (Network, Vec<Shared>);
+
 /// The type, and the network that says which bridge or device it has, if the interface does not.
-fn kind(interface: Element<'_>, networks: &Networks) -> Result<(Type, Option<Network>), Fault> {
+fn kind(interface: Element<'_>, networks: &Networks) -> Result<(Type, Option<OfNetwork>), Fault> {
     let attribute = interface.needs("type")?;
     match attribute.value() {
         "bridge" => Ok((Type::Bridge, None)),
@@ -146,17 +163,17 @@ fn kind(interface: Element<'_>, networks: &Networks) -> Result<(Type, Option<Net
                 return Ok((Type::Direct, None));
             }
             let name = source.needs("network")?;
-            if let Some(group) = source.attribute("portgroup")? {
-                let problem =
-                    XmlProblem::Attribute { name: group.name().to_owned(), element: source.title() };
-                return Err(Fault::new(group.range(), problem));
-            }
             match networks.find(name.value()) {
-                Some(network @ Network::Bridge(_)) => Ok((Type::Bridge, Some(network))),
-                Some(network @ Network::Macvtap { .. }) => Ok((Type::Direct, Some(network))),
-                Some(Network::Other(reason)) => {
-                    let problem = XmlProblem::Network { name: quoted(name.value()), reason };
-                    Err(Fault::new(name.range_value(), problem))
+                Some(definition) => {
+                    let shared = of_definition(&definition, source)?;
+                    match definition.network {
+                        network @ Network::Bridge(_) => Ok((Type::Bridge, Some((network, shared)))),
+                        network @ Network::Macvtap { .. } => Ok((Type::Direct, Some((network, shared)))),
+                        Network::Other(reason) => {
+                            let problem = XmlProblem::Network { name: quoted(name.value()), reason };
+                            Err(Fault::new(name.range_value(), problem))
+                        }
+                    }
                 }
                 None => {
                     let problem = XmlProblem::UnknownNetwork(quoted(name.value()));
@@ -180,6 +197,113 @@ fn kind(interface: Element<'_>, networks: &Networks) -> Result<(Type, Option<Net
     }
 }
 
+/// What a network's definition has for this interface: that of its port group, then its own.
+fn of_definition(definition: &Definition, source: Element<'_>) -> Result<Vec<Shared>, Fault> {
+    let group = source.attribute("portgroup")?;
+    let Some(found) = definition.group(group.map(|group| group.value())) else {
+        return match group {
+            None => Ok(vec![definition.shared.clone()]),
+            Some(group) => {
+                let (name, text) = (source.needs("network")?.value(), group.value());
+                let problem = XmlProblem::NoPortGroup { network: quoted(name), group: quoted(text) };
+                Err(Fault::new(group.range_value(), problem))
+            }
+        };
+    };
+    Ok(vec![found.clone(), definition.shared.clone()])
+}
+
+/// libvirt follows the addresses that a trusted guest gives its NIC, on a macvtap. The bridge's own
+/// kind of tap filters nothing.
+fn rx_filters(interface: Element<'_>, kind: Type) -> Result<(), Fault> {
+    let Some(trusts) = interface.attribute("trustGuestRxFilters")? else { return Ok(()) };
+    let trusted = choose(trusts, &[("yes", true), ("no", false)])?;
+    if trusted && kind == Type::Direct {
+        let what = "trustGuestRxFilters='yes'".to_owned();
+        let reason = "a macvtap keeps the MAC that it is on record with";
+        return Err(Fault::new(trusts.range(), XmlProblem::Unsupported { what, reason }));
+    }
+    Ok(())
+}
+
+/// Takes what the interface itself says, or else what the definition of its network has for it.
+fn with_defaults<'d>(
+    interface: Element<'d>,
+    own: Vec<Setting<'d>>,
+    shared: &[Shared],
+    of: impl Fn(&Shared) -> &Vec<(Key, String)>,
+    draft: &mut PartialSpec<'d>,
+) -> Result<(), Fault> {
+    if !own.is_empty() {
+        return own.into_iter().try_for_each(|Setting { key, given }| Ok(draft.give(key, given)?));
+    }
+    match shared.iter().map(of).find(|all| !all.is_empty()) {
+        Some(all) => give_all_of_network(interface, all, draft),
+        None => Ok(()),
+    }
+}
+
+fn give_all_of_network<'d>(
+    interface: Element<'d>,
+    all: &[(Key, String)],
+    draft: &mut PartialSpec<'d>,
+) -> Result<(), Fault> {
+    let name = interface.needs_child("source")?.needs("network")?;
+    all.iter().try_for_each(|(key, value)| give_of_network(draft, *key, name, value.clone()))
+}
+
+fn virtual_port<'d>(
+    interface: Element<'d>,
+    shared: &[Shared],
+    draft: &mut PartialSpec<'d>,
+) -> Result<(), Fault> {
+    let own = VirtualPort::read(interface)?;
+    let port = shared.iter().fold(own, |port, shared| port.or(shared.port.clone()));
+    let Some(element) = interface.child("virtualport") else {
+        // The network's, if it has one.
+        return match port.keys() {
+            Ok(keys) => give_all_of_network(interface, &keys, draft),
+            Err(_) if port == VirtualPort::default() => Ok(()),
+            Err(reason) => Err(unsupported_port(interface, &port, reason)),
+        };
+    };
+    match port.keys() {
+        Ok(keys) => keys.into_iter().try_for_each(|(key, value)| {
+            let (key_span, value_span) = (element.span(), element.span());
+            Ok(draft.give(key, Given { key_span, value_span, value: value.into() })?)
+        }),
+        Err(reason) => Err(unsupported_port(element, &port, reason)),
+    }
+}
+
+fn unsupported_port(at: Element<'_>, port: &VirtualPort, reason: &'static str) -> Fault {
+    let what = match &port.kind {
+        Some(kind) => format!("<virtualport type='{}'>", quoted(kind)),
+        None => "<virtualport>".to_owned(),
+    };
+    Fault::new(at.span(), XmlProblem::Unsupported { what, reason })
+}
+
+fn send_buffer<'d>(interface: Element<'d>, draft: &mut PartialSpec<'d>) -> Result<(), Fault> {
+    let Some(tune) = interface.child("tune") else { return Ok(()) };
+    tune.takes(&[], &["sndbuf"])?;
+    let Some(sndbuf) = tune.child("sndbuf") else { return Ok(()) };
+    sndbuf.takes(&[], &[])?;
+    let (key_span, value_span) = (sndbuf.span(), sndbuf.span());
+    Ok(draft.give(Key::SendBuffer, Given { key_span, value_span, value: sndbuf.text().into() })?)
+}
+
+/// Frames that the tap collects: what of `<coalesce>` libvirt has.
+fn coalesce<'d>(interface: Element<'d>, draft: &mut PartialSpec<'d>) -> Result<(), Fault> {
+    let Some(coalesce) = interface.child("coalesce") else { return Ok(()) };
+    coalesce.takes(&[], &["rx"])?;
+    let Some(rx) = coalesce.child("rx") else { return Ok(()) };
+    rx.takes(&[], &["frames"])?;
+    let Some(frames) = rx.child("frames") else { return Ok(()) };
+    frames.takes(&["max"], &[])?;
+    frames.attribute("max")?.map_or(Ok(()), |max| give(draft, Key::RxFrames, max))
+}
+
 /// Takes the value of an attribute as the key's.
 fn give<'d>(draft: &mut PartialSpec<'d>, key: Key, attribute: Attribute<'d, 'd>) -> Result<(), Fault> {
     give_as(draft, key, attribute, attribute.value())
@@ -187,7 +311,7 @@ fn give<'d>(draft: &mut PartialSpec<'d>, key: Key, attribute: Attribute<'d, 'd>)
 
 /// A `<filterref>` with its `<parameter>`s.
 fn filters<'d>(filter: Element<'d>, draft: &mut PartialSpec<'d>) -> Result<(), Fault> {
-    filter.takes_many(&["filter"], &["parameter"])?;
+    filter.takes_repeated(&["filter"], &[], &["parameter"])?;
     give(draft, Key::Filter, filter.needs("filter")?)?;
     for parameter in filter.children("parameter") {
         parameter.takes(&["name", "value"], &[])?;
@@ -285,8 +409,12 @@ fn source<'d>(
             source.takes(&["dev"], &[])?;
             give(draft, Key::Vdpa, source.needs("dev")?)
         }
-        // An empty one is harmless.
-        Type::Ethernet => interface.child("source").map_or(Ok(()), |source| source.takes(&[], &[])),
+        Type::Ethernet => {
+            let Some(source) = interface.child("source") else { return Ok(()) };
+            source.takes_repeated(&[], &[], &["ip", "route"])?;
+            let all = settings::addresses(source)?;
+            all.into_iter().try_for_each(|Setting { key, given }| Ok(draft.give(key, given)?))
+        }
     }
 }
 
@@ -411,22 +539,25 @@ fn rom<'d>(interface: Element<'d>, draft: &mut PartialSpec<'d>) -> Result<(), Fa
     }
 }
 
-/// A link that is up, as it is without the element.
-fn link(interface: Element<'_>) -> Result<(), Fault> {
+fn link<'d>(interface: Element<'d>, draft: &mut PartialSpec<'d>) -> Result<(), Fault> {
     let Some(link) = interface.child("link") else { return Ok(()) };
     link.takes(&["state"], &[])?;
-    choose(link.needs("state")?, &[("up", ())])
+    let state = link.needs("state")?;
+    give_as(draft, Key::LinkState, state, choose(state, &[("up", "up"), ("down", "down")])?)
 }
 
-/// No script, written out.
-fn scripts(interface: Element<'_>) -> Result<(), Fault> {
-    for name in ["script", "downscript"] {
+/// Programs that configure a tap; libvirt runs none for a macvtap.
+fn scripts<'d>(interface: Element<'d>, kind: Type, draft: &mut PartialSpec<'d>) -> Result<(), Fault> {
+    for (name, key) in [("script", Key::Script), ("downscript", Key::Downscript)] {
         let Some(script) = interface.child(name) else { continue };
         script.takes(&["path"], &[])?;
-        if let Some(path) = script.text_of("path") {
-            let problem = XmlProblem::Element { name: name.to_owned(), parent: interface.title() };
-            return Err(Fault::new(path.range(), problem)
-                .help("remove it: taptrail runs no scripts, and configures the link itself"));
+        match script.text_of("path") {
+            Some(path) if kind == Type::Ethernet => give(draft, key, path)?,
+            Some(path) => {
+                let problem = XmlProblem::Element { name: name.to_owned(), parent: interface.title() };
+                return Err(Fault::new(path.range(), problem));
+            }
+            None => {}
         }
     }
     Ok(())
@@ -455,23 +586,15 @@ fn backend<'d>(
     Ok(())
 }
 
-fn port<'d>(interface: Element<'d>, draft: &mut PartialSpec<'d>) -> Result<(), Fault> {
-    let Some(port) = interface.child("port") else { return Ok(()) };
+fn port<'d>(interface: Element<'d>, shared: &[Shared], draft: &mut PartialSpec<'d>) -> Result<(), Fault> {
+    let Some(port) = interface.child("port") else {
+        let isolated = shared.iter().any(|shared| shared.isolated);
+        let all = [(Key::Isolated, "on".to_owned())];
+        return if isolated { give_all_of_network(interface, &all, draft) } else { Ok(()) };
+    };
     port.takes(&["isolated"], &[])?;
     let isolated = port.needs("isolated")?;
     give_as(draft, Key::Isolated, isolated, choose(isolated, &[("yes", "on"), ("no", "off")])?)
-}
-
-/// One tag, which the guest does not see. A trunk has several, or trunk='yes'.
-fn vlan<'d>(interface: Element<'d>, draft: &mut PartialSpec<'d>) -> Result<(), Fault> {
-    let Some(vlan) = interface.child("vlan") else { return Ok(()) };
-    vlan.takes(&["trunk"], &["tag"])?;
-    if let Some(trunk) = vlan.attribute("trunk")? {
-        choose(trunk, &[("no", ())])?;
-    }
-    let tag = vlan.needs_child("tag")?;
-    tag.takes(&["id"], &[])?;
-    give(draft, Key::Vlan, tag.needs("id")?)
 }
 
 /// A user's alias becomes QEMU's id; libvirt's own alias has no meaning here.

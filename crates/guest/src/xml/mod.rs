@@ -14,6 +14,7 @@ mod element;
 mod error;
 mod interface;
 mod network;
+mod settings;
 
 #[cfg(test)]
 mod tests;

@@ -11,13 +11,14 @@ use roxmltree::Node;
 
 use super::element::{Element, choose};
 use super::error::{Fault, XmlError, XmlProblem};
+use super::settings::Shared;
 use crate::spec::quoted;
 
 /// Where libvirt keeps its networks: those that run first, whose bridge is certainly named.
 const LIBVIRT: [&str; 2] = ["/run/libvirt/network", "/etc/libvirt/qemu/networks"];
 
-/// What a network has for its bridge and its addresses, and not for its interfaces.
-const OF_THE_BRIDGE: [&str; 14] = [
+/// What a network has for its bridge and its addresses, and for its interfaces.
+const OF_THE_BRIDGE: [&str; 19] = [
     "name",
     "uuid",
     "title",
@@ -32,6 +33,12 @@ const OF_THE_BRIDGE: [&str; 14] = [
     "ip",
     "route",
     "dnsmasq",
+    "bandwidth",
+    // For its interfaces.
+    "vlan",
+    "virtualport",
+    "portgroup",
+    "port",
 ];
 
 /// What the interfaces of a network have.
@@ -45,10 +52,35 @@ pub(super) enum Network {
     Other(String),
 }
 
+/// A network's definition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Definition {
+    pub(super) network: Network,
+    /// What each of its interfaces has.
+    pub(super) shared: Shared,
+    groups: Vec<Group>,
+}
+
+/// A port group: what those interfaces have that name it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Group {
+    name: String,
+    is_default: bool,
+    shared: Shared,
+}
+
+impl Definition {
+    /// The port group of a name; without one, the default group, if there is any.
+    pub(super) fn group(&self, name: Option<&str>) -> Option<&Shared> {
+        let is_it = |group: &&Group| name.map_or(group.is_default, |name| group.name == name);
+        self.groups.iter().find(is_it).map(|group| &group.shared)
+    }
+}
+
 /// The networks that interfaces may name.
 #[derive(Debug, Default)]
 pub struct Networks {
-    given: Vec<(String, Network)>,
+    given: Vec<(String, Definition)>,
     directories: Vec<PathBuf>,
 }
 
@@ -71,7 +103,7 @@ impl Networks {
     }
 
     /// The network of a name; none if it is not known.
-    pub(super) fn find(&self, name: &str) -> Option<Network> {
+    pub(super) fn find(&self, name: &str) -> Option<Definition> {
         if let Some((_, network)) = self.given.iter().rev().find(|(of, _)| of == name) {
             return Some(network.clone());
         }
@@ -95,7 +127,7 @@ fn read(path: &Path) -> io::Result<String> {
 }
 
 /// A network's name, and what its interfaces have.
-fn network(root: Node<'_, '_>) -> Result<(String, Network), Fault> {
+fn network(root: Node<'_, '_>) -> Result<(String, Definition), Fault> {
     let mut network = Element::new(root)?;
     if network.name() == "networkstatus" {
         network = network.needs_child("network")?;
@@ -104,17 +136,19 @@ fn network(root: Node<'_, '_>) -> Result<(String, Network), Fault> {
         return Err(Fault::new(network.span(), XmlProblem::NoNetwork(quoted(network.name()))));
     }
     let name = network.needs_child("name")?.text().to_owned();
-    Ok((name, of_network(network)?))
+    let mut groups = Vec::new();
+    for group in network.children("portgroup") {
+        let is_default = group.attribute("default")?.is_some_and(|default| default.value() == "yes");
+        let name = group.needs("name")?.value().to_owned();
+        groups.push(Group { name, is_default, shared: Shared::read(group)? });
+    }
+    Ok((name, Definition { network: of_network(network)?, shared: Shared::read(network)?, groups }))
 }
 
 fn of_network(network: Element<'_>) -> Result<Network, Fault> {
     let other = |what: &str| Ok(Network::Other(what.to_owned()));
     if let Some(unknown) = network.child_names().find(|name| !OF_THE_BRIDGE.contains(name)) {
         return other(&format!("it has <{}>, which taptrail does not set up", quoted(unknown)));
-    }
-    let trusts = network.attribute("trustGuestRxFilters")?.is_some_and(|trusts| trusts.value() == "yes");
-    if trusts {
-        return other("it has trustGuestRxFilters, which taptrail does not set up");
     }
     let bridge = match network.child("bridge") {
         Some(bridge) if bridge.attribute("macTableManager")?.is_some_and(|it| it.value() == "libvirt") => {
@@ -136,6 +170,11 @@ fn of_network(network: Element<'_>) -> Result<Network, Fault> {
     }
     match mode {
         "bridge" | "private" | "vepa" | "passthrough" => {
+            if network.attribute("trustGuestRxFilters")?.is_some_and(|trusts| trusts.value() == "yes") {
+                return other(
+                    "it has trustGuestRxFilters, and a macvtap keeps the MAC that it is on record with",
+                );
+            }
             let words =
                 [("bridge", "bridge"), ("private", "private"), ("vepa", "vepa"), ("passthrough", "passthru")];
             let mode = match forward.attribute("mode")? {
@@ -166,7 +205,7 @@ mod tests {
     fn of(inner: &str) -> Network {
         let mut networks = Networks::default();
         networks.add(&format!("<network><name>n</name>{inner}</network>"), "n.xml").unwrap();
-        networks.find("n").unwrap()
+        networks.find("n").unwrap().network
     }
 
     #[test]
@@ -193,8 +232,7 @@ mod tests {
             "<forward mode='nat'/>",
             "<forward mode='hostdev'/>",
             "<forward mode='bridge'><interface dev='a'/><interface dev='b'/></forward>",
-            "<forward mode='bridge'/><bridge name='ovs0'/><virtualport type='openvswitch'/>",
-            "<bridge name='br0'/><port isolated='yes'/>",
+            "<bridge name='br0'/><zone/>",
             "<bridge name='br0' macTableManager='libvirt'/>",
         ] {
             assert!(matches!(of(inner), Network::Other(_)), "{inner}");
@@ -209,13 +247,14 @@ mod tests {
         std::fs::write(directory.path().join("default.xml"), status).unwrap();
         std::fs::write(directory.path().join("other.xml"), status).unwrap();
         let mut networks = Networks { given: Vec::new(), directories: vec![directory.path().to_owned()] };
-        assert_eq!(networks.find("default"), Some(Network::Bridge("virbr7".to_owned())));
+        let found = |networks: &Networks, name: &str| networks.find(name).map(|found| found.network);
+        assert_eq!(found(&networks, "default"), Some(Network::Bridge("virbr7".to_owned())));
         for name in ["other", "none", "../default", "."] {
-            assert_eq!(networks.find(name), None, "{name}");
+            assert_eq!(found(&networks, name), None, "{name}");
         }
         // What is given comes first.
         networks.add("<network><name>default</name><bridge name='mine'/></network>", "n.xml").unwrap();
-        assert_eq!(networks.find("default"), Some(Network::Bridge("mine".to_owned())));
+        assert_eq!(found(&networks, "default"), Some(Network::Bridge("mine".to_owned())));
         assert!(networks.add("<pool/>", "n.xml").is_err());
     }
 }

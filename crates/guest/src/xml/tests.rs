@@ -114,7 +114,128 @@ fn a_networks_definition_names_its_bridge_or_device() {
     let refused = of("network='cards'").unwrap_err();
     assert_eq!((refused.line, refused.column), (2, 18));
     assert!(refused.to_string().contains("it has PCI devices"), "{refused}");
-    assert!(of("network='default' portgroup='x'").unwrap_err().to_string().contains("'portgroup'"));
+    let refused = of("network='default' portgroup='x'").unwrap_err();
+    assert!(refused.to_string().contains("Network 'default' has no port group 'x'"), "{refused}");
+}
+
+// Shows 6.7.
+#[test]
+fn a_networks_port_groups_are_its_interfaces() {
+    let mut networks = Networks::default();
+    let ovs = "<network><name>ovs</name><forward mode='bridge'/><bridge name='ovsbr0'/>\
+               <virtualport type='openvswitch'><parameters profileid='all'/></virtualport>\
+               <vlan><tag id='9'/></vlan><bandwidth><inbound average='100000'/></bandwidth>\
+               <portgroup name='plain' default='yes'/>\
+               <portgroup name='web'><virtualport><parameters profileid='web'/></virtualport>\
+               <vlan trunk='yes'><tag id='42' nativeMode='untagged'/><tag id='47'/></vlan></portgroup></network>";
+    let lan = "<network><name>lan</name><bridge name='br0'/><port isolated='yes'/>\
+               <portgroup name='slow'><bandwidth><inbound average='10' burst='5'/><outbound average='20'/></bandwidth>\
+               </portgroup></network>";
+    for text in [ovs, lan] {
+        networks.add(text, "n.xml").unwrap();
+    }
+    let of = |inner: &str| {
+        let text = format!("<interface type='network'>{inner}<model type='virtio'/></interface>");
+        parse(&text, "nic.xml", &networks).unwrap().nic.to_string()
+    };
+    for (inner, spec) in [
+        ("<source network='ovs'/>", "bridge=ovsbr0,vlan=9,ovs=on,ovs-profile=all"),
+        (
+            "<source network='ovs' portgroup='web'/>",
+            "bridge=ovsbr0,vlan=42,trunk=42+47,ovs=on,ovs-profile=web",
+        ),
+        // The interface's own come first.
+        (
+            "<source network='ovs' portgroup='web'/><vlan><tag id='7'/></vlan><virtualport><parameters \
+             interfaceid='09b11c53-8b5c-4eeb-8f00-d84eaa0aaa4f'/></virtualport>",
+            "bridge=ovsbr0,vlan=7,ovs=09b11c53-8b5c-4eeb-8f00-d84eaa0aaa4f,ovs-profile=web",
+        ),
+        // A network's bandwidth is its bridge's.
+        ("<source network='lan'/>", "bridge=br0,isolated=on"),
+        ("<source network='lan' portgroup='slow'/>", "bridge=br0,isolated=on,inbound=10::5,outbound=20"),
+        (
+            "<source network='lan' portgroup='slow'/><port isolated='no'/><bandwidth><inbound average='1' peak='2'/>\
+             </bandwidth>",
+            "bridge=br0,inbound=1:2",
+        ),
+    ] {
+        assert_eq!(of(inner), spec, "{inner}");
+    }
+}
+
+// Shows 6.7.
+#[test]
+fn settings_of_the_hosts_side_have_their_keys() {
+    let of = |kind: &str, inner: &str| canonical(&format!("<interface type='{kind}'>{inner}</interface>"));
+    let bridge = |inner: &str| of("bridge", &format!("<source bridge='b'/>{inner}"));
+    for (inner, spec) in [
+        ("<link state='down'/>", "link=down"),
+        ("<tune><sndbuf>1600</sndbuf></tune>", "sndbuf=1600"),
+        ("<coalesce><rx><frames max='7'/></rx></coalesce>", "rx-frames=7"),
+        ("<vlan trunk='yes'><tag id='42'/><tag id='7'/></vlan>", "trunk=7+42"),
+        (
+            "<vlan><tag id='42' nativeMode='tagged'/><tag id='7'/></vlan>",
+            "vlan=42,trunk=7+42,vlan-mode=tagged",
+        ),
+        (
+            "<bandwidth><inbound average='1000' peak='4000' burst='1024'/><outbound average='128' burst='32768'/></bandwidth>",
+            "inbound=1000:4000:1024,outbound=128::32768",
+        ),
+        ("<virtualport type='openvswitch'/>", "ovs=on"),
+    ] {
+        assert_eq!(bridge(inner), format!("bridge=b,{spec}"));
+    }
+    assert_eq!(bridge("<coalesce><rx/></coalesce><tune/><bandwidth/>"), "bridge=b");
+    let host = "<source><ip address='192.168.125.1' family='ipv4' prefix='24' peer='192.168.125.2'/>\
+                <ip family='ipv6' address='2001:db8::1'/><route address='10.20.0.0' gateway='192.168.125.2'/>\
+                <route family='ipv6' address='::' gateway='2001:db8::2' metric='5'/>\
+                <route address='10.30.0.0' netmask='255.255.128.0'/></source>\
+                <script path='/etc/up'/><downscript path='/etc/down'/>";
+    assert_eq!(
+        of("ethernet", host),
+        "new-tap=on,host-ip=192.168.125.1@192.168.125.2/24+2001:db8::1/64,\
+         host-route=10.20.0.0/8@192.168.125.2+::/0@2001:db8::2@5+10.30.0.0/17,script=/etc/up,downscript=/etc/down"
+    );
+    for (kind, inner, refusal) in [
+        (
+            "bridge",
+            "<virtualport type='802.1Qbg'/>",
+            "<virtualport type='802.1Qbg'> is not supported: the switch",
+        ),
+        ("bridge", "<virtualport type='midonet'/>", "MidoNet's own program"),
+        ("bridge", "<virtualport/>", "<virtualport> is not supported: it has no type"),
+        (
+            "bridge",
+            "<bandwidth><inbound floor='200'/></bandwidth>",
+            "'floor' is not supported: it is a share",
+        ),
+        ("bridge", "<vlan trunk='no'><tag id='1'/><tag id='2'/></vlan>", "they are a trunk"),
+        (
+            "bridge",
+            "<vlan trunk='yes'><tag id='1+2'/></vlan>",
+            "id='1+2' is not supported: a number is needed",
+        ),
+        ("bridge", "<bandwidth><inbound average='1:2'/></bandwidth>", "a number is needed"),
+        ("bridge", "<bandwidth><outbound peak='2'/></bandwidth>", "Attribute 'average' is missing"),
+        ("bridge", "<script path='/x'/>", "Element <script> is not supported"),
+        ("direct", "<script path='/x'/>", "Element <script> is not supported"),
+        ("bridge", "<tune><sndbuf>-1</sndbuf></tune>", "'-1' can't be 'sndbuf'"),
+        (
+            "direct",
+            "<coalesce><rx><frames max='7'/></rx></coalesce>",
+            "'rx-frames' has no meaning with 'macvtap'",
+        ),
+    ] {
+        let source = if kind == "bridge" { "<source bridge='b'/>" } else { "<source dev='eth0'/>" };
+        let text = format!("<interface type='{kind}'>{source}{inner}</interface>");
+        assert!(refused(&text).to_string().contains(refusal), "{}", refused(&text));
+    }
+    let foreign = "<interface type='ethernet'><source><ip address='2001:db8::1'/></source></interface>";
+    assert!(refused(foreign).to_string().contains("an IPv4 address is needed"), "{}", refused(foreign));
+    let trusts = "<interface type='bridge' trustGuestRxFilters='yes'><source bridge='b'/></interface>";
+    assert_eq!(canonical(trusts), "bridge=b");
+    let follows = "<interface type='direct' trustGuestRxFilters='yes'><source dev='b'/></interface>";
+    assert!(refused(follows).to_string().contains("keeps the MAC"), "{}", refused(follows));
 }
 
 #[test]
@@ -146,8 +267,8 @@ fn defaults_that_are_written_out_are_taken() {
         "<interface type='bridge'><source bridge='b'/><vlan trunk='no'><tag id='7'/></vlan></interface>";
     assert_eq!(canonical(bridge), "bridge=b,vlan=7");
     for (given, refusal) in [
-        ("<link state='down'/>", "'down' can't be 'state': up is needed"),
-        ("<vlan trunk='yes'><tag id='7'/></vlan>", "'yes' can't be 'trunk': no is needed"),
+        ("<link state='dow'/>", "'dow' can't be 'state': up or down is needed"),
+        ("<vlan trunk='maybe'><tag id='7'/></vlan>", "'maybe' can't be 'trunk': yes or no is needed"),
     ] {
         let text = format!("<interface type='bridge'><source bridge='b'/>{given}</interface>");
         assert!(refused(&text).to_string().contains(refusal), "{}", refused(&text));
@@ -272,10 +393,10 @@ fn the_driver_says_whether_vhost_carries_the_queues() {
 #[test]
 fn line_and_column_are_counted_in_characters() {
     let error = refused(
-        "<!-- äöü\r\n名 --> <interface type='bridge'>\n  <source bridge='b'/><tune bar='on'/></interface>",
+        "<!-- äöü\r\n名 --> <interface type='bridge'>\n  <source bridge='b'/><toon bar='on'/></interface>",
     );
     assert_eq!((error.line, error.column), (3, 23));
-    assert!(error.to_string().starts_with("nic.xml:3:23: Element <tune> is not supported"), "{error}");
+    assert!(error.to_string().starts_with("nic.xml:3:23: Element <toon> is not supported"), "{error}");
     let error = refused("<interface type='bridge'>\n <é></è></interface>");
     assert_eq!((error.line, error.column), (2, 5));
 }
@@ -318,15 +439,18 @@ fn errors_as_people_see_them() {
         "<interface type='network'>\n  <source network='default'/>\n</interface>\n".to_owned(),
         "<interface type='hostdev'/>".to_owned(),
         "<interface type='bridge'/>".to_owned(),
-        "<interface type='ethernet'>\n  <script path='/etc/qemu-ifup'/>\n</interface>\n".to_owned(),
+        "<interface type='ethernet'>\n  <script path='qemu-ifup'/>\n</interface>\n".to_owned(),
+        "<interface type='direct'>\n  <source dev='eth0'/>\n  <script path='/etc/qemu-ifup'/>\n</interface>\n"
+            .to_owned(),
         "<interface type='ethernet'>\n  <target managed='no'/>\n</interface>\n".to_owned(),
         "<interface type='direct'>\n  <source dev='eth0' mode='passthru'/>\n</interface>\n".to_owned(),
         "<interface type='direct' trustGuestRxFilters='yes'>\n  <source dev='eth0'/>\n</interface>\n"
             .to_owned(),
         "<interface type='direct'>\n  <source dev='eth0'/>\n  <vlan><tag id='2'/></vlan>\n</interface>\n"
             .to_owned(),
-        bridge("  <virtualport type='openvswitch'/>"),
-        bridge("  <bandwidth>\n    <inbound average='1000'/>\n  </bandwidth>"),
+        bridge("  <virtualport type='802.1Qbg'/>"),
+        bridge("  <virtualport type='openvswitch'/>\n  <filterref filter='no-mac-spoofing'/>"),
+        bridge("  <bandwidth>\n    <inbound average='1000' floor='20'/>\n  </bandwidth>"),
         bridge("  <modell type='virtio'/>"),
         bridge("  <driver name='vhost' queues='4' rx_queue_sizes='1024'/>"),
         bridge("  <model type='virtio'/>\n  <driver rx_queue_size='1000'/>"),
@@ -345,9 +469,9 @@ fn errors_as_people_see_them() {
         bridge(
             "  <filterref filter='clean-traffic'>\n    <parameter name='CTRL_IP_LEARNING' value='dhcp'/>\n  </filterref>",
         ),
-        bridge("  <vlan trunk='yes'>\n    <tag id='2'/>\n  </vlan>"),
-        bridge("  <vlan>\n    <tag id='2'/>\n    <tag id='3'/>\n  </vlan>"),
-        bridge("  <link state='down'/>"),
+        bridge("  <vlan trunk='yes'>\n    <tag id='4095'/>\n  </vlan>"),
+        bridge("  <vlan trunk='no'>\n    <tag id='2'/>\n    <tag id='3'/>\n  </vlan>"),
+        bridge("  <link state='dwon'/>"),
         bridge("  <mtu size='10'/>"),
         bridge("  <q:mtu xmlns:q='urn:x' size='1500'/>"),
     ];

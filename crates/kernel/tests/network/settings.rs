@@ -26,7 +26,7 @@ fn json(program: &str, args: &str) -> Value {
         .unwrap_or_else(|error| panic!("{program} {args}: {error}: {output:?}"))
 }
 
-// Shows 2.17.
+// Shows 2.20.
 #[test]
 fn what_a_tap_sends_is_limited() {
     in_own_network(|| {
@@ -57,7 +57,7 @@ fn what_a_tap_sends_is_limited() {
     });
 }
 
-// Shows 2.17.
+// Shows 2.20.
 #[test]
 fn what_a_tap_receives_is_policed_or_the_lack_of_a_policer_is_named() {
     in_own_network(|| {
@@ -80,7 +80,7 @@ fn what_a_tap_receives_is_policed_or_the_lack_of_a_policer_is_named() {
     });
 }
 
-// Shows 2.18.
+// Shows 2.21.
 #[test]
 fn a_tap_collects_frames_and_other_links_do_not() {
     in_own_network(|| {
@@ -101,7 +101,7 @@ fn a_tap_collects_frames_and_other_links_do_not() {
     });
 }
 
-// Shows 2.19.
+// Shows 2.22.
 #[test]
 fn a_tap_gets_addresses_and_routes_of_the_hosts_side() {
     in_own_network(|| {
@@ -152,7 +152,7 @@ fn a_tap_gets_addresses_and_routes_of_the_hosts_side() {
     });
 }
 
-// Shows 2.20.
+// Shows 2.23.
 #[test]
 fn a_port_is_a_vlan_trunk() {
     in_own_network(|| {

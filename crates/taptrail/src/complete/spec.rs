@@ -57,6 +57,9 @@ fn values(key: Key, host: &Host) -> Found {
         Key::Filter => words(&Store::shipped().names().collect::<Vec<_>>()),
         Key::NewTap => words(&["on"]),
         Key::Isolated => words(&["on", "off"]),
+        Key::LinkState => words(&["up", "down"]),
+        Key::VlanMode => words(&["untagged", "tagged"]),
+        Key::Ovs => words(&["on"]),
         Key::Device(property) => words(&property.words()),
         _ => Found::new(),
     }

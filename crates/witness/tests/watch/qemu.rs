@@ -76,7 +76,7 @@ impl Qemu {
             self.monitor.getfd(&name, device, LONG).unwrap();
             fds.push(name);
         }
-        let tap = NetdevTap { id: format!("host{id}"), fds, vhost_fds: Vec::new() };
+        let tap = NetdevTap { id: format!("host{id}"), fds, vhost_fds: Vec::new(), send_buffer: None };
         self.monitor.netdev_add(&tap, LONG).unwrap();
     }
 
