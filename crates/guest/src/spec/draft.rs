@@ -112,6 +112,9 @@ impl<'t> PartialSpec<'t> {
             (Key::Vhost, &LINKS),
             (Key::VhostPath, &LINKS),
             (Key::Filter, &LINKS),
+            (Key::SendBuffer, &LINKS),
+            (Key::Script, &LINKS),
+            (Key::Downscript, &LINKS),
             (Key::Trunk, &[Key::Bridge]),
             (Key::Ovs, &[Key::Bridge]),
             // The kernel's macvtap has no such setting.
