@@ -5,6 +5,8 @@ checks=0
 init=
 unshared=
 cgroup=
+auditd=
+enabled=
 
 fail() {
 	echo "test-packages: $*" >&2
@@ -56,13 +58,13 @@ eventually() {
 	done
 }
 
-# A fresh root of this suite in $root.
+# A fresh root of this suite in $root, with $packages, or with these only.
 fresh_root() {
-	local kept=target/packages/roots/$1.tar
+	local kept=target/packages/roots/$1${2:+-$2}.tar
 	if [ ! -e "$kept" ]; then
-		echo "test-packages: making a root of Debian's $1 (once)"
+		echo "test-packages: making a root of Debian's $1${2:+ with $2} (once)"
 		mkdir -p "${kept%/*}"
-		mmdebstrap --quiet --variant=minbase --include="$packages" "$1" "$kept.new.tar"
+		mmdebstrap --quiet --variant=minbase --include="${2:-$packages}" "$1" "$kept.new.tar"
 		mv "$kept.new.tar" "$kept"
 	fi
 	root=$work/$1
@@ -99,6 +101,7 @@ nothing_left() {
 
 clean_up() {
 	power_off
+	stop_auditd
 	rm -rf --one-file-system "$work"
 }
 
@@ -157,6 +160,15 @@ is_up() {
 on_host() {
 	nsenter --target "$init" --mount --pid --ipc --uts --net --cgroup --root="/proc/$init/root" --wd=/ \
 		env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive "$@"
+}
+
+# Ends the root's auditd, and puts the kernel's switch back.
+stop_auditd() {
+	[ -n "$auditd" ] || return 0
+	auditctl -e "$enabled" >/dev/null
+	kill "$auditd"
+	wait
+	auditd=
 }
 
 # Ends all processes of the booted host at once.
