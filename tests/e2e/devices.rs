@@ -100,6 +100,34 @@ fn a_guest_starts_with_a_vdpa_device_and_its_end_releases_it() {
     world.assert_clean();
 }
 
+// Shows 17.2.
+#[test]
+fn a_plug_that_fails_or_is_cut_off_gives_the_vdpa_device_back() {
+    let mut world = World::new();
+    let card = Vdpa::new("ttback", &mac(1));
+    let guest = world.start("web1", &["--nic", "bridge=br0,mac=52:54:00:00:00:02,vhost=off,boot=1"]);
+    world.attach(&guest, &format!("{},boot=1", of(&card))).fails(1, "bootindex");
+    assert_eq!(guest.holds(), ["tun vnet0"]);
+    world.attach(&guest, &of(&card)).ok();
+    world.detach(&guest, 1, &["--timeout", "20s"]).ok();
+    world.stop(&guest);
+    world.assert_clean();
+
+    world.extra.push(("FAILPOINTS".to_owned(), "attach::nic-added=return".to_owned()));
+    let guest = world.start("web2", &[]);
+    world.attach(&guest, &of(&card)).fails(1, "");
+    world.supervisor_is_gone("web2");
+    assert_eq!(guest.holds(), [format!("vhost-vdpa {}", card.node)]);
+    world.extra.clear();
+    world.taptrail(["adopt", "--background", "web2"]).ok();
+    world.until("the NIC is gone", || world.nics(&guest) == json!([]));
+    assert_eq!(guest.holds(), [""; 0]);
+    world.attach(&guest, &of(&card)).ok();
+    assert_eq!(guest.holds(), [format!("vhost-vdpa {}", card.node)]);
+    world.stop(&guest);
+    world.assert_clean();
+}
+
 // Shows 17.3.
 #[test]
 fn what_is_no_vdpa_network_card_or_not_free_never_reaches_qemu() {
@@ -163,7 +191,7 @@ fn an_ipvtap_is_opened_proven_and_released() {
     let node = format!("macvtap /dev/tap{}", link["ifindex"]);
     let guest = world.start("web1", &[]);
     world.attach(&guest, "tap=ipvtap0,vhost=off").ok();
-    assert_eq!(guest.holds(), [node.clone()]);
+    assert_eq!(guest.holds(), std::slice::from_ref(&node));
     assert_eq!(world.nics(&guest)[0]["mac"], address);
     assert_eq!(verified(&world), ["accounted ipvtap"]);
     world.taptrail(["detach", "web1", address, "--timeout", "20s"]).ok();
