@@ -45,7 +45,7 @@ fn prepare() -> io::Result<()> {
 fn raise_net_admin() -> io::Result<()> {
     /// `CAP_NET_ADMIN` (linux/capability.h).
     const CAP_NET_ADMIN: libc::c_ulong = 12;
-    let (raise, zero) = (libc::PR_CAP_AMBIENT_RAISE as libc::c_ulong, 0 as libc::c_ulong);
+    let (raise, zero): (_, libc::c_ulong) = (libc::PR_CAP_AMBIENT_RAISE as libc::c_ulong, 0);
     // SAFETY: PR_CAP_AMBIENT takes numbers only.
     check(unsafe { libc::prctl(libc::PR_CAP_AMBIENT, raise, CAP_NET_ADMIN, zero, zero) })
 }

@@ -1,13 +1,18 @@
 //! Settings of a tap, as tc(8), ethtool(8), bridge(8) and ip(8) read them back.
 
+use std::net::UdpSocket;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use serde_json::{Value, json};
 use taptrail_kernel::device::{Admitted, DEV_NET_TUN, TapName, TapRequest, open_tap};
 use taptrail_kernel::link::{Bandwidth, Change, HostAddress, HostRoute, LinkError, Links, PortVlans};
 
+use taptrail_record::MacAddr;
+
+use crate::frames::plain;
 use crate::lab::{in_own_network, index, ip, name, opened, queues};
 
 fn tap() -> Vec<Admitted> {
@@ -59,11 +64,48 @@ fn what_a_tap_sends_is_limited() {
 
 // Shows 2.20.
 #[test]
+fn what_a_tap_sends_takes_its_time() {
+    const FRAMES: usize = 100;
+    in_own_network(|| {
+        let tap = tap();
+        let mut links = Links::open().unwrap();
+        let of = index("vnet0");
+        let limit = Bandwidth { average: 200_000, peak: None, burst: Some(10_240) };
+        links.limit_sent(of, &limit).unwrap();
+        let address = HostAddress { address: "192.0.2.1".parse().unwrap(), peer: None, prefix: 24 };
+        links.add_address(of, &address).unwrap();
+        links.configure(of, &Change { up: Some(true), ..Change::default() }).unwrap();
+        ip("neighbour add 192.0.2.2 lladdr 52:54:00:00:00:01 dev vnet0");
+        let before = Instant::now();
+        let sender = std::thread::spawn(|| {
+            let socket = UdpSocket::bind("192.0.2.1:0").unwrap();
+            for _ in 0..FRAMES {
+                socket.send_to(&[7; 1400], "192.0.2.2:9").unwrap();
+            }
+        });
+        let (mut received, mut buffer) = (0, [0; 2048]);
+        while received < FRAMES {
+            match rustix::io::read(&tap[0], &mut buffer) {
+                // The kernel sends some of its own (IPv6), which are shorter.
+                Ok(length) => received += usize::from(length > 1400),
+                Err(Errno::AGAIN) => std::thread::sleep(Duration::from_millis(1)),
+                Err(error) => panic!("{error}"),
+            }
+            assert!(before.elapsed() < Duration::from_secs(30), "{received} frames");
+        }
+        sender.join().unwrap();
+        // 140 kB, less the burst, at 200 kB/s.
+        assert!(before.elapsed() > Duration::from_millis(600), "{:?}", before.elapsed());
+    });
+}
+
+// Shows 2.17.
+#[test]
 fn what_a_tap_receives_is_policed_or_the_lack_of_a_policer_is_named() {
     in_own_network(|| {
-        let _tap = tap();
+        let tap = tap();
         let mut links = Links::open().unwrap();
-        let limit = Bandwidth { average: 128_000, peak: None, burst: Some(32_768 * 1024) };
+        let limit = Bandwidth { average: 128_000, peak: None, burst: Some(20_480) };
         if let Err(error) = links.limit_received(index("vnet0"), &limit) {
             // This kernel has none.
             assert!(matches!(error, LinkError::Refused { .. }), "{error:?}");
@@ -77,6 +119,16 @@ fn what_a_tap_receives_is_policed_or_the_lack_of_a_policer_is_named() {
             "{shown}"
         );
         assert!(shown.contains("protocol all") && shown.contains("match 00000000/00000000 at 0"), "{shown}");
+        // A guest that sends 140 kB at once: some 14 frames are its burst.
+        links.configure(index("vnet0"), &Change { up: Some(true), ..Change::default() }).unwrap();
+        let frame = [&[0; 10][..], &plain(MacAddr::kvm([0, 0, 1]), 7), &[0; 1340]].concat();
+        for _ in 0..100 {
+            assert_eq!(rustix::io::write(&tap[0], &frame), Ok(frame.len()));
+        }
+        let shown = text("/usr/sbin/tc", "-s filter show dev vnet0 ingress");
+        let dropped: u32 =
+            shown.split("(dropped ").nth(1).unwrap().split(',').next().unwrap().parse().unwrap();
+        assert!((50..=90).contains(&dropped), "{shown}");
     });
 }
 
