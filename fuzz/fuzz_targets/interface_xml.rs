@@ -16,7 +16,13 @@ fuzz_target!(|text: &str| {
         }
         Err(error) => {
             let _ = xml::parse_domain(text, "nic.xml", &Networks::default());
-            let _ = Networks::default().add(text, "nic.xml");
+            let mut networks = Networks::default();
+            if networks.add(text, "nic.xml").is_ok() {
+                for group in ["", "portgroup='g'"] {
+                    let of = format!("<interface type='network'><source network='n' {group}/></interface>");
+                    let _ = xml::parse(&of, "nic.xml", &networks);
+                }
+            }
             assert!(error.line >= 1 && error.column >= 1);
             assert_eq!(error.to_string().lines().count(), 1);
             assert!(!error.render(false).contains('\u{1b}'));
