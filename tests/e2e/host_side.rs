@@ -138,12 +138,50 @@ fn a_link_that_is_down_has_no_carrier_for_its_guest() {
     world.assert_clean();
 }
 
+// Shows 6.8.
+#[test]
+fn a_nic_has_its_place_on_the_root_bus() {
+    let world = World::new();
+    let socket = world.path("qmp");
+    let option = qmp::option(&socket);
+    let nic = |last: u8, place: &str| format!("bridge=br0,mac={},address={place}", mac(last));
+    for machine in ["pc", "q35"] {
+        let kind = format!("{machine},accel=tcg");
+        let qemu: Vec<&str> =
+            EMPTY.into_iter().map(|word| if word.starts_with("q35") { &kind } else { word }).collect();
+        let qemu: Vec<&str> = qemu.into_iter().take(8).chain(["-qmp", &option]).collect();
+        let guest = world.start_with(machine, &["--nic", &nic(1, "07"), "--nic", "bridge=br0"], &qemu);
+        let mut qmp = Qmp::connect(socket.clone());
+        let hot = world.attach(&guest, &nic(2, "0a"));
+        // Nothing can be plugged into the root bus of PCI Express.
+        assert_eq!(hot.success(), machine == "pc", "{}", hot.stderr);
+        let taken = world.attach(&guest, &nic(3, "7.0"));
+        assert!(!taken.success(), "{}", taken.stdout);
+        let buses = qmp.execute("query-pci", json!({}));
+        let devices = buses[0]["devices"].as_array().unwrap();
+        let slot = |id: &str| {
+            devices
+                .iter()
+                .find(|device| device["qdev_id"] == id)
+                .map(|device| device["slot"].as_u64().unwrap())
+        };
+        assert_eq!(slot("nic0"), Some(7), "{buses}");
+        assert_eq!(slot("nic2").or(slot("nic3")), (machine == "pc").then_some(10), "{buses}");
+        world.stop(&guest);
+        world.assert_clean();
+    }
+}
+
 // Shows 1.20, 1.21.
 #[test]
 fn scripts_are_run_with_the_interfaces_name_and_released_with_it() {
     let world = World::new();
     let said = world.path("said");
-    let up = script(&world, "up", &format!("ip link set $1 master br0; echo up $1 >> {}", said.display()));
+    let up = format!(
+        "ip link set $1 master br0; echo up $1 $(sed -n 's/^CapEff:.//p' /proc/self/status) >> {}",
+        said.display()
+    );
+    let up = script(&world, "up", &up);
     let down = script(&world, "down", &format!("echo down $# $1 >> {}", said.display()));
     let spec = |last: u8| format!("new-tap=on,mac={},script={up},downscript={down}", mac(last));
     let guest = world.start("web1", &["--nic", &spec(1)]);
@@ -151,7 +189,11 @@ fn scripts_are_run_with_the_interfaces_name_and_released_with_it() {
     world.attach(&guest, &spec(2)).ok();
     assert_eq!(world.link("vnet1")["master"], "br0", "it may configure links after the start, too");
     world.detach(&guest, 2, &[]).ok();
-    assert_eq!(fs::read_to_string(&said).unwrap(), "up vnet0\nup vnet1\ndown 1 vnet1\n");
+    // CAP_NET_ADMIN alone, both times.
+    assert_eq!(
+        fs::read_to_string(&said).unwrap(),
+        "up vnet0 0000000000001000\nup vnet1 0000000000001000\ndown 1 vnet1\n"
+    );
     // Nobody stops it: its supervisor is killed, and then QEMU.
     world.kill_supervisor("web1");
     let qemu = taptrail_kernel::proc::ProcessId::of(guest.pid).unwrap();

@@ -190,7 +190,9 @@ fn qemu_sets_each_property_of_the_device_at_its_start_and_hot_plugged() {
                          guest-tso4=off,guest-tso6=off,guest-ecn=off,guest-ufo=off"
         .parse()
         .unwrap();
-    assert_eq!(spec.properties.len(), Property::all().count(), "each is set");
+    // A place on the root bus is in the place of a port: tests/e2e/host_side.rs.
+    let all = Property::all().filter(|property| property.as_str() != "address").count();
+    assert_eq!(spec.properties.len(), all, "each is set");
     let single = taps("tap0", 1);
     let ports = Ports::new(2);
     let first = NicOnCommandLine {
@@ -242,7 +244,7 @@ fn qemu_sets_each_property_of_the_device_at_its_start_and_hot_plugged() {
         ];
         expected.extend(off.iter().chain(&guest_off).map(|name| (*name, json!(false))));
         expected.extend(on.iter().map(|name| (*name, json!(true))));
-        assert_eq!(expected.len(), Property::all().count());
+        assert_eq!(expected.len(), all);
         for (name, value) in expected {
             assert_eq!(guest.property(nic, name), value, "{name} of {nic}");
         }

@@ -57,7 +57,7 @@ impl Driver {
         // Released devices are recorded first: indexes and names are reused.
         self.check_devices();
         let (spec, mac, id) = self.complete_spec(spec)?;
-        let port = self.port()?;
+        let port = if spec.has_place() { None } else { self.port()? };
         self.account.ready().map_err(|error| Failure::Refused(crate::chain(&error)))?;
         let opened = match self.host.open_interface(spec, mac, id, &mut self.account, requester) {
             Ok(opened) => opened,

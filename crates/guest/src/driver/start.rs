@@ -105,7 +105,11 @@ pub(super) fn start(
 
 /// The number of pcie-root-ports that taptrail adds.
 fn ports_wanted(options: &StartOptions) -> usize {
-    if options.command.needs_ports() { options.nics.len() + usize::from(options.hotplug_ports) } else { 0 }
+    if !options.command.needs_ports() {
+        return 0;
+    }
+    let plugged = options.nics.iter().filter(|nic| !nic.has_place()).count();
+    plugged + usize::from(options.hotplug_ports)
 }
 
 /// Gives every interface a MAC and an id, all unique.
@@ -252,10 +256,11 @@ impl Attempt {
             names.names.iter().map(|name| Port { name: name.clone(), taken: false }).collect();
         let mut admitted = self.admitted.iter();
         let mut nics = Vec::with_capacity(self.interfaces.len());
-        for (interface, port) in
-            self.interfaces.iter_mut().zip(ports.iter_mut().map(Some).chain(std::iter::repeat_with(|| None)))
-        {
-            if let Some(port) = port {
+        let mut free = ports.iter_mut();
+        for interface in &mut self.interfaces {
+            if !interface.spec.has_place()
+                && let Some(port) = free.next()
+            {
                 port.taken = true;
                 interface.port = Some(port.name.clone());
             }

@@ -164,6 +164,9 @@ pub enum Problem {
     /// Two interfaces of one guest with one id.
     #[error("Id '{0}' is used by another interface of this guest")]
     IdInUse(NicId),
+    /// Two interfaces of one guest in one place of its root bus.
+    #[error("This address is used by another interface of this guest")]
+    PlaceInUse,
     /// Two interfaces of one guest on one link.
     #[error("Link '{0}' is used by another interface of this guest")]
     LinkInUse(IfName),

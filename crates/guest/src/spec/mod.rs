@@ -120,6 +120,11 @@ impl NicSpec {
         }
     }
 
+    /// Whether the NIC has its place on the root bus, and needs no port.
+    pub(crate) fn has_place(&self) -> bool {
+        self.properties.keys().any(|property| property.is_place())
+    }
+
     /// Whether a new link is made for the interface.
     pub(crate) fn makes_link(&self) -> bool {
         !matches!(self.backend, Backend::Tap(_) | Backend::Vdpa(_))

@@ -22,6 +22,8 @@ enum Kind {
     Number(u32, u32),
     /// One of these words, each with QEMU's.
     Words(&'static [(&'static str, &'static str)]),
+    /// A slot of the root bus, and its function: `05`, `1f.2`.
+    Slot,
     /// The file of an option ROM: an absolute path, or `off` for none.
     Rom,
 }
@@ -32,6 +34,7 @@ enum Models {
     /// All, or those that QEMU says.
     Any,
     Virtio,
+    Pci,
 }
 
 /// Where libvirt's `<interface>` has a property.
@@ -123,11 +126,12 @@ static TABLE: [Definition; Property::COUNT] = [
     driver("guest-tso6", "guest_tso6", Kind::Switch, GUEST, "tso6"),
     driver("guest-ecn", "guest_ecn", Kind::Switch, GUEST, "ecn"),
     driver("guest-ufo", "guest_ufo", Kind::Switch, GUEST, "ufo"),
+    Definition { models: Models::Pci, ..any("address", "addr", Kind::Slot, &["address"], "slot") },
 ];
 
 impl Property {
     /// How many there are.
-    pub(crate) const COUNT: usize = 28;
+    pub(crate) const COUNT: usize = 29;
 
     /// Every property, in canonical order.
     pub fn all() -> impl Iterator<Item = Self> {
@@ -160,7 +164,16 @@ impl Property {
 
     /// Whether a model has it, as far as is known here.
     pub(crate) fn is_of(self, model: &Model) -> bool {
-        self.definition().models == Models::Any || model.is_virtio()
+        match self.definition().models {
+            Models::Any => true,
+            Models::Virtio => model.is_virtio(),
+            Models::Pci => model.is_pci(),
+        }
+    }
+
+    /// Whether it is the NIC's place on the root bus.
+    pub(crate) fn is_place(self) -> bool {
+        matches!(self.definition().kind, Kind::Slot)
     }
 
     /// The words that it takes; none if it takes a number.
@@ -169,7 +182,7 @@ impl Property {
             Kind::Switch => vec!["on", "off"],
             Kind::Words(words) => words.iter().map(|(word, _)| *word).collect(),
             Kind::Rom => vec!["off"],
-            Kind::Number(..) => Vec::new(),
+            Kind::Number(..) | Kind::Slot => Vec::new(),
         }
     }
 
@@ -183,6 +196,7 @@ impl Property {
         let key = Key::Device(self);
         match self.definition().kind {
             Kind::Number(min, max) => super::value::number(key, text, min..=max).map(drop)?,
+            Kind::Slot => check_slot(key, text)?,
             _ if self.words().contains(&text) => {}
             Kind::Rom => drop(super::value::path(text)?),
             Kind::Switch | Kind::Words(_) => {
@@ -202,9 +216,22 @@ impl Property {
                 number(words.iter().find(|(word, _)| *word == text).map_or(text, |(_, qemu)| qemu))
             }
             Kind::Rom if text == "off" => "".into(),
-            Kind::Rom => text.into(),
+            Kind::Rom | Kind::Slot => text.into(),
         }
     }
+}
+
+/// A slot has 5 bits, and a function 3; slot 0 is the host bridge's.
+fn check_slot(key: Key, text: &str) -> Result<(), Problem> {
+    let hex = |text: &str, most: u32| {
+        let is_hex = (1..=2).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        is_hex && u32::from_str_radix(text, 16).is_ok_and(|number| number <= most)
+    };
+    let (slot, function) = text.split_once('.').unwrap_or((text, "0"));
+    if hex(slot, 0x1f) && hex(function, 7) && slot.bytes().any(|byte| byte != b'0') {
+        return Ok(());
+    }
+    Err(Problem::Form { key, text: quoted(text), form: "SLOT[.FUNCTION], 01 to 1f and 0 to 7," })
 }
 
 impl fmt::Display for Property {

@@ -278,8 +278,9 @@ fn one_guest_uses_an_address_an_id_and_a_link_once() {
         ("macvtap=eth0,id=n0", "n0"),
         ("macvtap=eth0,ifname=web", "web"),
         ("tap=web", "web"),
+        ("bridge=br1,address=3.0", "3.0"),
     ] {
-        let first = "bridge=br0,mac=52:54:00:00:00:01,ifname=web,id=n0";
+        let first = "bridge=br0,mac=52:54:00:00:00:01,ifname=web,id=n0,address=03";
         let error = check_unique(&nics(&[first, "tap=other", second])).expect_err(second);
         assert_eq!((place(&error), error.spec.as_str()), (pointed, second));
     }
@@ -352,6 +353,8 @@ fn errors_as_people_see_them() {
         "new-tap=on,host-ip=192.0.2.1@2001:db8::1/24",
         "new-tap=on,host-route=198.51.100.0/24@192.0.2.1@5@6",
         "new-tap=on,script=qemu-ifup",
+        "bridge=br0,address=20",
+        "bridge=br0,model=usb-net,address=3",
     ];
     let pictures = texts.map(|text| text.parse::<NicSpec>().expect_err(text).render(false));
     insta::assert_snapshot!(pictures.join("\n\n"));

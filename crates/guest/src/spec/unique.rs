@@ -47,9 +47,23 @@ fn clash(earlier: &NicSpec, later: &NicSpec) -> Option<(Key, Problem)> {
     if let (Backend::Vdpa(node), true) = (&later.backend, later.backend == earlier.backend) {
         return Some((Key::Vdpa, Problem::VdpaInUse(node.clone())));
     }
+    let place = |spec: &NicSpec| {
+        let found = spec.properties.iter().find(|(property, _)| property.is_place());
+        found.map(|(property, value)| (*property, place_of(value)))
+    };
+    if let Some((property, _)) = place(later).filter(|_| place(later) == place(earlier)) {
+        return Some((Key::Device(property), Problem::PlaceInUse));
+    }
     let (key, link) = own_link(later)?;
     let taken = own_link(earlier).is_some_and(|(_, other)| other == link);
     taken.then(|| (key, Problem::LinkInUse(link.clone())))
+}
+
+/// A slot and a function as numbers.
+fn place_of(text: &str) -> (Option<u8>, Option<u8>) {
+    let (slot, function) = text.split_once('.').unwrap_or((text, "0"));
+    let number = |text| u8::from_str_radix(text, 16).ok();
+    (number(slot), number(function))
 }
 
 /// The link that only this interface can use, if the SPEC names it.

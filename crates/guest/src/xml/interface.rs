@@ -125,7 +125,9 @@ fn read_interface(interface: Element<'_>, networks: &Networks) -> Result<FromXml
     }
     alias(interface, &mut draft)?;
     let mut notes = Vec::new();
-    if interface.child("address").is_some() {
+    if let Some(address) = interface.child("address")
+        && !place(address, &model, &mut draft)?
+    {
         notes.push("the place of <address> is not kept: the NIC gets a free one");
     }
     if interface.child("model").is_none() && kind != Type::Vdpa {
@@ -509,7 +511,7 @@ fn properties<'d>(interface: Element<'d>, model: &Model, draft: &mut PartialSpec
             element.takes(&attributes_of(&[name]), &[])?;
         }
     }
-    for property in Property::all() {
+    for property in Property::all().filter(|property| !property.is_place()) {
         let InXml { path, attribute, words } = property.in_xml();
         // libvirt reads a driver's for virtio alone; others are refused where the model has none.
         if path.first() == Some(&"driver") && !property.is_of(model) {
@@ -522,6 +524,41 @@ fn properties<'d>(interface: Element<'d>, model: &Model, draft: &mut PartialSpec
         give_as(draft, Key::Device(property), attribute, value)?;
     }
     Ok(())
+}
+
+/// A place on the root bus, which is bus 0. Another bus is a controller of libvirt's numbering, which
+/// the guest has no part of; other types are places of other machines. Returns whether it is kept.
+fn place<'d>(address: Element<'d>, model: &Model, draft: &mut PartialSpec<'d>) -> Result<bool, Fault> {
+    let number = |name: &str| -> Result<Option<u32>, Fault> {
+        let Some(attribute) = address.attribute(name)? else { return Ok(Some(0)) };
+        let text = attribute.value();
+        Ok(match text.strip_prefix("0x") {
+            Some(digits) => u32::from_str_radix(digits, 16).ok(),
+            None => text.parse().ok(),
+        })
+    };
+    if address.text_of("type").is_none_or(|kind| kind.value() != "pci") || !model.is_pci() {
+        return Ok(false);
+    }
+    let (domain, bus) = (number("domain")?, number("bus")?);
+    let Some(attribute) = address.text_of("slot") else { return Ok(false) };
+    let (slot, function) = (number("slot")?, number("function")?);
+    // libvirt's own word for no place yet.
+    if (domain, bus) != (Some(0), Some(0)) || slot == Some(0) {
+        return Ok(false);
+    }
+    if let Some(multifunction) = address.attribute("multifunction")? {
+        choose(multifunction, &[("off", ())])?;
+    }
+    let (Some(slot), Some(function)) = (slot, function) else {
+        let problem = XmlProblem::Unsupported { what: address.title(), reason: "its numbers can't be read" };
+        return Err(Fault::new(attribute.range(), problem));
+    };
+    let Some(property) = Property::all().find(|property| property.is_place()) else { return Ok(false) };
+    let (key_span, value_span) = (attribute.range(), attribute.range_value());
+    let value = if function == 0 { format!("{slot:02x}") } else { format!("{slot:02x}.{function:x}") };
+    draft.give(Key::Device(property), Given { key_span, value_span, value: value.into() })?;
+    Ok(true)
 }
 
 fn rom<'d>(interface: Element<'d>, draft: &mut PartialSpec<'d>) -> Result<(), Fault> {

@@ -238,6 +238,34 @@ fn settings_of_the_hosts_side_have_their_keys() {
     assert!(refused(follows).to_string().contains("keeps the MAC"), "{}", refused(follows));
 }
 
+// Shows 6.8.
+#[test]
+fn a_place_on_the_root_bus_is_kept() {
+    let read = |model: &str, address: &str| {
+        let text = format!(
+            "<interface type='bridge'><source bridge='b'/><model type='{model}'/><address {address}/></interface>"
+        );
+        parse(&text, "nic.xml", &Networks::default()).map(|read| (read.nic.to_string(), read.notes.len()))
+    };
+    let pci = |of: &str| format!("type='pci' domain='0x0000' {of}");
+    for (address, spec, notes) in [
+        (pci("bus='0x00' slot='0x07' function='0x0'"), "bridge=b,address=07", 0),
+        (pci("bus='0' slot='31' function='2'"), "bridge=b,address=1f.2", 0),
+        (pci("bus='0x01' slot='0x00' function='0x0'"), "bridge=b", 1),
+        (pci("bus='0x00' slot='0x00'"), "bridge=b", 1),
+        ("type='ccw' cssid='0xfe' ssid='0x0' devno='0x0001'".to_owned(), "bridge=b", 1),
+        ("type='virtio-mmio'".to_owned(), "bridge=b", 1),
+    ] {
+        assert_eq!(read("virtio", &address).unwrap(), (spec.to_owned(), notes), "{address}");
+    }
+    assert!(
+        read("virtio", &pci("bus='0' slot='0x20'")).unwrap_err().to_string().contains("can't be 'address'")
+    );
+    assert!(read("virtio", &pci("bus='0' slot='0xx'")).unwrap_err().to_string().contains("can't be read"));
+    assert!(read("virtio", &pci("bus='0' slot='3' multifunction='on'")).is_err());
+    assert_eq!(read("usb-net", &pci("bus='0' slot='3'")).unwrap().1, 1);
+}
+
 #[test]
 fn a_domains_interfaces_are_taken_and_the_others_named() {
     let text = "<domain type='kvm'><name>web1</name><devices><disk type='file'/>\
