@@ -99,7 +99,7 @@ fn what_a_tap_sends_takes_its_time() {
     });
 }
 
-// Shows 2.17.
+// Shows 2.20.
 #[test]
 fn what_a_tap_receives_is_policed_or_the_lack_of_a_policer_is_named() {
     in_own_network(|| {
