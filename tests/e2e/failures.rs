@@ -179,13 +179,26 @@ fn a_refused_filter_leaves_an_open_that_was_never_granted() {
 // Shows 2.5.
 #[test]
 fn a_filter_that_reads_back_otherwise_is_refused() {
-    let mut world = World::new();
-    // An nft that sets nothing and reports success.
-    replace_nft(&mut world, "cat >/dev/null; echo '{\"nftables\": []}'");
-    let guest = world.start("web1", &[]);
-    world.attach(&guest, &format!("{ONE},filter=no-mac-spoofing")).fails(1, "Filter of interface");
-    world.stop(&guest);
-    world.assert_clean();
+    for script in [
+        // An nft that sets nothing and reports success.
+        "cat >/dev/null; echo '{\"nftables\": []}'",
+        // One that leaves out the last rule of what it sets.
+        "if [ \"$2\" = -f ]; then /bin/sed 's/\\(.*\\),{\"add\":{\"rule\".*/\\1]}/' | /usr/sbin/nft \"$@\"; exit; fi\n\
+         exec /usr/sbin/nft \"$@\"",
+    ] {
+        let mut world = World::new();
+        replace_nft(&mut world, script);
+        let guest = world.start("web1", &[]);
+        for filter in ["no-mac-spoofing", "clean-traffic,ip=192.0.2.5"] {
+            world.attach(&guest, &format!("{ONE},filter={filter}")).fails(1, "Filter of interface");
+            assert_eq!((guest.holds(), world.ruleset()), (Vec::<String>::new(), String::new()));
+        }
+        world.stop(&guest);
+        for holding in world.trail()["holdings"].as_array().unwrap() {
+            assert_eq!(holding["state"], "never-granted");
+        }
+        world.assert_clean();
+    }
 }
 
 // Shows 5.9, 5.10.

@@ -69,6 +69,15 @@ impl Callers {
         })
     }
 
+    /// Why this user may call, but not set that filter: we would read its file with our own
+    /// privileges.
+    pub(crate) fn objection_to(&self, uid: u32, filter: Option<&FilterChoice>) -> Option<String> {
+        let has_path = filter.is_some_and(FilterChoice::has_path);
+        (has_path && !self.is_owner(uid)).then(|| {
+            "the files of filter= are for root and the supervisor's own user alone: name a filter".to_owned()
+        })
+    }
+
     fn is_owner(&self, uid: u32) -> bool {
         uid == 0 || uid == self.own
     }

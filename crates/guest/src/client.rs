@@ -132,6 +132,7 @@ trait GuestProxy {
     async fn attach(&mut self, nic: String) -> zlink::Result<Result<OneNic, ApiError>>;
     async fn detach(&mut self, mac: String, timeout_ms: i64) -> zlink::Result<Result<OneNic, ApiError>>;
     async fn revoke(&mut self, mac: String) -> zlink::Result<Result<OneNic, ApiError>>;
+    async fn set_filter(&mut self, mac: String, filter: String) -> zlink::Result<Result<OneNic, ApiError>>;
     async fn stop(&mut self, timeout_ms: i64, force: bool) -> zlink::Result<Result<(), ApiError>>;
     async fn status(&mut self) -> zlink::Result<Result<Status, ApiError>>;
     async fn nics(&mut self) -> zlink::Result<Result<Nics, ApiError>>;
@@ -193,6 +194,17 @@ impl Client {
     /// As [`attach`](Self::attach).
     pub fn revoke(&mut self, mac: &str) -> Result<OneNic, ClientError> {
         self.run_request(REQUEST_TIMEOUT, async |connection| connection.revoke(mac.to_owned()).await)
+    }
+
+    /// Changes an interface's filter; `none` removes it.
+    ///
+    /// # Errors
+    ///
+    /// As [`attach`](Self::attach).
+    pub fn set_filter(&mut self, mac: &str, filter: &str) -> Result<OneNic, ClientError> {
+        self.run_request(REQUEST_TIMEOUT, async |connection| {
+            connection.set_filter(mac.to_owned(), filter.to_owned()).await
+        })
     }
 
     /// Stops the guest; returns when it has ended, with the text of each finding about a device

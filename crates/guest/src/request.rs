@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use tracing::info;
 
 use crate::events::{EventPublisher, Subscription};
+use crate::filter::FilterChoice;
 use crate::socket::HungUp;
 use crate::spec::NicSpec;
 use crate::state::{GuestState, InterfaceInfo, Snapshot};
@@ -97,6 +98,16 @@ pub(crate) enum Request {
         /// The interface that was released.
         reply: Reply<InterfaceInfo>,
     },
+    /// Change what an interface's guest may send and receive.
+    SetFilter {
+        mac: MacAddr,
+        /// The filters; `None` for none.
+        filter: Option<FilterChoice>,
+        /// The client; `None` for a signal.
+        requester: Option<Requester>,
+        /// The interface that was changed.
+        reply: Reply<InterfaceInfo>,
+    },
     /// Stop the guest.
     Stop {
         /// How long the guest may take to comply.
@@ -125,9 +136,10 @@ impl Request {
     /// not carried out.
     fn has_waiting_client(&self) -> bool {
         match self {
-            Self::Attach { reply, .. } | Self::Detach { reply, .. } | Self::Revoke { reply, .. } => {
-                reply.has_waiting_client()
-            }
+            Self::Attach { reply, .. }
+            | Self::Detach { reply, .. }
+            | Self::Revoke { reply, .. }
+            | Self::SetFilter { reply, .. } => reply.has_waiting_client(),
             Self::Stop { reply, .. } => reply.as_ref().is_none_or(Reply::has_waiting_client),
         }
     }
@@ -137,6 +149,7 @@ impl Request {
         let (Self::Attach { requester, .. }
         | Self::Detach { requester, .. }
         | Self::Revoke { requester, .. }
+        | Self::SetFilter { requester, .. }
         | Self::Stop { requester, .. }) = self;
         requester.is_none_or(|requester| requester.uid == 0)
     }

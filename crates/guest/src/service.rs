@@ -10,6 +10,7 @@ use taptrail_record::{GuestId, MacAddr, MacAddrError, Requester};
 
 use crate::api::{self, ApiError, Device, Event, Nic, Nics, OneEvent, OneNic, Status, time};
 use crate::callers::Callers;
+use crate::filter::FilterChoice;
 use crate::monitor;
 use crate::request::{Inbox, OnTimeout, Reply, Request};
 use crate::socket::HungUp;
@@ -64,6 +65,23 @@ impl GuestService {
         let mac = address(&mac)?;
         let requester = Some(self.requester);
         let info = self.ask(|reply| Request::Revoke { mac, requester, reply }).await?;
+        Ok(OneNic { nic: info.into() })
+    }
+
+    async fn set_filter(&self, mac: String, filter: String) -> Result<OneNic, ApiError> {
+        self.permit()?;
+        let mac = address(&mac)?;
+        let filter = match filter.as_str() {
+            "none" => None,
+            text => Some(
+                FilterChoice::parse(text).map_err(|error| ApiError::Refused { reason: error.to_string() })?,
+            ),
+        };
+        if let Some(reason) = self.callers.objection_to(self.requester.uid, filter.as_ref()) {
+            return Err(ApiError::Refused { reason });
+        }
+        let requester = Some(self.requester);
+        let info = self.ask(|reply| Request::SetFilter { mac, filter, requester, reply }).await?;
         Ok(OneNic { nic: info.into() })
     }
 

@@ -335,6 +335,21 @@ impl<'a> Tx<'a> {
         .map(InterfaceKey)
     }
 
+    /// Sets the SPEC of an interface that was changed.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::AlreadyDone`] if it has ended; [`LedgerError::Write`].
+    pub fn interface_changes(&self, interface: InterfaceKey, spec: &str) -> Result<(), LedgerError> {
+        self.update_once(
+            "change",
+            "interface",
+            interface.0,
+            "UPDATE interface SET spec = ?2 WHERE id = ?1 AND ended IS NULL",
+            params![interface.0, spec],
+        )
+    }
+
     /// Ends an interface: neither QEMU nor the host has any part of it.
     ///
     /// # Errors

@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use clap::error::ContextKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use taptrail_guest::filter::FilterChoice;
 use taptrail_guest::{AuditMode, Dirs, duration};
 use taptrail_record::MacAddr;
 use uuid::Uuid;
@@ -157,6 +158,8 @@ pub(crate) enum Command {
     Attach(Attach),
     /// Hot-unplug an interface, or revoke its devices
     Detach(Detach),
+    /// Change an interface's filter while the guest runs
+    SetFilter(SetFilter),
     /// Shut down or kill a guest
     Stop(Stop),
     /// List the guests of this host
@@ -621,6 +624,34 @@ pub(crate) struct Detach {
 
     #[command(flatten)]
     pub(crate) output: OutputFormat,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  taptrail set-filter web1 52:54:00:12:34:56 clean-traffic,ip=192.0.2.5\n  taptrail set-filter web1 52:54:00:12:34:56 none"
+)]
+pub(crate) struct SetFilter {
+    /// Name of the guest
+    pub(crate) guest: String,
+
+    /// MAC of the interface
+    #[arg(value_parser = queries::mac)]
+    pub(crate) mac: MacAddr,
+
+    /// The filters with their parameters, as after filter= in a SPEC; none removes the filter
+    #[arg(value_parser = filter)]
+    pub(crate) filter: String,
+
+    #[command(flatten)]
+    pub(crate) output: OutputFormat,
+}
+
+/// Checks a filter; it is read again where it is set.
+fn filter(text: &str) -> Result<String, String> {
+    match text {
+        "none" => Ok(text.to_owned()),
+        _ => FilterChoice::parse(text).map(|_| text.to_owned()).map_err(|error| error.to_string()),
+    }
 }
 
 #[derive(Debug, Args)]

@@ -11,7 +11,7 @@ use taptrail_report::{DeviceRow, NicRow, nic_table};
 use tracing::{info, warn};
 
 use crate::CommandResult;
-use crate::cli::{Attach, Detach, Nics, Stop};
+use crate::cli::{Attach, Detach, Nics, SetFilter, Stop};
 use crate::output::{Failure, print, print_json, style};
 use crate::run_config::pointing_into_spec;
 use crate::unresponsive::{client_failure, kill, revoke_failure, whereabouts};
@@ -97,6 +97,16 @@ pub(crate) fn detach(arguments: &Detach, dirs: &Dirs) -> CommandResult {
     }
     let how = if arguments.force { "revoked" } else { "detached" };
     print(&format!("{} {how}: '{}', {} released\n", nic.mac, nic.ifname, descriptors(nic.devices.len())))
+}
+
+pub(crate) fn set_filter(arguments: &SetFilter, dirs: &Dirs) -> CommandResult {
+    let changed = Client::connect(&dirs.run, &arguments.guest)
+        .and_then(|mut client| client.set_filter(&arguments.mac.to_string(), &arguments.filter));
+    let nic = changed.map_err(|error| client_failure(error, &arguments.guest, dirs))?.nic;
+    if arguments.output.is_json() {
+        return print_json(&row(nic)?);
+    }
+    print(&format!("{}: '{}' has its filter: {}\n", nic.mac, nic.ifname, arguments.filter))
 }
 
 pub(crate) fn stop(arguments: &Stop, dirs: &Dirs) -> CommandResult {

@@ -437,6 +437,15 @@ impl Account {
         })
     }
 
+    /// Writes an interface's new SPEC to the ledger.
+    pub(crate) fn change_interface(
+        &mut self,
+        interface: InterfaceKey,
+        spec: &str,
+    ) -> Result<(), AccountError> {
+        self.update_ledger(|tx, _| tx.interface_changes(interface, spec))
+    }
+
     /// Makes this process the guest's supervisor in the ledger.
     pub(crate) fn adopt(&mut self) -> Result<(), AccountError> {
         let supervisor = this_process()?;

@@ -291,7 +291,7 @@ impl Driver {
     }
 
     /// Revokes an interface whose filter can't be set, with `--revoke-unfiltered`.
-    fn revoke_if_unfiltered(&mut self, index: usize) {
+    pub(super) fn revoke_if_unfiltered(&mut self, index: usize) {
         if self.revoke_unfiltered {
             self.revoke_for(index, "its filter can't be set");
         }

@@ -25,6 +25,7 @@ mod attach;
 mod attached;
 mod detach;
 mod error;
+mod filter;
 mod guard;
 mod manager;
 mod names;
@@ -279,6 +280,11 @@ impl Driver {
                 self.detach(mac, patience, requester, reply);
             }
             Some(Request::Revoke { mac, requester, reply }) => self.revoke(mac, requester, reply),
+            Some(Request::SetFilter { mac, filter, requester, reply }) => {
+                let answer = self.set_filter(mac, filter, requester);
+                self.publish();
+                log_if_client_gone(reply.send(answer));
+            }
             Some(Request::Stop { patience, then, requester, reply }) => {
                 self.stop(patience, then, requester, reply);
             }

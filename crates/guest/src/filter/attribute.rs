@@ -68,8 +68,9 @@ impl Protocol {
     /// Whether one of its rules can have an attribute for which `of` says so.
     fn is(self, of: For) -> bool {
         match of {
-            For::Mac => !matches!(self, Self::Transport(_)),
-            For::MacSource => true,
+            For::MacTarget => !matches!(self, Self::Transport(_) | Self::Stp | Self::Vlan),
+            // Beside MACs, nft lists a tag's fields in other words than those that set them.
+            For::MacSource => self != Self::Vlan,
             For::Protocols(protocols) => protocols.contains(&self),
             For::Ip4 => matches!(self, Self::Ip | Self::Transport(Transport { v6: false, .. })),
             For::Ip6 => matches!(self, Self::Ipv6 | Self::Transport(Transport { v6: true, .. })),
@@ -125,9 +126,9 @@ pub(crate) fn ports(number: u8) -> Option<Ports> {
 /// Which protocols have an attribute.
 #[derive(Debug, Clone, Copy)]
 enum For {
-    /// All below those above IP.
-    Mac,
-    /// All.
+    /// All below those above IP, but VLAN, and STP, which has one destination.
+    MacTarget,
+    /// All but VLAN.
     MacSource,
     Protocols(&'static [Protocol]),
     Ip4,
@@ -285,8 +286,8 @@ const fn bpdu(byte: u16, bits: u16) -> Field {
 static ATTRIBUTES: &[Attribute] = &[
     side("srcmacaddr", For::MacSource, MAC_SOURCE, Part::Value, Kind::Mac),
     side("srcmacmask", For::MacSource, MAC_SOURCE, Part::Mask, Kind::Mac),
-    side("dstmacaddr", For::Mac, MAC_TARGET, Part::Value, Kind::Mac),
-    side("dstmacmask", For::Mac, MAC_TARGET, Part::Mask, Kind::Mac),
+    side("dstmacaddr", For::MacTarget, MAC_TARGET, Part::Value, Kind::Mac),
+    side("dstmacmask", For::MacTarget, MAC_TARGET, Part::Mask, Kind::Mac),
     same("protocolid", For::Protocols(&[Protocol::Mac]), Field::EtherType, Part::Value, ETHERTYPE),
     same("vlanid", VLAN, VLAN_TAG, Part::Value, VLAN_ID),
     same("encap-protocol", VLAN, raw(Base::Ethernet, 128, 16), Part::Value, ETHERTYPE),
@@ -295,11 +296,13 @@ static ATTRIBUTES: &[Attribute] = &[
     same("root-priority", STP, bpdu(5, 16), Part::Value, U16),
     same("root-priority-hi", STP, bpdu(5, 16), Part::End, U16),
     same("root-address", STP, bpdu(7, 48), Part::Value, Kind::Mac),
+    same("root-address-mask", STP, bpdu(7, 48), Part::Mask, Kind::Mac),
     same("root-cost", STP, bpdu(13, 32), Part::Value, U32),
     same("root-cost-hi", STP, bpdu(13, 32), Part::End, U32),
     same("sender-priority", STP, bpdu(17, 16), Part::Value, U16),
     same("sender-priority-hi", STP, bpdu(17, 16), Part::End, U16),
     same("sender-address", STP, bpdu(19, 48), Part::Value, Kind::Mac),
+    same("sender-address-mask", STP, bpdu(19, 48), Part::Mask, Kind::Mac),
     same("port", STP, bpdu(25, 16), Part::Value, U16),
     same("port-hi", STP, bpdu(25, 16), Part::End, U16),
     same("age", STP, bpdu(27, 16), Part::Value, U16),

@@ -7,7 +7,7 @@ use super::compile::{self, MAX_VALUES};
 use super::definition::{Reference, is_variable};
 use super::error::FilterProblem;
 use super::store::{FilterLoadError, Store};
-use crate::spec::{Key, quoted};
+use crate::spec::{Backend, Fault, Key, NicSpec, Problem, SpecError, quoted};
 
 /// The variables that have a key of their own in a SPEC.
 const KEYS: [(Key, &str); 4] =
@@ -79,12 +79,32 @@ impl FilterChoice {
         }))
     }
 
-    /// The rules for the interface of this MAC, with the user's filters as their files have them now.
+    /// The rules for the interface of this MAC, with the user's filters as their files have them
+    /// now.
     ///
     /// # Errors
     /// A file can't be read, or the filters can't be used.
     pub fn load_rules(&self, mac: MacAddr) -> Result<Rules, FilterLoadError> {
         Ok(self.rules(&Store::load(self)?, mac)?)
+    }
+
+    /// Reads filters with their parameters as in a SPEC after `filter=`: `clean-traffic,ip=192.0.2.5`.
+    ///
+    /// # Errors
+    /// What a SPEC would be refused for, and keys that are not a filter's.
+    pub fn parse(text: &str) -> Result<Self, SpecError> {
+        // The shortest backend, with which all that is a filter's goes together.
+        const BACKEND: &str = "new-tap=on,";
+        let prefix = if text.starts_with("filter=") { "" } else { "filter=" };
+        let spec = format!("{BACKEND}{prefix}{text}");
+        let mut nic: NicSpec = spec.parse()?;
+        match nic.filter.take() {
+            Some(choice) if nic == NicSpec::new(Backend::NewTap) => Ok(choice),
+            _ => {
+                let fault = Fault::new(BACKEND.len()..spec.len(), Problem::NotAFilter);
+                Err(SpecError::new(&spec, fault))
+            }
+        }
     }
 
     /// Whether it names a file.

@@ -2,7 +2,7 @@
 //! rules are sorted by priority into the chains of both directions.
 //!
 //! A frame takes the root chain, from the lowest priority to the highest: the root's own rules, and
-//! the other chains, each where its priority stands. `return` leads back to the root chain, `accept`
+//! the other chains, each where its priority stands. `return` leads back to the root chain; `accept`
 //! and `drop` are final. What no rule decides on passes.
 //!
 //! A frame in a VLAN tag is of another protocol for libvirt. Here a rule that accepts a protocol's
@@ -400,7 +400,6 @@ fn protocols(
     verdict: &Verdict,
 ) -> Result<(), FilterProblem> {
     let accepts = *verdict == Verdict::Accept;
-    let protocol = rule.protocol.or(chain.protocol);
     match rule.protocol {
         None => {}
         Some(Protocol::Mac) => {
@@ -429,11 +428,10 @@ fn protocols(
             network(rule, chain, matches)?;
         }
     }
-    let names_protocol = match protocol {
-        None | Some(Protocol::Stp | Protocol::Vlan) => false,
-        Some(Protocol::Mac) => matches.iter().any(|of| of.field == Field::Protocol),
-        Some(_) => true,
+    let is_named = |protocol: Option<Protocol>| {
+        !matches!(protocol, None | Some(Protocol::Mac | Protocol::Stp | Protocol::Vlan))
     };
+    let names_protocol = is_named(rule.protocol) || is_named(chain.protocol);
     if accepts && names_protocol {
         for tag in [VLAN, SERVICE_VLAN] {
             matches.push(Match::is_not(Field::EtherType, Value::Number(tag)));

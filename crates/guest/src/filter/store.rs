@@ -98,7 +98,8 @@ impl Store {
         Ok(self.add(&path.display().to_string(), &text)?)
     }
 
-    /// Adds the filters in a text, XML or TOML; `file` is its name in messages. Returns their names.
+    /// Adds the filters in a text, XML or TOML; `file` is its name in messages. Returns their
+    /// names.
     ///
     /// # Errors
     /// The first thing that is wrong, with its place.

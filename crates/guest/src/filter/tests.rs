@@ -1,6 +1,8 @@
-use taptrail_kernel::filter::{Chain, Rules, Verdict};
+use taptrail_kernel::filter::{Attachment, Chain, InterfaceFilter, Nft, Rules, Verdict};
 use taptrail_record::MacAddr;
 
+use super::attribute::{Attribute, Kind, Part, Protocol};
+use super::definition::ChainName;
 use super::*;
 
 const MAC: MacAddr = MacAddr([0x52, 0x54, 0, 0, 0, 1]);
@@ -177,4 +179,185 @@ fn errors_in_texts_point_at_their_places() {
     ];
     let picture = |text: &&str| Store::shipped().add("own", text).expect_err(text).render(false);
     insta::assert_snapshot!(texts.iter().map(picture).collect::<Vec<_>>().join("\n\n"));
+}
+
+#[test]
+fn each_filter_has_its_place_in_the_reference() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/filters.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let missing: Vec<String> = Store::shipped()
+        .names()
+        .filter(|name| !text.contains(&format!("`{name}`")))
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(missing, [""; 0]);
+}
+
+/// Sets rules on the loopback of a network namespace of its own, where they are read back.
+fn in_the_kernel(all: Vec<(String, Rules)>) -> Vec<String> {
+    let test = || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("root is needed");
+        let nft = Nft::discover().unwrap();
+        let set = |(what, rules): (String, Rules)| {
+            let filter = InterfaceFilter {
+                ifindex: 1,
+                ifname: "lo".parse().unwrap(),
+                attachment: Attachment::Tap,
+                rules: rules.into(),
+            };
+            nft.apply(&filter).err().map(|error| format!("{what}: {}", crate::chain(&error)))
+        };
+        all.into_iter().filter_map(set).collect()
+    };
+    std::thread::spawn(test).join().unwrap()
+}
+
+/// A value that an attribute takes.
+fn value_of(attribute: &Attribute) -> &'static str {
+    match (attribute.kind, attribute.part, attribute.name) {
+        (Kind::Mac, Part::Mask, _) => "ff:ff:ff:00:00:00",
+        (Kind::Mac, ..) => "52:54:00:00:00:01",
+        (Kind::Ipv4 | Kind::Ipv6, Part::Mask, _) => "24",
+        (Kind::Ipv4, Part::End, _) => "192.0.2.99",
+        (Kind::Ipv4, ..) => "192.0.2.0",
+        (Kind::Ipv6, Part::End, _) => "2001:db8::99",
+        (Kind::Ipv6, ..) => "2001:db8::",
+        (_, _, "protocol") => "udp",
+        (_, Part::End, _) => "40",
+        _ => "17",
+    }
+}
+
+#[test]
+fn whatever_a_rule_can_say_is_read_back_as_it_was_set() {
+    let mut texts = Vec::new();
+    for name in Protocol::names() {
+        let protocol: Protocol = name.parse().unwrap();
+        let chains =
+            ChainName::PREFIXES.iter().filter(|(_, of, _)| *of == protocol).map(|(chain, ..)| *chain);
+        for chain in chains.chain(["root"]) {
+            let attributes: Vec<&Attribute> =
+                Attribute::all(protocol).map(|name| Attribute::find(protocol, name).unwrap()).collect();
+            let pair = |attribute: &&Attribute| format!("{}='{}'", attribute.name, value_of(attribute));
+            let all = |wanted: &dyn Fn(&Attribute) -> bool| {
+                attributes
+                    .iter()
+                    .copied()
+                    .filter(|of| wanted(of))
+                    .map(|of| pair(&of))
+                    .collect::<Vec<_>>()
+                    .join(" ")
+            };
+            // What belongs together: a value with its end or its mask; ports and types with their protocol.
+            let mut sets = vec![
+                String::new(),
+                all(&|of| of.part == Part::Value && of.name != "type" && of.name != "code"),
+            ];
+            for of in &attributes {
+                let field = of.field;
+                let mut set = all(&|other| {
+                    other.field == field && (other.part == Part::Value || other.part == of.part)
+                });
+                if matches!(protocol, Protocol::Ip | Protocol::Ipv6) && of.name.contains("port") {
+                    set.push_str(" protocol='udp'");
+                }
+                if protocol == Protocol::Ipv6 && (of.name.contains("code") || of.name.contains("-")) {
+                    set.push_str(" type='135'");
+                }
+                sets.push(set);
+            }
+            if protocol == Protocol::Stp {
+                // nft joins so many fields otherwise: refused when they are read back.
+                sets.remove(1);
+            }
+            for set in sets {
+                let icmp = set.contains("type=") && protocol == Protocol::Ipv6 && !set.contains("protocol=");
+                let icmp = if icmp { "protocol='icmpv6'" } else { "" };
+                for (action, negated) in
+                    [("drop", ""), ("accept", ""), ("return", ""), ("drop", "match='no'")]
+                {
+                    // Without its protocol no port, and no type, means anything.
+                    if !negated.is_empty() && (set.contains("protocol=") || set.contains("type=")) {
+                        continue;
+                    }
+                    texts.push(format!(
+                        "<filter name='f' chain='{chain}'><rule action='{action}' direction='inout'>\
+                         <{name} {set} {icmp} {negated}/></rule></filter>"
+                    ));
+                }
+            }
+        }
+    }
+    let mut refused = Vec::new();
+    let mut all = Vec::new();
+    for text in texts {
+        let mut store = Store::default();
+        let read = store.add("f", &text).map_err(|error| error.to_string());
+        let rules =
+            read.and_then(|_| choice(&["f"], &[]).rules(&store, MAC).map_err(|error| crate::chain(&error)));
+        match rules {
+            Ok(rules) => all.push((text, rules)),
+            Err(error) => refused.push(format!("{text}: {error}")),
+        }
+    }
+    assert!(all.len() > 500, "{}", all.len());
+    // All at once would be quicker, and name nothing.
+    let different = in_the_kernel(all);
+    assert_eq!(different, [""; 0]);
+    assert_eq!(refused, [""; 0]);
+}
+
+/// libvirt's own filters and inputs of tests, which `scripts/test-libvirt-xml` fetches.
+#[test]
+#[ignore = "needs libvirt's sources: scripts/test-libvirt-xml"]
+fn libvirts_own_files_are_read_and_mean_the_same() {
+    let sources = std::path::PathBuf::from(std::env::var_os("LIBVIRT_SOURCES").unwrap());
+    let texts = |directory: &str| {
+        let files = std::fs::read_dir(sources.join(directory)).unwrap();
+        let mut texts: Vec<(String, String)> = files
+            .map(|file| file.unwrap().path())
+            .filter(|path| path.extension().is_some_and(|ending| ending == "xml"))
+            .map(|path| (path.display().to_string(), std::fs::read_to_string(&path).unwrap()))
+            .collect();
+        texts.sort();
+        texts
+    };
+    let mut theirs = Store::default();
+    for (file, text) in texts("src/nwfilter/xml") {
+        theirs.add(&file, &text).unwrap_or_else(|error| panic!("{}", error.render(false)));
+    }
+    let parameters = [
+        ("IP", "192.0.2.5"),
+        ("IPV6", "::1"),
+        ("DHCPSERVER", "192.0.2.1"),
+        ("GATEWAY_MAC", "52:54:00:00:00:fe"),
+    ];
+    let rules = |store: &Store, name: &str| {
+        let v6 = [("DHCPSERVER", "2001:db8::1")];
+        let all = parameters.iter().map(|parameter| vec![*parameter]).chain([
+            vec![],
+            v6.to_vec(),
+            vec![parameters[0], parameters[3]],
+        ]);
+        all.into_iter().find_map(|given| choice(&[name], &given).rules(store, MAC).ok())
+    };
+    let names: Vec<&str> = theirs.names().collect();
+    assert_eq!(names.len(), 24);
+    let others = names.into_iter().filter(|name| {
+        let own = rules(&Store::shipped(), name);
+        assert!(own.is_some(), "{name}");
+        own != rules(&theirs, name)
+    });
+    // no-mac-spoofing checks ARP, too.
+    assert_eq!(others.collect::<Vec<_>>(), ["clean-traffic-gateway", "clean-traffic", "no-mac-spoofing"]);
+
+    let inputs = texts("tests/nwfilterxml2xmlin");
+    let mut taken = 0;
+    for (file, text) in &inputs {
+        match Store::default().add(file, text) {
+            Ok(_) => taken += 1,
+            Err(error) => println!("{error}"),
+        }
+    }
+    println!("{taken} of {} of libvirt's test inputs are taken", inputs.len());
 }

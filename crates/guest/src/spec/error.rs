@@ -154,6 +154,11 @@ pub enum Problem {
     /// A value for a filter's variable, without a filter.
     #[error("'{0}' has no meaning without a filter")]
     NoFilter(Key),
+    /// Keys of the interface itself, where its filter alone is changed.
+    #[error(
+        "Only filters and their parameters can be changed: filter, ip, ipv6, dhcpserver, gateway-mac, filter-parameter"
+    )]
+    NotAFilter,
     /// Filters that can't be used.
     #[error("{}", crate::chain(.0))]
     Filter(FilterProblem),
@@ -196,7 +201,7 @@ pub struct SpecError {
 }
 
 impl SpecError {
-    pub(super) fn new(spec: &str, fault: Fault) -> Self {
+    pub(crate) fn new(spec: &str, fault: Fault) -> Self {
         let Fault { span, problem, beside, help } = fault;
         Self { spec: spec.to_owned(), span, beside, problem, help }
     }

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::num::NonZeroU16;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
@@ -70,19 +71,53 @@ impl Lab {
 
     /// Sets the filters that stand in a SPEC in place of those that are there.
     pub(crate) fn set(&self, filter: &str) {
+        Nft::discover().unwrap().apply(&self.filter(filter)).unwrap();
+    }
+
+    /// Sends a frame of the guest's again and again while these filters are set one after another,
+    /// in place of one that is there; returns how many were sent, and how many got through.
+    pub(crate) fn while_changing(&self, frame: &[u8], filters: &[&str]) -> (usize, usize) {
+        let nft = Nft::discover().unwrap();
+        let filters: Vec<InterfaceFilter> = filters.iter().map(|filter| self.filter(filter)).collect();
+        let is_done = AtomicBool::new(false);
+        let sent = std::thread::scope(|scope| {
+            let sender = scope.spawn(|| {
+                let mut sent = 0;
+                while !is_done.load(Ordering::Relaxed) {
+                    rustix::io::write(&self.guest, frame).unwrap();
+                    sent += 1;
+                }
+                sent
+            });
+            for filter in filters.iter().cycle().take(30) {
+                nft.replace(filter).unwrap();
+            }
+            is_done.store(true, Ordering::Relaxed);
+            sender.join().unwrap()
+        });
+        let mut passed = 0;
+        let wait = Timespec::try_from(GRACE).unwrap();
+        while poll(&mut [PollFd::new(&self.peer, PollFlags::IN)], Some(&wait)).unwrap() > 0 {
+            let mut buffer = vec![0; 2048];
+            let length = rustix::io::read(&self.peer, &mut buffer).unwrap();
+            passed += usize::from(buffer[..length] == *frame);
+        }
+        (sent, passed)
+    }
+
+    fn filter(&self, filter: &str) -> InterfaceFilter {
         let spec: NicSpec = format!("bridge=br0,{filter}").parse().unwrap();
         let rules = spec.filter.unwrap().rules(&Store::shipped(), GUEST).unwrap();
         let attachment = match self.device {
             Device::Tap => Attachment::Tap,
             Device::Macvtap => Attachment::Macvtap,
         };
-        let filter = InterfaceFilter {
+        InterfaceFilter {
             ifindex: index(self.name),
             ifname: self.name.parse().unwrap(),
             attachment,
             rules: rules.into(),
-        };
-        Nft::discover().unwrap().apply(&filter).unwrap();
+        }
     }
 
     pub(crate) fn unset(&self) {
@@ -90,12 +125,12 @@ impl Lab {
     }
 
     /// Which of these frames of the guest get through.
-    pub(crate) fn from_guest(&self, frames: &[Vec<u8>]) -> Vec<bool> {
+    pub(crate) fn sent_by_guest(&self, frames: &[Vec<u8>]) -> Vec<bool> {
         exchange(&self.guest, &self.peer, frames)
     }
 
     /// Which of these frames get to the guest.
-    pub(crate) fn to_guest(&self, frames: &[Vec<u8>]) -> Vec<bool> {
+    pub(crate) fn sent_to_guest(&self, frames: &[Vec<u8>]) -> Vec<bool> {
         exchange(&self.peer, &self.guest, frames)
     }
 }

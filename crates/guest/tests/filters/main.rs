@@ -92,8 +92,8 @@ fn table(device: Device) -> Vec<Row> {
 fn pass(lab: &Lab, rows: &[Row]) -> Vec<bool> {
     let select =
         |direction| rows.iter().filter(move |row| row.direction == direction).map(|row| row.frame.bytes());
-    let mut from_guest = lab.from_guest(&select(Out).collect::<Vec<_>>()).into_iter();
-    let mut to_guest = lab.to_guest(&select(In).collect::<Vec<_>>()).into_iter();
+    let mut from_guest = lab.sent_by_guest(&select(Out).collect::<Vec<_>>()).into_iter();
+    let mut to_guest = lab.sent_to_guest(&select(In).collect::<Vec<_>>()).into_iter();
     rows.iter()
         .map(|row| match row.direction {
             Out => from_guest.next().unwrap(),
@@ -462,6 +462,28 @@ fn each_filter_passes_what_it_says_and_drops_what_it_says() {
             compare(pass(&lab, &rows), 0);
         }
         assert_eq!(wrong, [""; 0]);
+    });
+}
+
+// Shows 2.26.
+#[test]
+fn no_frame_slips_through_while_a_filter_is_changed() {
+    lab::in_own_network(|| {
+        let lab = Lab::new(Device::Tap);
+        lab.set("filter=no-mac-spoofing");
+        let foreign = Frame::to_all(OTHER).of(0x88B5).bytes();
+        let own = Frame::to_all(GUEST).of(0x0835).bytes();
+        let (sent, passed) = lab.while_changing(
+            &foreign,
+            &[
+                "filter=clean-traffic,ip=192.0.2.5",
+                "filter=no-mac-spoofing",
+                "filter=clean-traffic-v6,ipv6=2001:db8::5",
+            ],
+        );
+        assert!(sent > 1000, "{sent}");
+        assert_eq!(passed, 0, "of {sent}");
+        assert_eq!(lab.sent_by_guest(&[own]), [true]);
     });
 }
 

@@ -152,6 +152,24 @@ impl Nft {
         }
     }
 
+    /// Sets a filter in one transaction in place of the one that the interface has, and reads it
+    /// back.
+    /// At no time is there none: the kernel hooks the new table before it unhooks the old one.
+    ///
+    /// Returns the [`generation`] at which it was read back, if the kernel reports one.
+    ///
+    /// # Errors
+    ///
+    /// The filter can't be set, and the old one is there still; or it differs when read back. What
+    /// is there then is not removed: [`Nft::verify`] tells.
+    pub fn replace(&self, filter: &InterfaceFilter) -> Result<Option<u32>, FilterError> {
+        ruleset::check(filter)?;
+        program::run(self, TRANSACTION_ARGS, &ruleset::replacement(filter))?;
+        // Before it is read back: later changes have another number.
+        let at = generation();
+        self.verify(filter).map(|()| at)
+    }
+
     /// Checks that a filter is in force: its table is exactly as set, and its chains are hooked to
     /// its interface, by the name that this has now. Since Linux 6.16 a chain is hooked to a name,
     /// and loses an interface that is renamed.

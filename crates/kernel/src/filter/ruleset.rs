@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 
 use serde_json::{Value as Json, json};
+use taptrail_record::MacAddr;
 
 use super::rules::{Base, Field, Match, Ports, Rule, Value, Verdict};
 use super::{Attachment, FilterError, FilterHook, InterfaceFilter};
@@ -140,16 +141,20 @@ fn merge(first: &Match, second: &Match) -> Option<Match> {
 
 fn statement(of: &Match) -> Json {
     let field = field(of.field);
+    let is_raw = matches!(of.field, Field::Raw { .. });
+    // nft knows no kinds of raw fields.
+    let mac = |mac: MacAddr| match Value::Mac(mac).number() {
+        Some(number) if is_raw => number_json(number),
+        _ => mac.to_string().into(),
+    };
     let masked = |mask: Json| json!({"&": [field, mask]});
     let (left, right) = match of.value {
         Value::Number(number) => (field, number_json(number)),
         Value::Numbers(from, to) => (field, json!({"range": [from, to]})),
         Value::MaskedNumber { mask, number } => (masked(mask.into()), number.into()),
-        Value::Mac(_) | Value::Address(_) if matches!(of.field, Field::Raw { .. }) => {
-            (field, number_json(of.value.number().unwrap_or_default()))
-        }
-        Value::Mac(mac) => (field, mac.to_string().into()),
-        Value::MaskedMac { mask, mac } => (masked(mask.to_string().into()), mac.to_string().into()),
+        Value::Mac(value) => (field, mac(value)),
+        Value::MaskedMac { mask, mac: value } => (masked(mac(mask)), mac(value)),
+        Value::Address(_) if is_raw => (field, number_json(of.value.number().unwrap_or_default())),
         Value::Address(address) => (field, address.to_string().into()),
         Value::Network(address, length) => {
             (field, json!({"prefix": {"addr": address.to_string(), "len": length}}))

@@ -13,13 +13,13 @@ pub(crate) type Group = (&'static str, &'static [&'static str]);
 const GROUPS: [Group; 5] = [
     ("Read logs", &["summary", "trail", "who", "guests", "findings", "explain", "report", "serve", "top"]),
     ("Check this host", &["doctor", "verify", "watch"]),
-    ("Run guests", &["run", "check", "attach", "detach", "nics", "list", "events", "stop"]),
+    ("Run guests", &["run", "check", "attach", "detach", "set-filter", "nics", "list", "events", "stop"]),
     ("Many hosts", &["archive", "lake"]),
     ("Look after it", &["adopt", "recover", "ledger", "schema", "help"]),
 ];
 
 /// Columns between the left edge and a command's text.
-const INDENT: usize = 12;
+const INDENT: usize = 13;
 
 /// The command line, with its commands in groups.
 pub(crate) fn command(color: clap::ColorChoice) -> clap::Command {

@@ -38,6 +38,11 @@ pub(super) fn candidates(spec: &str, host: &Host) -> Found {
     }
 }
 
+/// The names of taptrail's own filters.
+pub(super) fn filters() -> impl Iterator<Item = String> {
+    Store::shipped().names().map(str::to_owned).collect::<Vec<_>>().into_iter()
+}
+
 fn values(key: Key, host: &Host) -> Found {
     let words = |all: &[&str]| all.iter().map(|word| ((*word).to_owned(), String::new())).collect();
     let links = |wanted: fn(&Link) -> bool| {
@@ -54,7 +59,7 @@ fn values(key: Key, host: &Host) -> Found {
         Key::Vdpa => host.vdpa_nodes(),
         Key::Mode => words(&MODES.map(MacvtapMode::as_str)),
         Key::Vhost => words(&[Vhost::On, Vhost::Off, Vhost::Auto].map(Vhost::as_str)),
-        Key::Filter => words(&Store::shipped().names().collect::<Vec<_>>()),
+        Key::Filter => filters().map(|name| (name, String::new())).collect(),
         Key::NewTap => words(&["on"]),
         Key::Isolated => words(&["on", "off"]),
         Key::LinkState => words(&["up", "down"]),

@@ -42,6 +42,7 @@ enum Values {
     /// A MAC, a device or a guest.
     Subject,
     Spec,
+    Filter,
     ThisHost,
     Pid,
     NetworkNamespace,
@@ -80,6 +81,7 @@ fn values(command: &str, argument: &Arg) -> Option<Values> {
         "USER" => Values::Native(Native::Users),
         "QEMU" => Values::Native(Native::Command),
         "SPEC" => Values::Spec,
+        "FILTER" => Values::Filter,
         "GUEST" if matches!(command, "nics" | "verify") => Values::Guest,
         "GUEST" => Values::OwnGuest,
         "NAME|UUID" => Values::GuestOnRecord,
@@ -120,6 +122,9 @@ fn candidates(values: Values, current: &OsStr, host: &Host) -> Vec<CompletionCan
             all
         }
         Values::Spec => spec::candidates(current, host),
+        Values::Filter => {
+            spec::filters().chain(["none".to_owned()]).map(|name| (name, String::new())).collect()
+        }
         Values::ThisHost => words(&[&*rustix::system::uname().nodename().to_string_lossy()]),
         Values::Pid => host.pids(),
         Values::NetworkNamespace => names_in("/run/netns"),

@@ -129,8 +129,8 @@ pub enum FilterTextProblem {
 #[error("{0}")]
 pub struct MalformedText(String);
 
-/// Reads a file's text, in whichever of the formats it is. `file` is its name in messages, `is_taken`
-/// whether another filter has a name.
+/// Reads a file's text, in whichever of the formats it is. `file` is its name in messages,
+/// `is_taken` whether another filter has a name.
 ///
 /// # Errors
 /// The first thing that is wrong, with its place.
