@@ -583,7 +583,14 @@ impl Comparison<'_> {
     }
 
     fn mac(&self, text: &str) -> Result<MacAddr, FilterProblem> {
-        text.parse().map_err(|_| self.bad(text, "a MAC address"))
+        // As libvirt does, with one digit where the first is 0.
+        let octet = |word: &str| {
+            let is_hex = word.bytes().all(|byte| byte.is_ascii_hexdigit());
+            if is_hex && word.len() <= 2 { u8::from_str_radix(word, 16).ok() } else { None }
+        };
+        let octets: Option<Vec<u8>> = text.split(':').map(octet).collect();
+        let mac = octets.and_then(|octets| octets.try_into().ok()).map(MacAddr);
+        mac.ok_or_else(|| self.bad(text, "a MAC address"))
     }
 
     fn address(&self, text: &str) -> Result<IpAddr, FilterProblem> {

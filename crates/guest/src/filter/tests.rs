@@ -249,17 +249,22 @@ fn whatever_a_rule_can_say_is_read_back_as_it_was_set() {
                     .join(" ")
             };
             // What belongs together: a value with its end or its mask; ports and types with their protocol.
-            let mut sets = vec![
-                String::new(),
-                all(&|of| of.part == Part::Value && of.name != "type" && of.name != "code"),
-            ];
+            let is_range = |name: &str| name.ends_with("ipfrom") || name.ends_with("ipto");
+            let is_plain = |of: &Attribute| {
+                of.part == Part::Value && !is_range(of.name) && !["type", "code"].contains(&of.name)
+            };
+            let mut sets = vec![String::new(), all(&is_plain)];
             for of in &attributes {
                 let field = of.field;
                 let mut set = all(&|other| {
-                    other.field == field && (other.part == Part::Value || other.part == of.part)
+                    let is_part = other.part == Part::Value || other.part == of.part;
+                    other.field == field && is_part && is_range(other.name) == is_range(of.name)
                 });
                 if matches!(protocol, Protocol::Ip | Protocol::Ipv6) && of.name.contains("port") {
                     set.push_str(" protocol='udp'");
+                }
+                if name == "icmpv6" && of.name.contains("code") {
+                    set.push_str(" type='135'");
                 }
                 if protocol == Protocol::Ipv6 && (of.name.contains("code") || of.name.contains("-")) {
                     set.push_str(" type='135'");
