@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -263,7 +264,7 @@ fn what_lies_before_a_boot_is_not_derived_again() {
 
 // Shows 15.9.
 #[test]
-fn two_that_compact_at_once_make_one_generation_each_or_one() {
+fn several_that_compact_at_once_make_one_generation() {
     let directory = tempfile::tempdir().unwrap();
     for host in ["one", "two", "three"] {
         archive(&store(directory.path()), host, &record(FIRST, 10, "start"));
@@ -273,7 +274,10 @@ fn two_that_compact_at_once_make_one_generation_each_or_one() {
             (0..4).map(|_| scope.spawn(|| compact(&store(directory.path()), None).unwrap())).collect();
         compacting.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
-    assert_eq!(done.iter().flatten().count(), 1, "{done:?}");
+    // Those that make the same are all told its root: the one that was first can't be known where
+    // the store's answer was lost.
+    let roots: HashSet<String> = done.iter().flatten().map(|done| done.root.to_string()).collect();
+    assert_eq!(roots.len(), 1, "{done:?}");
     let store = store(directory.path());
     assert_eq!(problems(&store, &Checks::default()), []);
     assert_eq!(Snapshot::existing(&store).unwrap().generation.unwrap().generation, Generation(1));

@@ -164,7 +164,7 @@ pub(crate) enum Command {
     Stop(Stop),
     /// List the guests of this host
     List(List),
-    /// Show a guest's interfaces and the devices that QEMU holds for them
+    /// Show a guest's interfaces and the devices that QEMU holds
     Nics(Nics),
     /// Print the events of a guest as they happen
     Events(Events),
@@ -188,7 +188,7 @@ pub(crate) enum Command {
     Serve(Serve),
     /// Compare the audit trail with the devices that processes hold now
     Verify(Verify),
-    /// Follow libvirt's records, and compare them with what its guests hold
+    /// Follow libvirt's records, and compare them with what guests hold
     Watch(Box<Watch>),
     /// Check, export or prune the ledger, or take a checkpoint of it
     #[command(subcommand)]
@@ -683,7 +683,7 @@ pub(crate) struct List {
     pub(crate) output: OutputFormat,
 }
 
-/// Show a guest's interfaces and the devices that QEMU holds for them
+/// Show a guest's interfaces and the devices that QEMU holds
 ///
 /// taptrail asks the guest's supervisor. For the guest of another manager, such as libvirt, taptrail
 /// looks into QEMU itself: it shows what QEMU holds, with the MAC as far as libvirt's state or the
