@@ -211,7 +211,7 @@ pub enum OpenError {
         source: FilterLoadError,
     },
     /// The script can't be run, or failed.
-    #[error("Script of interface {mac} did not configure its link")]
+    #[error("A script of interface {mac} can't be run, or failed")]
     Script {
         /// The MAC of the interface.
         mac: MacAddr,

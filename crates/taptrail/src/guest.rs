@@ -106,7 +106,7 @@ pub(crate) fn set_filter(arguments: &SetFilter, dirs: &Dirs) -> CommandResult {
     if arguments.output.is_json() {
         return print_json(&row(nic)?);
     }
-    print(&format!("{}: '{}' has its filter: {}\n", nic.mac, nic.ifname, arguments.filter))
+    print(&format!("{}: '{}' has its filter changed to: {}\n", nic.mac, nic.ifname, arguments.filter))
 }
 
 pub(crate) fn stop(arguments: &Stop, dirs: &Dirs) -> CommandResult {

@@ -17,6 +17,7 @@ use crate::filter::FilterChoice;
 use crate::host::interface_filter;
 use crate::host_link::HostLink;
 use crate::request::Failure;
+use crate::spec::NicSpec;
 use crate::state::InterfaceInfo;
 
 impl Driver {
@@ -32,14 +33,16 @@ impl Driver {
             )));
         };
         let interface = &self.interfaces[index].interface;
+        let (key, old) = (interface.key, interface.spec.clone());
+        let mut new = old.clone();
+        new.filter.clone_from(&filter);
+        // The ledger's SPEC is read again: what a SPEC may not have together is refused here, too.
+        new.to_string().parse::<NicSpec>().map_err(|error| Failure::Refused(error.to_string()))?;
         let Some(link) = interface.resources.link.clone() else {
             return Err(Failure::Refused(format!("The link of {mac} is gone: there is nothing to filter")));
         };
         let rules = filter.as_ref().map(|choice| choice.load_rules(mac)).transpose();
         let rules = rules.map_err(|error| Failure::Refused(crate::chain(&error)))?;
-        let (key, old) = (interface.key, interface.spec.clone());
-        let mut new = old.clone();
-        new.filter = filter;
         let failed = |error| Failure::Failed(crate::chain(&error));
         self.account.change_interface(key, &new.to_string()).map_err(failed)?;
         let rules =

@@ -8,7 +8,7 @@
 //!                      SPEC, <filterref> ── FilterChoice (parameters) ──┘
 //! ```
 //!
-//! A [`Definition`](definition::Definition) has rules on a protocol's attributes, in a chain with a
+//! A `Definition` has rules on a protocol's attributes, in a chain with a
 //! priority, and references to other filters. Variables (`$MAC`, `$IP`) get their values where an
 //! interface chooses the filter. The reference for users is `docs/filters.md`.
 

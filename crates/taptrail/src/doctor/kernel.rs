@@ -77,7 +77,7 @@ const BRIDGE: Subject = Subject {
 const NFT: Subject = Subject {
     area: Area::Kernel,
     id: "nft-netdev",
-    purpose: "filter=no-mac-spoofing",
+    purpose: "filter=, and set-filter",
     needs: &[(Job::Run, Useful)],
 };
 const LANDLOCK: Subject = Subject {
