@@ -349,13 +349,16 @@ fn a_tap_is_a_port_of_open_vswitch_while_it_is_held() {
     ovs.vsctl(&["set", "Interface", "vnet1", "external_ids:taptrail=another"]);
     world.detach(&guest, 3, &[]).ok();
     assert_eq!(ovs.vsctl(&["list-ports", "ovs0"]), "vnet0\nvnet1");
+    let refused = world.attach(&guest, &spec(3, "ovs=on,ifname=vnet1"));
+    assert!(refused.stderr.contains("a port named vnet1 already exists"), "{}", refused.stderr);
+    assert_eq!(ovs.vsctl(&["get", "Interface", "vnet1", "external_ids:taptrail"]), "another");
 
     // What a SPEC may not have, a running guest does not get either: its SPEC is read again.
     let refused = world.taptrail(["set-filter", "web1", &mac(1), "no-mac-spoofing"]);
     assert!(refused.stderr.contains("'filter'") && refused.stderr.contains("ovs"), "{}", refused.stderr);
 
     // A bridge that is none of its, and a program that is missing.
-    let refused = world.attach(&guest, "bridge=br0,mac=52:54:00:00:00:04,ovs=on");
+    let refused = world.attach(&guest, "bridge=br0,mac=52:54:00:00:00:04,ovs=on,ifname=nic4");
     assert!(
         refused.stderr.contains("port of Open vSwitch bridge 'br0'")
             && refused.stderr.contains("no bridge named br0"),

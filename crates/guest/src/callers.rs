@@ -63,8 +63,10 @@ impl Callers {
         let runs = host.script.is_some() || host.downscript.is_some();
         let routes = !host.addresses.is_empty() || !host.routes.is_empty();
         let opens = spec.tun_path.is_some() || spec.vhost_path.is_some() || has_rom || has_filter;
-        ((opens || runs || routes) && !self.is_owner(uid)).then(|| {
-            "tun-path=, vhost-path=, the files of rom= and filter=, script=, downscript=, host-ip= and host-route= are for root and the supervisor's own user alone"
+        // A controller of Open vSwitch knows a guest's port by these.
+        let claims = host.ovs.as_ref().is_some_and(|ovs| ovs.interface_id.is_some() || ovs.profile.is_some());
+        ((opens || runs || routes || claims) && !self.is_owner(uid)).then(|| {
+            "tun-path=, vhost-path=, the files of rom= and filter=, script=, downscript=, host-ip=, host-route=, ovs=UUID and ovs-profile= are for root and the supervisor's own user alone"
                 .to_owned()
         })
     }
@@ -121,6 +123,12 @@ mod tests {
             assert!(callers.objection(1001, &spec).is_some(), "{text}");
             assert!(callers.objection(0, &spec).is_none(), "{text}");
         }
+        // Another guest's port of Open vSwitch.
+        for text in ["ovs=09b11c53-8b5c-4eeb-8f00-d84eaa0aaa4f", "ovs=on,ovs-profile=web"] {
+            let spec: NicSpec = format!("bridge=ovs0,{text}").parse().unwrap();
+            assert!(callers.objection(1001, &spec).is_some(), "{text}");
+        }
+        assert!(callers.objection(1001, &"bridge=ovs0,ovs=on".parse().unwrap()).is_none());
         for harmless in ["bridge=br0", "bridge=br0,rom=off,rom-bar=on,boot=1"] {
             assert!(callers.objection(1001, &harmless.parse().unwrap()).is_none(), "{harmless}");
         }

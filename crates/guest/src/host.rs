@@ -190,7 +190,13 @@ impl Host {
     /// Removes an interface's link and filter, never stopping at the first error. What can't be
     /// removed is logged, and stays in `resources`.
     pub(crate) fn undo(&mut self, mac: MacAddr, resources: &mut HostResources) {
-        if let Some(teardown) = resources.teardown.take() {
+        if let Some(mut teardown) = resources.teardown.take() {
+            // A link that is gone leaves its name to others.
+            if !self.is_own_or_free(&teardown.ifname, resources.link.as_ref())
+                && teardown.downscript.take().is_some()
+            {
+                warn!("{mac}: its downscript is not run: '{}' is another link's name now", teardown.ifname);
+            }
             teardown.run(mac);
         }
         // First the link, as it needs its filter while it exists. A link that is not ours stays,
@@ -451,6 +457,15 @@ impl Host {
                 Ok(LinkChange::Renamed(name))
             }
             _ => Ok(LinkChange::None),
+        }
+    }
+
+    /// Whether a name is that of this link, or of none.
+    fn is_own_or_free(&mut self, name: &IfName, own: Option<&HostLink>) -> bool {
+        match self.links.find(name) {
+            Ok(None) => true,
+            Ok(Some(found)) => own.is_some_and(|own| own.compare(&found) != LinkMatch::Other),
+            Err(_) => false,
         }
     }
 

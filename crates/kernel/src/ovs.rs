@@ -75,14 +75,17 @@ impl Ovs {
         Ok(Self { path: path.to_owned() })
     }
 
-    /// Adds a port in one transaction, in place of another one of its name, and waits until
-    /// ovs-vswitchd has it.
+    /// Adds a port in one transaction, in place of one of taptrail's that was left over under its
+    /// name, and waits until ovs-vswitchd has it.
     ///
     /// # Errors
     ///
-    /// ovs-vsctl fails: there is no such bridge, or no ovsdb-server or ovs-vswitchd.
+    /// ovs-vsctl fails: there is no such bridge, somebody else's port has the name, or there is no
+    /// ovsdb-server or ovs-vswitchd.
     pub fn add_port(&self, port: &OvsPort<'_>) -> Result<(), OvsError> {
-        self.run(&added(port)).map(drop)
+        // Ports of tunnels and patches have names that no link has: they are never replaced.
+        let is_left_over = self.mark_of(port.ifname)?.starts_with(MARK);
+        self.run(&added(port, is_left_over)).map(drop)
     }
 
     /// Whether there is a port of this name with this mark.
@@ -91,14 +94,14 @@ impl Ovs {
     ///
     /// ovs-vsctl fails.
     pub fn is_port(&self, ifname: &IfName, mark: &str) -> Result<bool, OvsError> {
-        let said = self.run(&words(&[
-            "--if-exists",
-            "get",
-            "Interface",
-            ifname.as_str(),
-            &format!("external_ids:{MARK}"),
-        ]))?;
-        Ok(String::from_utf8_lossy(&said).trim().trim_matches('"') == mark)
+        Ok(self.mark_of(ifname)? == mark)
+    }
+
+    /// The mark of the port of this name; empty without a port or a mark.
+    fn mark_of(&self, ifname: &IfName) -> Result<String, OvsError> {
+        let mark = format!("external_ids:{MARK}");
+        let said = self.run(&words(&["--if-exists", "get", "Interface", ifname.as_str(), &mark]))?;
+        Ok(String::from_utf8_lossy(&said).trim().trim_matches('"').to_owned())
     }
 
     /// Removes the port of this name, if its mark is this one: another tap may have the name by now.
@@ -127,9 +130,10 @@ fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(|word| (*word).to_owned()).collect()
 }
 
-fn added(port: &OvsPort<'_>) -> Vec<String> {
+fn added(port: &OvsPort<'_>, is_left_over: bool) -> Vec<String> {
     let name = port.ifname.as_str();
-    let mut all = words(&["--if-exists", "del-port", name, "--", "add-port", port.bridge.as_str(), name]);
+    let mut all = if is_left_over { words(&["--if-exists", "del-port", name, "--"]) } else { Vec::new() };
+    all.extend(words(&["add-port", port.bridge.as_str(), name]));
     if let Some(vlan) = port.vlan {
         all.push(format!("tag={vlan}"));
     }
@@ -180,10 +184,11 @@ mod tests {
             native_tagged: true,
             mtu: None,
         };
-        let all = added(&port).join(" ");
-        assert!(all.starts_with(
-            "--if-exists del-port vnet0 -- add-port ovs0 vnet0 tag=42 trunks=47,48 vlan_mode=native-tagged -- set"
-        ));
+        let add = "add-port ovs0 vnet0 tag=42 trunks=47,48 vlan_mode=native-tagged -- set";
+        let replace = added(&port, true).join(" ");
+        assert!(replace.starts_with(&format!("--if-exists del-port vnet0 -- {add}")), "{replace}");
+        let all = added(&port, false).join(" ");
+        assert!(all.starts_with(add), "{all}");
         assert!(all.contains("external-ids:iface-id=\"00000000-0000-0000-0000-000000000009\""), "{all}");
         assert!(all.contains(r#"external-ids:port-profile="a \"b\" c""#), "{all}");
         assert!(all.ends_with("external-ids:taptrail=\"taptrail x y\""), "{all}");

@@ -22,6 +22,8 @@ const ENVIRONMENT: &[(&str, &str)] =
 
 /// Bits of a mode: others than the owner may write.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
+/// The bit of a directory in which only its owner can remove a file.
+const STICKY: u32 = 0o1000;
 
 /// Why a script can't be run, or failed.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +50,7 @@ pub enum ScriptError {
 }
 
 /// Checks that a script's file is an executable one, which nobody but root and this process's user
-/// can change.
+/// can change, or replace by another.
 ///
 /// # Errors
 ///
@@ -56,6 +58,17 @@ pub enum ScriptError {
 pub fn check(path: &Path) -> Result<(), ScriptError> {
     let found = path.metadata().map_err(|source| ScriptError::Look { path: path.to_owned(), source })?;
     let own = rustix::process::geteuid().as_raw();
+    let resolved =
+        path.canonicalize().map_err(|source| ScriptError::Look { path: path.to_owned(), source })?;
+    let mut directories = path.ancestors().skip(1).chain(resolved.ancestors().skip(1));
+    let is_replaceable = directories.any(|directory| {
+        directory.metadata().map_or(true, |found| {
+            let mode = found.permissions().mode();
+            // In a sticky one, nobody can replace another user's file.
+            let is_shared = mode & WRITABLE_BY_OTHERS != 0 && mode & STICKY == 0;
+            found.uid() != 0 && found.uid() != own || is_shared
+        })
+    });
     let mode = found.permissions().mode();
     let reason = if !found.is_file() {
         "it is no regular file"
@@ -65,6 +78,8 @@ pub fn check(path: &Path) -> Result<(), ScriptError> {
         "its owner is neither root nor the supervisor's user"
     } else if mode & WRITABLE_BY_OTHERS != 0 {
         "others than its owner can write to it (chmod go-w)"
+    } else if is_replaceable {
+        "others than root and the supervisor's user can write to a directory that it is in"
     } else {
         return Ok(());
     };

@@ -27,6 +27,7 @@ impl Driver {
         filter: Option<FilterChoice>,
         requester: Option<Requester>,
     ) -> Result<InterfaceInfo, Failure> {
+        self.account.ready().map_err(|error| Failure::Refused(crate::chain(&error)))?;
         let Some(index) = self.holder(mac) else {
             return Err(Failure::Refused(format!(
                 "This guest has no interface {mac} with devices: `taptrail nics` lists them"
