@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::route::{
     RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
@@ -74,15 +73,6 @@ impl Links {
         }
         message.attributes.push(RouteAttribute::Oif(index));
         self.create(index, RouteNetlinkMessage::NewRoute(message), "add a route")
-    }
-
-    fn create(
-        &mut self,
-        index: u32,
-        message: RouteNetlinkMessage,
-        operation: &'static str,
-    ) -> Result<(), LinkError> {
-        self.request_change(index, message, NLM_F_CREATE | NLM_F_EXCL, operation)
     }
 }
 

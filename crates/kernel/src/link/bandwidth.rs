@@ -3,7 +3,7 @@
 //! What a link sends waits in one HTB class. What it receives can't wait, and is dropped above its
 //! rate by a policer on the ingress qdisc. Both go with the link.
 
-use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL};
+use netlink_packet_core::{DefaultNla, NLM_F_DUMP};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::tc::{TcAttribute, TcHandle, TcMessage};
 
@@ -87,7 +87,7 @@ impl Links {
     pub fn limit_sent(&mut self, index: u32, limit: &Bandwidth) -> Result<(), LinkError> {
         let glob = numbers(&[HTB_VERSION, 10, CLASS.minor.into(), 0, 0]);
         let root = message(index, QDISC, TcHandle::ROOT, 0, "htb", nested(&[(TCA_HTB_INIT, &glob)]));
-        self.traffic(index, RouteNetlinkMessage::NewQueueDiscipline(root), LIMIT_SENT)?;
+        self.create(index, RouteNetlinkMessage::NewQueueDiscipline(root), LIMIT_SENT)?;
 
         let ceiling = limit.peak.unwrap_or(limit.average);
         let buffer = ticks(limit.sent_burst(limit.average), limit.average);
@@ -101,7 +101,7 @@ impl Links {
             (TCA_HTB_CEIL64, &ceiling.to_ne_bytes()),
         ]);
         let class = message(index, CLASS, QDISC, 0, "htb", options);
-        self.traffic(index, RouteNetlinkMessage::NewTrafficClass(class), LIMIT_SENT)?;
+        self.create(index, RouteNetlinkMessage::NewTrafficClass(class), LIMIT_SENT)?;
 
         let listing = TcMessage::with_index(index.cast_signed());
         let found = self.listed(index, RouteNetlinkMessage::GetTrafficClass(listing), LIMIT_SENT)?;
@@ -125,7 +125,7 @@ impl Links {
     /// The link has an ingress qdisc, or the kernel has no policer.
     pub fn limit_received(&mut self, index: u32, limit: &Bandwidth) -> Result<(), LinkError> {
         let qdisc = message(index, INGRESS, TcHandle::INGRESS, 0, "ingress", Vec::new());
-        self.traffic(index, RouteNetlinkMessage::NewQueueDiscipline(qdisc), LIMIT_RECEIVED)?;
+        self.create(index, RouteNetlinkMessage::NewQueueDiscipline(qdisc), LIMIT_RECEIVED)?;
 
         let burst = ticks(limit.received_burst(), limit.average);
         let mut police = numbers(&[0, TC_POLICE_SHOT, 0, burst, u32::MAX]);
@@ -147,7 +147,7 @@ impl Links {
             (TCA_U32_POLICE, &police),
         ]);
         let filter = message(index, TcHandle::UNSPEC, INGRESS, ALL_PROTOCOLS, "u32", options);
-        self.traffic(index, RouteNetlinkMessage::NewTrafficFilter(filter), LIMIT_RECEIVED)?;
+        self.create(index, RouteNetlinkMessage::NewTrafficFilter(filter), LIMIT_RECEIVED)?;
 
         let mut listing = TcMessage::with_index(index.cast_signed());
         listing.header.parent = INGRESS;
@@ -163,15 +163,6 @@ impl Links {
         });
         let describe = |(rate, burst)| format!("{rate} bytes/s, burst of {burst} ticks");
         same(index, LIMIT_RECEIVED, (limit.average, burst), found, describe)
-    }
-
-    fn traffic(
-        &mut self,
-        index: u32,
-        message: RouteNetlinkMessage,
-        operation: &'static str,
-    ) -> Result<(), LinkError> {
-        self.request_change(index, message, NLM_F_CREATE | NLM_F_EXCL, operation)
     }
 
     /// The options of each class or filter that is listed.

@@ -23,7 +23,7 @@ mod macvtap;
 mod port;
 mod socket;
 
-use netlink_packet_core::NLM_F_DUMP;
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkFlags, LinkMessage};
 use rustix::io::Errno;
@@ -308,6 +308,16 @@ impl Links {
         operation: &'static str,
     ) -> Result<(), LinkError> {
         self.request_change(index, message, 0, operation)
+    }
+
+    /// As [`change`](Self::change), of what is not there yet.
+    fn create(
+        &mut self,
+        index: u32,
+        message: RouteNetlinkMessage,
+        operation: &'static str,
+    ) -> Result<(), LinkError> {
+        self.request_change(index, message, NLM_F_CREATE | NLM_F_EXCL, operation)
     }
 
     /// As [`change`](Self::change), with flags of the request.
