@@ -8,11 +8,10 @@
 //! A supervisor that ends in between leaves the new SPEC, by which the next one sets the filter.
 
 use taptrail_kernel::filter::FilterError;
-use taptrail_record::{Event, MacAddr, Outcome, Requester};
+use taptrail_record::{MacAddr, Outcome, Requester};
 use tracing::{info, warn};
 
 use super::{Driver, log_error};
-use crate::account::LedgerBatch;
 use crate::filter::FilterChoice;
 use crate::host::interface_filter;
 use crate::host_link::HostLink;
@@ -63,7 +62,7 @@ impl Driver {
                 attached.resources.filter_seen = seen;
                 let outcome = if rules.is_some() { Outcome::Success } else { Outcome::Failed };
                 attached.resources.filter = rules;
-                self.record_filter(index, outcome, requester);
+                self.post_filter(index, outcome, requester);
                 Ok(self.interfaces[index].info())
             }
             Err(error) => {
@@ -98,32 +97,13 @@ impl Driver {
             return Failure::Failed(format!("The filter can't be set: {why}; the old one is in force"));
         }
         // Something else than the old filter stands, or nothing.
-        self.record_filter(index, Outcome::Failed, requester);
-        let set = self.host.set_filter(&old);
-        let resources = &mut self.interfaces[index].interface.resources;
-        resources.filter_lost = set.is_err();
-        match set {
-            Ok(seen) => {
-                resources.filter_seen = seen;
-                self.record_filter(index, Outcome::Success, None);
-                Failure::Failed(format!("The filter can't be set: {why}; the old one is set again"))
-            }
-            Err(lost) => {
-                resources.filter_seen = None;
-                let lost = crate::chain(&lost);
-                self.revoke_if_unfiltered(index);
-                Failure::Failed(format!(
-                    "The filter can't be set: {why}; the old one is lost, and is tried again: {lost}"
-                ))
-            }
-        }
-    }
-
-    fn record_filter(&mut self, index: usize, outcome: Outcome, requester: Option<Requester>) {
-        let interface = &self.interfaces[index].interface;
-        let Some(device) = interface.devices.first() else { return };
-        let event = Event::Filter { mac: interface.mac, device: device.device.clone() };
-        let record = self.account.record(event, outcome, requester);
-        log_error(self.account.post(LedgerBatch::default().record(record)));
+        self.post_filter(index, Outcome::Failed, requester);
+        Failure::Failed(match self.set_filter_again(index, &old) {
+            Ok(()) => format!("The filter can't be set: {why}; the old one is set again"),
+            Err(lost) => format!(
+                "The filter can't be set: {why}; the old one is lost, and is tried again: {}",
+                crate::chain(&lost)
+            ),
+        })
     }
 }

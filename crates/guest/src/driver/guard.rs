@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use taptrail_kernel::changes::Changed;
-use taptrail_kernel::filter::generation;
+use taptrail_kernel::filter::{FilterError, InterfaceFilter, generation};
 use taptrail_kernel::proc::{is_exiting, raw_devices};
-use taptrail_record::{Device, DeviceKind, Event, IfName, MacAddr, Outcome};
+use taptrail_record::{Device, DeviceKind, Event, IfName, MacAddr, Outcome, Requester};
 use tracing::{info, warn};
 
 use super::{AttachedInterface, Driver, MAX_EVENTS_PER_TURN, PlugState, log_error};
@@ -234,7 +234,6 @@ impl Driver {
     /// Sets an interface's filter again if it is no longer in force.
     fn filter_changed(&mut self, index: usize, renamed: bool) {
         let interface = &self.interfaces[index].interface;
-        let mac = interface.mac;
         let Some(filter) = interface.resources.filter.clone() else { return };
         let now = generation();
         if !renamed && now.is_some() && now == interface.resources.filter_seen {
@@ -256,7 +255,7 @@ impl Driver {
             resources.filter_seen = at;
             if std::mem::take(&mut resources.filter_lost) {
                 // Its link is back, and the kernel has attached the filter to it again.
-                self.post_filter(index, Outcome::Success);
+                self.post_filter(index, Outcome::Success, None);
             }
             return;
         };
@@ -266,16 +265,31 @@ impl Driver {
             return;
         }
         self.filter_is_lost(index, &crate::chain(&lost));
-        match self.host.set_filter(&filter) {
+        let _ = self.set_filter_again(index, &filter);
+    }
+
+    /// Sets a filter that is not in force again, on record; where that fails, the interface lacks it.
+    pub(super) fn set_filter_again(
+        &mut self,
+        index: usize,
+        filter: &InterfaceFilter,
+    ) -> Result<(), FilterError> {
+        let set = self.host.set_filter(filter);
+        let interface = &mut self.interfaces[index].interface;
+        let mac = interface.mac;
+        interface.resources.filter_lost = set.is_err();
+        match set {
             Ok(seen) => {
-                let resources = &mut self.interfaces[index].interface.resources;
-                (resources.filter_seen, resources.filter_lost) = (seen, false);
+                interface.resources.filter_seen = seen;
                 warn!("{mac}: its filter is set again; frames may have passed without it");
-                self.post_filter(index, Outcome::Success);
+                self.post_filter(index, Outcome::Success, None);
+                Ok(())
             }
             Err(error) => {
+                interface.resources.filter_seen = None;
                 warn!("{mac}: its filter can't be set again: {}", crate::chain(&error));
                 self.revoke_if_unfiltered(index);
+                Err(error)
             }
         }
     }
@@ -286,7 +300,7 @@ impl Driver {
         interface.resources.filter_seen = None;
         if !std::mem::replace(&mut interface.resources.filter_lost, true) {
             warn!("{}: its filter is not in force: {why}", interface.mac);
-            self.post_filter(index, Outcome::Failed);
+            self.post_filter(index, Outcome::Failed, None);
         }
     }
 
@@ -419,18 +433,24 @@ impl Driver {
             || (self.shutdown.is_some() && self.qemu.pidfd.wait_exit(END_GRACE).is_ok_and(|ended| ended))
     }
 
-    fn post_filter(&mut self, index: usize, outcome: Outcome) {
-        self.post(index, outcome, |mac, device| Event::Filter { mac, device });
+    pub(super) fn post_filter(&mut self, index: usize, outcome: Outcome, requester: Option<Requester>) {
+        self.post(index, outcome, requester, |mac, device| Event::Filter { mac, device });
     }
 
     fn post_mac(&mut self, index: usize, outcome: Outcome) {
-        self.post(index, outcome, |mac, device| Event::Mac { mac, device });
+        self.post(index, outcome, None, |mac, device| Event::Mac { mac, device });
     }
 
-    fn post(&mut self, index: usize, outcome: Outcome, event: impl Fn(MacAddr, Device) -> Event) {
+    fn post(
+        &mut self,
+        index: usize,
+        outcome: Outcome,
+        requester: Option<Requester>,
+        event: impl Fn(MacAddr, Device) -> Event,
+    ) {
         let interface = &self.interfaces[index].interface;
         let Some(device) = interface.devices.first() else { return };
-        let record = self.account.record(event(interface.mac, device.device.clone()), outcome, None);
+        let record = self.account.record(event(interface.mac, device.device.clone()), outcome, requester);
         log_error(self.account.post(LedgerBatch::default().record(record)));
     }
 }
