@@ -17,10 +17,8 @@ const LEARNING: &str = "CTRL_IP_LEARNING";
 
 /// What a user writes to give a variable its value.
 pub(super) fn key_of(variable: &str) -> String {
-    match KEYS.iter().find(|(_, name)| *name == variable) {
-        Some((key, _)) => format!("{key}=VALUE"),
-        None => format!("{}={variable}=VALUE", Key::FilterParameter),
-    }
+    let (key, start) = FilterChoice::key_for(variable);
+    format!("{key}={start}VALUE")
 }
 
 /// The filters of one interface, and their parameters.
@@ -72,10 +70,8 @@ impl FilterChoice {
     pub(crate) fn keys(&self) -> impl Iterator<Item = (Key, String)> {
         let filters = self.filters.iter().map(|name| (Key::Filter, name.clone()));
         filters.chain(self.parameters.iter().map(|(name, value)| {
-            match KEYS.iter().find(|(_, known)| known == name) {
-                Some((key, _)) => (*key, value.clone()),
-                None => (Key::FilterParameter, format!("{name}={value}")),
-            }
+            let (key, start) = Self::key_for(name);
+            (key, start + value)
         }))
     }
 

@@ -76,10 +76,7 @@ pub(super) fn list<T>(items: impl IntoIterator<Item = T>, write: impl Fn(T) -> S
 }
 
 pub(super) fn trunk(text: &str) -> Result<BTreeSet<u16>, Problem> {
-    let tag = |text: &str| {
-        let tag = number(Key::Trunk, text, 1..=4094)?;
-        u16::try_from(tag).map_err(|_| form(Key::Trunk, text, "a VLAN"))
-    };
+    let tag = |text: &str| value::small_number(Key::Trunk, text, 1..=4094);
     Ok(items(text, tag)?.into_iter().collect())
 }
 
@@ -121,8 +118,8 @@ fn network<'t>(key: Key, text: &'t str, needed: &'static str) -> Result<(&'t str
 
 /// Addresses of one family, and a prefix that it has.
 fn same_family(addresses: &[IpAddr], prefix: u8) -> bool {
-    let bits = if addresses.iter().all(IpAddr::is_ipv4) { 32 } else { 128 };
-    prefix <= bits && (addresses.iter().all(IpAddr::is_ipv4) || addresses.iter().all(IpAddr::is_ipv6))
+    addresses.iter().all(IpAddr::is_ipv4) && prefix <= 32
+        || addresses.iter().all(IpAddr::is_ipv6) && prefix <= 128
 }
 
 pub(super) fn addresses(text: &str) -> Result<Vec<HostAddress>, Problem> {

@@ -68,7 +68,7 @@ pub(super) fn number(key: Key, text: &str, range: RangeInclusive<u32>) -> Result
 }
 
 /// A [`number`] for a field of 16 bits.
-fn small_number(key: Key, text: &str, range: RangeInclusive<u16>) -> Result<u16, Problem> {
+pub(super) fn small_number(key: Key, text: &str, range: RangeInclusive<u16>) -> Result<u16, Problem> {
     let (min, max) = (u32::from(*range.start()), u32::from(*range.end()));
     let value = number(key, text, min..=max)?;
     u16::try_from(value).map_err(|_| Problem::Number { key, text: quoted(text), min, max })
