@@ -7,15 +7,14 @@ use std::path::PathBuf;
 use taptrail_kernel::changes::Changes;
 use taptrail_kernel::filter::{Attachment, FilterError, InterfaceFilter, Nft, Rules, filter_hooks};
 use taptrail_kernel::link::{Link, LinkError, Links, MacvtapMode, PlacedLink};
-use taptrail_kernel::ovs::Ovs;
 use taptrail_kernel::proc::ProcessId;
 use taptrail_kernel::process::AllowedBpf;
-use taptrail_kernel::script::{self, SCRIPT_TIMEOUT};
 use taptrail_record::{GuestId, IfName, MacAddr};
 use tracing::warn;
 
 use crate::account::OpenDevice;
 use crate::host_link::{HostLink, LinkKind, LinkLocation, LinkMatch, TapState, is_mark, mark};
+use crate::host_side::Teardown;
 use crate::open_files::{LastClose, OpenFiles};
 use crate::spec::{Backend, NicSpec};
 
@@ -53,40 +52,6 @@ pub(crate) struct HostResources {
     pub(crate) filter_lost: bool,
     /// What is to be done when the devices are released.
     pub(crate) teardown: Option<Teardown>,
-}
-
-/// What an interface leaves beside its link, which may be gone before.
-#[derive(Debug)]
-pub(crate) struct Teardown {
-    ifname: IfName,
-    /// The mark of a port of Open vSwitch.
-    ovs_port: Option<String>,
-    downscript: Option<PathBuf>,
-}
-
-impl Teardown {
-    /// That of an interface, if it has anything to be done.
-    pub(crate) fn new(guest: &GuestId, spec: &NicSpec, mac: MacAddr, ifname: IfName) -> Option<Self> {
-        let ovs_port = spec.host.ovs.as_ref().map(|_| mark(guest, mac));
-        let downscript = spec.host.downscript.clone();
-        let is_any = ovs_port.is_some() || downscript.is_some();
-        is_any.then_some(Self { ifname, ovs_port, downscript })
-    }
-
-    /// Never stops at the first error; what can't be done is logged.
-    fn run(self, mac: MacAddr) {
-        let Self { ifname, ovs_port, downscript } = self;
-        if let Some(script) = downscript
-            && let Err(error) = script::run(&script, &ifname, SCRIPT_TIMEOUT)
-        {
-            warn!("{mac}: downscript for '{ifname}': {}", crate::chain(&error));
-        }
-        if let Some(mark) = ovs_port
-            && let Err(error) = Ovs::discover().and_then(|ovs| ovs.remove_port(&ifname, &mark))
-        {
-            warn!("{mac}: port '{ifname}' of Open vSwitch may be left over: {}", crate::chain(&error));
-        }
-    }
 }
 
 impl HostResources {

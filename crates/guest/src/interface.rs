@@ -20,23 +20,24 @@ use taptrail_kernel::device::{
 };
 use taptrail_kernel::filter::{FilterError, Rules, filter_hooks};
 use taptrail_kernel::link::{
-    Bandwidth, Change, Link, LinkError, Links, MacvtapMode, MacvtapName, NewMacvtap, PortVlans, TunInfo,
+    Change, Link, LinkError, Links, MacvtapMode, MacvtapName, NewMacvtap, PortVlans, TunInfo,
 };
-use taptrail_kernel::ovs::{Ovs, OvsError, OvsPort};
+use taptrail_kernel::ovs::OvsError;
 use taptrail_kernel::proc::{Holders, ProcessStatus};
 use taptrail_kernel::script::{self, SCRIPT_TIMEOUT, ScriptError};
 use taptrail_ledger::{InterfaceKey, StepKey};
-use taptrail_record::{DeviceKind, GuestId, IfName, MacAddr, Requester};
+use taptrail_record::{DeviceKind, IfName, MacAddr, Requester};
 use tracing::{debug, warn};
 use uuid::Uuid;
 
 use crate::account::{Account, AccountError, LedgerBatch, OpenDevice, Opens};
 use crate::filter::FilterLoadError;
 use crate::handover::{self, OpenFileCounts};
-use crate::host::{Host, HostResources, Teardown, interface_filter, pinned_mac};
+use crate::host::{Host, HostResources, interface_filter, pinned_mac};
 use crate::host_link::{HostLink, LinkKind, is_mark, mark};
+use crate::host_side::{Teardown, add_ovs_port, limit_bandwidth};
 use crate::marked::{MarkedError, MarkedLink};
-use crate::spec::{Backend, Limit, NicSpec, VdpaNode, Vhost};
+use crate::spec::{Backend, NicSpec, VdpaNode, Vhost};
 
 /// How long to wait for a macvtap's node: udev makes it asynchronously.
 const NODE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -751,60 +752,6 @@ fn open_vdpa(node: &VdpaNode, mac: MacAddr, opens: &mut Opens<'_>) -> Result<Vec
         }
         Some(source) => Err(OpenError::Device { mac, source }),
     }
-}
-
-/// Limits what the guest sends and receives. A macvtap sends what its guest sends; of a tap, the
-/// guest receives what the link sends.
-fn limit_bandwidth(links: &mut Links, spec: &NicSpec, index: u32) -> Result<(), LinkError> {
-    let bytes = |limit: &Limit| Bandwidth {
-        average: u64::from(limit.average) * 1000,
-        peak: limit.peak.map(|peak| u64::from(peak) * 1000),
-        burst: limit.burst.map(|burst| u64::from(burst) * 1024),
-    };
-    let (inbound, outbound) = (spec.host.inbound.as_ref(), spec.host.outbound.as_ref());
-    let (sent, received) = match spec.backend {
-        Backend::Macvtap { .. } => (outbound, inbound),
-        _ => (inbound, outbound),
-    };
-    if let Some(limit) = sent {
-        links.limit_sent(index, &bytes(limit))?;
-    }
-    match received {
-        Some(limit) => links.limit_received(index, &bytes(limit)),
-        None => Ok(()),
-    }
-}
-
-fn add_ovs_port(
-    guest: &GuestId,
-    spec: &NicSpec,
-    mac: MacAddr,
-    (bridge, ifname): (&IfName, &IfName),
-    mtu: u32,
-) -> Result<(), OvsError> {
-    let trunk: Vec<u16> = spec.host.trunk.iter().copied().collect();
-    let ovs = spec.host.ovs.clone().unwrap_or_default();
-    Ovs::discover()?.add_port(&OvsPort {
-        bridge,
-        ifname,
-        mac,
-        guest: guest.uuid,
-        // The same each time for one interface of a guest.
-        interface_id: ovs.interface_id.unwrap_or_else(|| interface_id(guest.uuid, mac)),
-        profile: ovs.profile.as_deref(),
-        mark: &mark(guest, mac),
-        vlan: spec.vlan,
-        trunk: &trunk,
-        native_tagged: spec.host.native_tagged,
-        mtu: Some(spec.mtu.unwrap_or(mtu)),
-    })
-}
-
-/// An id for an interface that has none: of the guest's, with the address in its last six bytes.
-fn interface_id(guest: Uuid, mac: MacAddr) -> Uuid {
-    let mut bytes = *guest.as_bytes();
-    bytes[10..].copy_from_slice(&mac.0);
-    uuid::Builder::from_custom_bytes(bytes).into_uuid()
 }
 
 /// Refuses what QEMU can't read to its end as an option ROM: it would hang in opening a FIFO. QEMU
