@@ -6,18 +6,14 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
+use crate::world::lab;
+
 /// The logs of the lab, each as a host of its own.
 fn copy_logs(to: &Path) {
-    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/libvirt");
-    let mut hosts = 0;
-    for version in ["libvirt-9.0-vhost", "libvirt-9.0"] {
-        for run in fs::read_dir(data.join(version)).unwrap().map(|run| run.unwrap()) {
-            let host = to.join(format!("{version}-{}", run.file_name().to_str().unwrap()));
-            fs::create_dir_all(&host).unwrap();
-            fs::copy(run.path().join("audit.log"), host.join("audit.log")).unwrap();
-            hosts += 1;
-        }
-    }
+    let hosts: usize = ["libvirt-9.0-vhost", "libvirt-9.0"]
+        .iter()
+        .map(|version| lab::copy_logs(version, usize::MAX, to))
+        .sum();
     assert!(hosts >= 20, "{hosts}");
 }
 

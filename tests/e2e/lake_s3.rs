@@ -2,7 +2,6 @@
 //! a proxy that is as bad as a busy network is.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -12,6 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+
+use crate::world::lab;
 
 /// The server's program, which `scripts/setup test` installs.
 fn moto() -> PathBuf {
@@ -187,15 +188,9 @@ fn json(output: &Output) -> Value {
 
 /// Logs of eight hosts of the lab.
 fn logs(directory: &Path) -> String {
-    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/libvirt/libvirt-9.0");
-    let mut runs: Vec<PathBuf> = fs::read_dir(data).unwrap().map(|run| run.unwrap().path()).collect();
-    runs.sort();
-    for run in runs.iter().take(8) {
-        let host = directory.join("logs").join(run.file_name().unwrap());
-        fs::create_dir_all(&host).unwrap();
-        fs::copy(run.join("audit.log"), host.join("audit.log")).unwrap();
-    }
-    directory.join("logs").display().to_string()
+    let logs = directory.join("logs");
+    assert_eq!(lab::copy_logs("libvirt-9.0", 8, &logs), 8);
+    logs.display().to_string()
 }
 
 /// What of a trail does not depend on where it was read from.

@@ -6,6 +6,7 @@ pub(crate) mod contract;
 pub(crate) mod dhcp;
 pub(crate) mod ecs;
 pub(crate) mod hostile;
+pub(crate) mod lab;
 pub(crate) mod libvirt;
 pub(crate) mod log;
 pub(crate) mod procfs;
