@@ -73,8 +73,8 @@ pub(crate) struct OrderedLines {
     expected: u64,
     counted: u64,
     bytes: u64,
-    /// Entries waiting to be sorted, by order and line.
-    waiting: BTreeMap<(OrderKey, u64), OrderedEntry>,
+    /// Entries waiting to be sorted, by order and line. They are large, and a map moves its values.
+    waiting: BTreeMap<(OrderKey, u64), Box<OrderedEntry>>,
     ready: EntryQueue,
     ended: bool,
     /// Unreadable lines after the last entry.
@@ -211,7 +211,7 @@ impl OrderedLines {
             }
             if self.waiting.len() > MAX_WAITING_ENTRIES || self.ended {
                 match self.waiting.pop_first() {
-                    Some(((key, _), placed)) => self.emit(key, placed, collector),
+                    Some(((key, _), placed)) => self.emit(key, *placed, collector),
                     None => {
                         match self.unread_at_end(collector).or_else(|| self.auditing_off_at_end(collector)) {
                             Some(gap) => self.ready.push(gap),
@@ -461,7 +461,7 @@ impl OrderedLines {
             if !(placed.entry.serial.is_some() && collector.counts_numbers(self.id)) {
                 let since = before_it.filter(|before| *before < time);
                 let gap = Content::Gap(Gap { since, serials: None, why: GapReason::UnparsedLines });
-                self.waiting.insert((key, line - 1), entry_before(&placed, placed.order, gap));
+                self.waiting.insert((key, line - 1), Box::new(entry_before(&placed, placed.order, gap)));
             }
         }
         if is_disordered {
@@ -473,9 +473,9 @@ impl OrderedLines {
             // before it.
             let before =
                 if placed.entry.serial.is_some() { (key, line - 1) } else { (gap.order_key(), line) };
-            self.waiting.insert(before, gap);
+            self.waiting.insert(before, Box::new(gap));
         }
-        self.waiting.insert((key, line), placed);
+        self.waiting.insert((key, line), Box::new(placed));
     }
 
     /// Ends the input with an error: the line belongs before entries that were emitted already.
@@ -491,7 +491,7 @@ impl OrderedLines {
     /// Emits an entry, and before it the loss that its log reports.
     fn emit(&mut self, key: OrderKey, placed: OrderedEntry, collector: &mut Collector<'_>) {
         self.last_emitted = Some(key);
-        if self.repeats.is_copy(&placed, self.waiting.values()) {
+        if self.repeats.is_copy(&placed, self.waiting.values().map(|placed| &**placed)) {
             collector.input.duplicates += 1;
             return;
         }
