@@ -29,7 +29,8 @@ const PRIVATE_DEV: (u32, u32) = (5, 12);
 const BPF: (u32, u32) = (6, 1);
 /// The first kernel with Landlock's right that taptrail needs (`LANDLOCK_ACCESS_FS_REFER`).
 const LANDLOCK_REFER: u32 = 2;
-/// The first kernel with nftables' egress hook, which filters macvtaps.
+/// The first kernel with nftables' egress hook: what a guest with a macvtap sends, and what one with a
+/// tap receives.
 const EGRESS: (u32, u32) = (5, 16);
 
 const KERNEL: Subject = Subject {
@@ -338,7 +339,10 @@ fn nftables(features: &Features, version: Option<(u32, u32)>, rights: &Rights, n
             NFT.ok(format!("{} sets a filter, on taps and macvtaps", nft.path().display()))
         }
         Ok((Ok(()), Err(error))) => NFT.missing(
-            format!("a filter can be set on a tap, and not on a macvtap: {}", chain(&error)),
+            format!(
+                "what a guest with a tap sends can be filtered, what it receives and macvtaps can't: {}",
+                chain(&error)
+            ),
             if version.is_some_and(|version| version < EGRESS) {
                 "boot Linux 5.16 or newer".to_owned()
             } else {

@@ -2,6 +2,7 @@
 //! belong to a command. Which command has which follows from its options.
 
 use clap::Command;
+use taptrail_guest::filter::FILTERS_DIR;
 
 /// A word and what it means.
 pub(super) type Entry = (String, String);
@@ -93,6 +94,9 @@ pub(super) fn files(command: &Command) -> Vec<Entry> {
     }
     if matches!(command.get_name(), "taptrail" | "run" | "check") {
         all.push(entry("/etc/taptrail/guests/NAME.toml", "Guest files, as taptrail@.service reads them."));
+    }
+    if matches!(command.get_name(), "taptrail" | "run" | "check" | "attach" | "set-filter") {
+        all.push(entry(FILTERS_DIR, "Filters of one's own, as NAME.xml or NAME.toml."));
     }
     if has(command, "log") || command.get_name() == "taptrail" {
         all.push(entry(
