@@ -36,7 +36,7 @@ pub(crate) use self::color::{ColorChoice, help_color};
 pub(crate) use self::complete::{Complete, Shell};
 pub(crate) use self::doctor::{Doctor, Job};
 use self::format::{OutputFormat, StreamFormat};
-pub(crate) use self::groups::{command, groups as command_groups};
+pub(crate) use self::groups::{built_command, command, groups as command_groups};
 pub(crate) use self::guests::Guests;
 pub(crate) use self::lake::{CheckLake, Compact, FleetFindings, LakeCommand, PruneLake, Signing};
 pub(crate) use self::lake_sql::{AnswerFormat, LakeEngine, LakeSql};
@@ -123,11 +123,11 @@ impl Cli {
 /// as clap's does: they look as if the user had given them.
 pub(crate) fn with_plain_usage(
     mut error: clap::Error,
-    command: clap::Command,
+    color: clap::ColorChoice,
     arguments: &[OsString],
 ) -> clap::Error {
     if error.get(ContextKind::Usage).is_some()
-        && let Err(mut again) = without_variables(command).try_get_matches_from(arguments)
+        && let Err(mut again) = without_variables(command(color)).try_get_matches_from(arguments)
         && let Some(usage) = again.remove(ContextKind::Usage)
     {
         error.insert(ContextKind::Usage, usage);

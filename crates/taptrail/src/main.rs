@@ -53,9 +53,9 @@ use crate::output::Failure;
 fn main() -> ExitCode {
     let cli = match cli::watch_arguments(std::env::args_os()) {
         Ok(arguments) => {
-            let command = cli::command(cli::help_color(&arguments));
-            let matches = command.clone().try_get_matches_from(&arguments);
-            let matches = matches.map_err(|error| cli::with_plain_usage(error, command, &arguments));
+            let color = cli::help_color(&arguments);
+            let matches = cli::command(color).try_get_matches_from(&arguments);
+            let matches = matches.map_err(|error| cli::with_plain_usage(error, color, &arguments));
             matches.and_then(|matches| Cli::from_arg_matches(&matches))
         }
         Err(failure) => return failure.report(),

@@ -21,16 +21,25 @@ const GROUPS: [Group; 5] = [
 /// Columns between the left edge and a command's text.
 const INDENT: usize = 13;
 
-/// The command line, with its commands in groups.
+/// What clap says of its own `help`, which only a built command has.
+const HELP_ABOUT: &str = "Print this message or the help of the given subcommand(s)";
+
+/// The command line, with its commands in groups. It is not built: parsing builds the command that was
+/// given, and to build all of them takes longer than many a command's work.
 pub(crate) fn command(color: clap::ColorChoice) -> clap::Command {
-    let mut command = Cli::command().color(color);
-    // Only a built command has `help`.
-    command.build();
+    let command = Cli::command().color(color);
     let groups = listed(&command);
     // The template's tags are in braces, and no text of a command has any.
     command.help_template(format!(
         "{{about-with-newline}}\n{{usage-heading}} {{usage}}\n{groups}\n{{options}}{{after-help}}"
     ))
+}
+
+/// The same, built: with `help`, and each command with the options of those above it.
+pub(crate) fn built_command(color: clap::ColorChoice) -> clap::Command {
+    let mut command = command(color);
+    command.build();
+    command
 }
 
 /// The groups, in the order shown.
@@ -44,9 +53,12 @@ fn listed(command: &clap::Command) -> String {
     let mut text = String::new();
     for (group, commands) in GROUPS {
         let _ = writeln!(text, "\n{heading}{group}:{heading:#}");
-        for command in commands.iter().filter_map(|name| command.find_subcommand(name)) {
-            let about = command.get_about().map(ToString::to_string).unwrap_or_default();
-            let _ = writeln!(text, "  {name}{:1$}{name:#}{about}", command.get_name(), INDENT - 2);
+        for of in commands {
+            let about = match command.find_subcommand(of) {
+                Some(of) => of.get_about().map(ToString::to_string).unwrap_or_default(),
+                None => HELP_ABOUT.to_owned(),
+            };
+            let _ = writeln!(text, "  {name}{of:0$}{name:#}{about}", INDENT - 2);
         }
     }
     text
@@ -65,8 +77,7 @@ mod tests {
         let mut grouped: Vec<&str> =
             GROUPS.iter().flat_map(|(_, commands)| commands.iter().copied()).collect();
         grouped.sort_unstable();
-        let mut command = Cli::command();
-        command.build();
+        let command = built_command(clap::ColorChoice::Never);
         let mut all: Vec<&str> = shown(&command).map(clap::Command::get_name).collect();
         all.sort_unstable();
         assert_eq!(grouped, all);
@@ -74,6 +85,7 @@ mod tests {
             let about = command.get_about().map(ToString::to_string).unwrap_or_default();
             let is_fit = about.len() <= 80 - INDENT && !about.contains(['{', '}', '\n']);
             assert!(is_fit, "{}: {about}", command.get_name());
+            assert_eq!(command.get_name() == "help", about == HELP_ABOUT, "{about}");
         }
     }
 

@@ -16,13 +16,12 @@ mod values;
 use std::ffi::OsString;
 use std::sync::Arc;
 
-use clap::CommandFactory as _;
 use clap_complete::CompletionCandidate;
 use clap_complete::engine;
 
 use self::host::Host;
 use crate::CommandResult;
-use crate::cli::{Cli, Complete, Shell};
+use crate::cli::{self, Complete, Shell};
 use crate::output::print;
 
 pub(crate) fn complete(arguments: &Complete) -> CommandResult {
@@ -85,7 +84,7 @@ impl Candidates {
     fn of(words: &[OsString]) -> Self {
         let Some(current) = words.last().filter(|_| words.len() > 1) else { return Self::default() };
         let host = Arc::new(Host::of(words));
-        let mut command = values::with_completers(Cli::command(), &host);
+        let mut command = values::with_completers(cli::built_command(clap::ColorChoice::Never), &host);
         let found = engine::complete(&mut command, words.to_vec(), words.len() - 1, None).unwrap_or_default();
         let mut candidates = Self::default();
         for candidate in found {

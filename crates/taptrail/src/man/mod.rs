@@ -33,7 +33,7 @@ pub(crate) fn man(arguments: &Man) -> CommandResult {
         None => TimeZone::UTC.to_datetime(build_time()?).date(),
     };
     let date = date.to_string();
-    let root = cli::command(clap::ColorChoice::Never);
+    let root = cli::built_command(clap::ColorChoice::Never);
     for command in all(&root) {
         write(&directory, &root, &command, &date)?;
     }
