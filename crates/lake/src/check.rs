@@ -106,7 +106,7 @@ pub fn check(store: &Arc<Store>, checks: &Checks<'_>) -> Result<Checked, LakeErr
     let snapshot = Snapshot::existing(store)?;
     let mut checking = Checking { store, checks, problems: Vec::new() };
     let generations = checking.chain()?;
-    let named: Vec<&ObjectEntry> = snapshot.objects().chain(snapshot.summary()).collect();
+    let named: Vec<&ObjectEntry> = snapshot.objects().chain(snapshot.derived()).collect();
     let listed = store.list_tables()?;
     let there: BTreeMap<&str, u64> = listed.iter().map(|object| (&*object.path, object.bytes)).collect();
     for object in &named {

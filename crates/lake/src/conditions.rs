@@ -224,6 +224,16 @@ impl Conditions {
         self.0.is_empty()
     }
 
+    /// Whether only rows of some MACs or guests meet them.
+    pub(crate) fn name_a_subject(&self) -> bool {
+        let names = |test: &Test| match test {
+            Test::Is(column, _) => ["mac", "uuid", GUEST].contains(column),
+            Test::NamedAs(_) => true,
+            _ => false,
+        };
+        self.0.iter().any(|tests| tests.iter().all(names))
+    }
+
     /// The leaves that their columns are, where an object has these columns.
     pub(crate) fn leaves(&self, columns: &[FieldRef]) -> Vec<usize> {
         let mut named = BTreeSet::new();

@@ -74,6 +74,16 @@ impl Day {
         self.0.tomorrow().ok().map(Self)
     }
 
+    /// The first day of its month.
+    pub(crate) fn first_of_month(self) -> Self {
+        Self(self.0.first_of_month())
+    }
+
+    /// The last day of its month.
+    pub(crate) fn last_of_month(self) -> Self {
+        Self(self.0.last_of_month())
+    }
+
     /// How many days later another day is; 0 if it is earlier.
     pub(crate) fn days_until(self, other: Self) -> usize {
         let days = (other.0 - self.0).get_days();
@@ -170,6 +180,12 @@ impl Generation {
         format!("{table}/day={day}/g{:08}-{sum}.parquet", self.0)
     }
 
+    /// The path of an object of a month, with this SHA-256 in hex. `first`: the month's first day.
+    pub(crate) fn month(self, table: Table, first: Day, sha256: &str) -> String {
+        let sum = sha256.get(..16).unwrap_or(sha256);
+        format!("{}g{:08}-{sum}.parquet", month_folder(table, first), self.0)
+    }
+
     /// The path of an object of its summary, with this SHA-256 in hex.
     pub fn summary(self, table: Table, sha256: &str) -> String {
         let sum = sha256.get(..16).unwrap_or(sha256);
@@ -185,6 +201,14 @@ pub const BATCHES: &str = "inbox/batches";
 
 /// The folder of the snapshots' summaries.
 pub const SUMMARIES: &str = "summaries";
+
+/// The folder of what months have.
+pub const MONTHS: &str = "months";
+
+/// The folder of a table's objects of one month, which begins with this day.
+pub(crate) fn month_folder(table: Table, first: Day) -> String {
+    format!("{MONTHS}/{table}/month={}/", first.0.strftime("%Y-%m"))
+}
 
 /// The folder of the snapshots' manifests.
 pub const GENERATIONS: &str = "generations";
@@ -214,6 +238,8 @@ mod tests {
         assert_eq!(path, "inbox/held/day=2026-11-29/0123456789abcdef0123456789abcdef.parquet");
         let path = Generation(7).object(Table::Runs, day, "0123456789abcdef0123456789abcdef");
         assert_eq!(path, "runs/day=2026-11-29/g00000007-0123456789abcdef.parquet");
+        let path = Generation(7).month(Table::Runs, day.first_of_month(), "0123456789abcdef0123456789abcdef");
+        assert_eq!(path, "months/runs/month=2026-11/g00000007-0123456789abcdef.parquet");
         assert_eq!(BatchId::of_manifest(&batch.manifest()), Some(batch.clone()));
         assert_eq!(Generation::of_manifest(&Generation(7).manifest()), Some(Generation(7)));
         for other in ["generations/7.json", "generations/00000007.json.minisig", "x/00000007.json"] {

@@ -9,6 +9,7 @@
 //!   inbox/batches/<batch>.json                its manifest, written last: the batch counts from here
 //!   <table>/day=D/g<generation>-<sum>.parquet compacted: one object for a day
 //!   summaries/<table>/g<generation>-<sum>.parquet  what a question about one time needs of all days
+//!   months/<table>/month=M/g<generation>-<sum>.parquet  what a question about one MAC needs of a month
 //!   generations/<generation>.json             names the current objects, with their SHA-256
 //! ```
 //!
@@ -30,6 +31,7 @@ pub mod fuzzing;
 mod lasting;
 mod layout;
 mod manifest;
+mod months;
 mod object;
 mod parallel;
 mod read;
@@ -51,8 +53,10 @@ pub use compact::{Compacted, Hole, compact};
 pub use conditions::{Conditions, Test};
 pub use error::LakeError;
 pub use fleet::{FleetFinding, FleetKind, FleetLimits, fleet_findings};
-pub use layout::{BATCHES, BatchId, Day, GENERATIONS, Generation, INBOX, SUMMARIES, Table};
+pub use layout::{BATCHES, BatchId, Day, GENERATIONS, Generation, INBOX, MONTHS, SUMMARIES, Table};
 pub use manifest::{BatchManifest, GenerationManifest, ObjectEntry, Root, RootError, VERSION, sha256};
+#[doc(hidden)]
+pub use months::write as write_months;
 pub use object::{Limits, ObjectReader, ObjectWriter, Rows};
 pub use read::{LakeReader, Lines, Question, When};
 pub use retention::{Pruned, Retention, prune};

@@ -8,7 +8,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::batch::BatchInput;
-use crate::layout::{BatchId, Day, GENERATIONS, Generation, INBOX, SUMMARIES, Table, hex};
+use crate::layout::{
+    BatchId, Day, GENERATIONS, Generation, INBOX, MONTHS, SUMMARIES, Table, hex, month_folder,
+};
 use crate::{LakeError, Store};
 
 /// An object that a manifest names.
@@ -62,6 +64,11 @@ pub struct GenerationManifest {
     /// no row of. Their day is the last one. Without any if the program that wrote it made none.
     #[serde(default)]
     pub summary: Vec<ObjectEntry>,
+    /// Of each month that is over, what a question about one MAC or guest reads in place of the
+    /// objects of its days: of `held` and `runs` the last rows, of `findings` all. Their day is the
+    /// month's first. A month without any is read by its days.
+    #[serde(default)]
+    pub months: Vec<ObjectEntry>,
     /// The batches that are in it and may still lie in the inbox.
     pub batches: Vec<BatchId>,
 }
@@ -147,6 +154,11 @@ impl BatchManifest {
 }
 
 impl GenerationManifest {
+    /// The objects that are derived from those of its days, so that questions are answered faster.
+    pub fn derived(&self) -> impl Iterator<Item = &ObjectEntry> {
+        self.summary.iter().chain(&self.months)
+    }
+
     /// Reads the manifest of a generation. Returns it with its root.
     ///
     /// # Errors
@@ -165,6 +177,7 @@ impl GenerationManifest {
         }
         read.objects.iter().try_for_each(|object| check_path(&path, object, ""))?;
         read.summary.iter().try_for_each(|object| check_path(&path, object, SUMMARIES))?;
+        read.months.iter().try_for_each(|object| check_path(&path, object, MONTHS))?;
         Ok((read, Root { generation, sha256: sha256(bytes) }))
     }
 }
@@ -195,6 +208,7 @@ fn check_path(manifest: &Arc<str>, object: &ObjectEntry, folder: &str) -> Result
     let folder = match folder {
         "" => format!("{table}/day={day}/"),
         SUMMARIES => format!("{SUMMARIES}/{table}/"),
+        MONTHS => month_folder(*table, *day),
         _ => format!("{folder}/{table}/day={day}/"),
     };
     match path.strip_prefix(&folder) {

@@ -106,16 +106,20 @@ impl Encoded {
     pub(crate) fn of<R: Row>(
         rows: impl Iterator<Item = Result<R, LakeError>>,
     ) -> Result<Option<Self>, LakeError> {
+        Ok(Some(Self::of_any(rows)?).filter(|object| object.rows > 0))
+    }
+
+    /// The same; of no rows an object without rows.
+    pub(crate) fn of_any<R: Row>(
+        rows: impl Iterator<Item = Result<R, LakeError>>,
+    ) -> Result<Self, LakeError> {
         let mut writer = ObjectWriter::<R>::new()?;
         for row in rows {
             writer.push(row?)?;
         }
         let rows = writer.rows();
-        if rows == 0 {
-            return Ok(None);
-        }
         let content = writer.finish()?;
-        Ok(Some(Self { table: R::TABLE, sha256: sha256(&content), content, rows }))
+        Ok(Self { table: R::TABLE, sha256: sha256(&content), content, rows })
     }
 
     /// Writes it, and returns what a manifest says of it.

@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::commit::commit;
 use crate::layout::{BATCHES, BatchId, GENERATIONS, Generation};
 use crate::manifest::{BatchManifest, GenerationManifest, ObjectEntry, Root, VERSION};
-use crate::{Day, LakeError, SigningKey, Snapshot, Store, summary};
+use crate::{Day, LakeError, SigningKey, Snapshot, Store, months, summary};
 
 /// What is removed.
 #[derive(Debug)]
@@ -71,12 +71,14 @@ fn remove_days(
         let next = Generation(last.generation.0.saturating_add(1));
         let scratch = tempfile::tempdir().map_err(LakeError::Scratch)?;
         let summary = summary::write(store, Some(&last), &objects, next, scratch.path())?;
+        let months = months::write(store, Some(&last), &objects, next)?;
         let manifest = GenerationManifest {
             version: VERSION,
             generation: next,
             previous: root,
             objects,
             summary,
+            months,
             batches: last.batches,
         };
         if let Some(root) = commit(store, &manifest, key)? {
@@ -92,7 +94,7 @@ fn remove_days(
 fn sweep(store: &Arc<Store>, before: Timestamp, pruned: &mut Pruned) -> Result<(), LakeError> {
     let snapshot = Snapshot::existing(store)?;
     let mut named: HashSet<String> =
-        snapshot.objects().chain(snapshot.summary()).map(|object| object.path.clone()).collect();
+        snapshot.objects().chain(snapshot.derived()).map(|object| object.path.clone()).collect();
     let mut generations: Vec<(Generation, Timestamp)> = store
         .list(GENERATIONS)?
         .into_iter()
@@ -103,7 +105,7 @@ fn sweep(store: &Arc<Store>, before: Timestamp, pruned: &mut Pruned) -> Result<(
         let ((generation, _), (_, superseded)) = (next[0], next[1]);
         if superseded >= before {
             let (manifest, _) = GenerationManifest::read(store, generation)?;
-            let all = manifest.objects.into_iter().chain(manifest.summary);
+            let all = manifest.objects.into_iter().chain(manifest.summary).chain(manifest.months);
             named.extend(all.map(|object| object.path));
         }
     }

@@ -78,6 +78,11 @@ impl Snapshot {
         of_table
     }
 
+    /// The generation's objects that are derived from those of its days.
+    pub fn derived(&self) -> impl Iterator<Item = &ObjectEntry> {
+        self.generation.iter().flat_map(GenerationManifest::derived)
+    }
+
     /// The objects of the generation's summary.
     pub fn summary(&self) -> &[ObjectEntry] {
         self.generation.as_ref().map_or(&[], |generation| &generation.summary)
@@ -139,6 +144,7 @@ mod tests {
             previous: None,
             objects: vec![compacted.clone()],
             summary: Vec::new(),
+            months: Vec::new(),
             batches: vec![one.batch.clone()],
         };
         put(&store, &Generation(1).manifest(), &generation);

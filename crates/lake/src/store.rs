@@ -15,7 +15,7 @@ use tokio::runtime::{Builder, Runtime};
 use url::{Host, Url};
 
 use crate::LakeError;
-use crate::layout::{INBOX, SUMMARIES, Table, hex};
+use crate::layout::{INBOX, MONTHS, SUMMARIES, Table, hex};
 
 /// A place with objects. Its calls block.
 #[derive(Debug)]
@@ -292,13 +292,13 @@ impl Store {
         listed.map_err(|error| failed(folder, "listed", error))
     }
 
-    /// The Parquet objects of all tables, compacted and not, and of summaries, in no order.
+    /// The Parquet objects of all tables, compacted and not, and of summaries and months, in no order.
     ///
     /// # Errors
     ///
     /// The store can't list them.
     pub(crate) fn list_tables(&self) -> Result<Vec<Listed>, LakeError> {
-        let folders = Table::ALL.iter().map(|table| table.as_str()).chain([INBOX, SUMMARIES]);
+        let folders = Table::ALL.iter().map(|table| table.as_str()).chain([INBOX, SUMMARIES, MONTHS]);
         let listed = folders.map(|folder| self.list(folder)).collect::<Result<Vec<_>, _>>()?;
         Ok(listed.into_iter().flatten().filter(|object| object.path.ends_with(".parquet")).collect())
     }

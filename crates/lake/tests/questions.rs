@@ -8,11 +8,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use fleet::{Options, write_lake};
+use object_store::memory::InMemory;
 use serde_json::Value as Json;
 use taptrail_lake::sql::{Answer, DeviceIs, Moment, Parameters, Question, Value, answer};
 use taptrail_lake::{
     BatchWriter, Conditions, CoverageRow, LakeError, LakeReader, ObjectEntry, Question as LakeQuestion,
-    Retention, Snapshot, Store, Test, When, compact, prune,
+    Retention, Snapshot, Store, Table, Test, When, compact, prune,
 };
 use taptrail_record::{Device, GuestId};
 use taptrail_trail::{Certainty, Coverage, Holding, Input, Proof, Span, State};
@@ -341,4 +342,156 @@ fn what_is_learned_on_a_later_day_makes_no_second_holding() {
     let whole = answer(&store, &objects, Question::Trail, &Parameters::default()).unwrap();
     assert_eq!(whole.len(), 1, "not another one that was opened on the first day: {whole:?}");
     assert_eq!(texts(Question::Trail, &whole, "state"), set(&["held"]));
+}
+
+/// The objects of months of the last generation: tables and first days.
+fn months(store: &Arc<Store>) -> Vec<ObjectEntry> {
+    Snapshot::existing(store).unwrap().generation.unwrap().months
+}
+
+/// What is asked of a lake, as sorted JSON.
+fn asked(lake: &LakeReader, conditions: &Conditions, when: When) -> Vec<String> {
+    let question = LakeQuestion { conditions: conditions.clone(), host: None, when };
+    let mut all = Vec::new();
+    lake.holdings(&question, &mut |holding| {
+        all.push(serde_json::to_string(&holding).unwrap());
+        Ok::<_, LakeError>(())
+    })
+    .unwrap();
+    lake.findings(&question, None, None, &mut |finding| {
+        all.push(serde_json::to_string(&finding).unwrap());
+        Ok::<_, LakeError>(())
+    })
+    .unwrap();
+    all.sort();
+    all
+}
+
+/// The same lake, as an earlier version of this program leaves it: without objects of months.
+fn without_months(store: &Arc<Store>) -> Arc<Store> {
+    let copy = Arc::new(Store::of(Arc::new(InMemory::new()), "memory:".to_owned()).unwrap());
+    let mut last = Snapshot::existing(store).unwrap().generation.unwrap();
+    let snapshot = Snapshot::existing(store).unwrap();
+    for object in snapshot.objects().chain(&last.summary) {
+        let content = store.get(&object.path, object.bytes).unwrap();
+        copy.put_new(&object.path, content).unwrap();
+    }
+    for batch in &snapshot.batches {
+        let manifest = serde_json::to_vec(batch).unwrap();
+        copy.put_new(&batch.batch.manifest(), manifest.into()).unwrap();
+    }
+    last.months.clear();
+    copy.put_new(&last.generation.manifest(), serde_json::to_vec(&last).unwrap().into()).unwrap();
+    copy
+}
+
+/// Compares what the objects of months give with what those of days give. Returns how much was
+/// compared.
+fn compare_with_days(store: &Arc<Store>) -> usize {
+    let lake = LakeReader::open(Arc::clone(store)).unwrap();
+    let by_days = LakeReader::open(without_months(store)).unwrap();
+    let mut all: Vec<Holding> = Vec::new();
+    lake.holdings(&LakeQuestion::default(), &mut |holding| {
+        all.push(holding);
+        Ok::<_, LakeError>(())
+    })
+    .unwrap();
+    let mut compared = 0;
+    let mut compare = |test: Test| {
+        let conditions = Conditions(vec![vec![test]]);
+        let (mine, theirs) = (asked(&lake, &conditions, When::Any), asked(&by_days, &conditions, When::Any));
+        assert_eq!(mine, theirs, "{conditions:?}");
+        // Of a time since then, more may be passed on, but nothing less.
+        let since = When::Since("2026-11-20T12:00:00Z".parse().unwrap());
+        let (more, least) = (asked(&lake, &conditions, since), asked(&by_days, &conditions, since));
+        assert!(least.iter().all(|of| more.contains(of)) && more.iter().all(|of| mine.contains(of)));
+        compared += mine.len();
+    };
+    let macs: BTreeSet<String> = all.iter().map(|holding| holding.mac.to_string()).collect();
+    let guests: BTreeSet<_> = all.iter().map(|holding| holding.guest.clone()).collect();
+    // Each takes a while.
+    macs.into_iter().step_by(6).for_each(|mac| compare(Test::Is("mac", mac)));
+    for guest in guests.into_iter().step_by(8) {
+        compare(Test::Is("guest", guest.name.to_string()));
+        compare(Test::Is("uuid", guest.uuid.to_string()));
+    }
+    compared
+}
+
+// Shows 15.14.
+#[test]
+fn months_that_are_over_give_what_their_days_give() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Arc::new(Store::open(&format!("file://{}", directory.path().display())).unwrap());
+    let options =
+        Options { hosts: 8, days: 40, guests: 2, first_day: "2026-10-24".parse().unwrap(), seed: 5 };
+    write_lake(&store, &options).unwrap();
+    let first_days = |table: Table| {
+        let of_table = months(&store).into_iter().filter(move |of| of.table == table);
+        of_table.map(|of| of.day.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(first_days(Table::Held), ["2026-10-01", "2026-11-01"], "December is not over");
+    assert_eq!(first_days(Table::Findings), ["2026-10-01", "2026-11-01"]);
+    assert!(compare_with_days(&store) > 300);
+
+    // The month of a day that is removed is made again, and the other one stays.
+    let before = months(&store);
+    let retention = Retention {
+        first_day: Some("2026-10-28".parse().unwrap()),
+        grace: jiff::SignedDuration::from_hours(24),
+        key: None,
+    };
+    assert!(prune(&store, &retention, jiff::Timestamp::now()).unwrap().root.is_some());
+    let after = months(&store);
+    assert_eq!(before.len(), after.len());
+    assert!(before.iter().zip(&after).all(|(a, b)| (a == b) == (a.day.to_string() == "2026-11-01")));
+    assert!(compare_with_days(&store) > 300);
+
+    // One that is lost is made again, as it was.
+    store.delete(&after[0].path).unwrap();
+    assert_eq!(compact(&store, None).unwrap().unwrap().batches, 0);
+    assert_eq!(months(&store)[0].sha256, after[0].sha256);
+    assert!(compare_with_days(&store) > 300);
+    assert_eq!(compact(&store, None).unwrap(), None);
+
+    // A lake that has none gets them.
+    let earlier = without_months(&store);
+    compact(&earlier, None).unwrap().unwrap();
+    let sums = |of: Vec<ObjectEntry>| of.into_iter().map(|of| of.sha256).collect::<Vec<_>>();
+    assert_eq!(sums(months(&earlier)), sums(months(&store)));
+    assert_eq!(compact(&earlier, None).unwrap(), None);
+
+    // A batch that waits concerns its own month and host; those of others are as they were.
+    add_batch(&store, "kvm0001", "2026-12-01T06:00:00Z", "2026-12-05T00:00:00Z");
+    assert!(compare_with_days(&store) > 300);
+    add_batch(&store, "kvm0002", "2026-11-10T00:00:00Z", "2026-11-12T00:00:00Z");
+    assert!(compare_with_days(&store) > 300);
+
+    // The days of a month are not read for one MAC.
+    let lake = LakeReader::open(Arc::clone(&earlier)).unwrap();
+    let of_month = |of: &&ObjectEntry| of.table == Table::Held && of.day.to_string().starts_with("2026-11");
+    let snapshot = Snapshot::existing(&earlier).unwrap();
+    snapshot.objects().filter(of_month).for_each(|of| earlier.delete(&of.path).unwrap());
+    let mac = Conditions(vec![vec![Test::Is("mac", "52:54:00:00:00:00".into())]]);
+    asked(&lake, &mac, When::Any);
+}
+
+/// Adds a batch with the coverage of a host, and one holding that lasts.
+fn add_batch(store: &Arc<Store>, host: &str, from: &str, until: &str) {
+    let span = Span { from: from.parse().unwrap(), until: until.parse().unwrap() };
+    let coverage = Coverage { host: host.into(), spans: vec![span], gaps: Vec::new(), starts: Vec::new() };
+    let lake = LakeReader::open(Arc::clone(store)).unwrap();
+    let mut batch = BatchWriter::new().unwrap();
+    lake.holdings(&LakeQuestion::default(), &mut |holding| {
+        let is_within =
+            |time: Option<jiff::Timestamp>| time.is_some_and(|of| span.from < of && of < span.until);
+        if *holding.host == *host && is_within(holding.granted) && is_within(holding.released) {
+            batch.holding(holding)?;
+        }
+        Ok::<_, LakeError>(())
+    })
+    .unwrap();
+    let rows = CoverageRow::all_of(&coverage);
+    let input = Input { coverage: vec![coverage], ..Input::default() };
+    assert!(batch.finish(store, &input, rows).unwrap().is_some());
 }

@@ -20,7 +20,7 @@ use self::plan::Plan;
 use crate::commit::commit;
 use crate::layout::{BATCHES, BatchId, Generation};
 use crate::manifest::{GenerationManifest, Root, VERSION};
-use crate::{LakeError, SigningKey, Snapshot, Store, summary};
+use crate::{LakeError, SigningKey, Snapshot, Store, months, summary};
 
 /// How often a compaction begins again when another one was first.
 const ATTEMPTS: usize = 5;
@@ -53,7 +53,8 @@ pub struct Hole {
 }
 
 /// Makes the next generation of a lake, with all batches that are not in the last one. None if
-/// there is no such batch, and the last one's summary is whole. With a key, it is signed.
+/// there is no such batch, and what is derived from the last one's days is there. With a key, it is
+/// signed.
 ///
 /// # Errors
 ///
@@ -61,10 +62,7 @@ pub struct Hole {
 pub fn compact(store: &Arc<Store>, key: Option<&SigningKey>) -> Result<Option<Compacted>, LakeError> {
     for _ in 0..ATTEMPTS {
         let snapshot = Snapshot::load(store)?;
-        // What is derived from the generation's own objects is made again if it was lost or altered.
-        let has_summary =
-            |last: &GenerationManifest| last.objects.is_empty() || summary::is_whole(store, &last.summary);
-        if snapshot.batches.is_empty() && snapshot.generation.as_ref().is_none_or(has_summary) {
+        if snapshot.batches.is_empty() && has_derived(store, snapshot.generation.as_ref())? {
             return Ok(None);
         }
         if let Some(done) = next_generation(store, &snapshot, key)? {
@@ -72,6 +70,13 @@ pub fn compact(store: &Arc<Store>, key: Option<&SigningKey>) -> Result<Option<Co
         }
     }
     Err(LakeError::Busy(store.url().to_owned()))
+}
+
+/// Whether what is derived from a generation's own objects is there. It is made again if it was lost,
+/// or if an earlier version of this program made none.
+fn has_derived(store: &Store, generation: Option<&GenerationManifest>) -> Result<bool, LakeError> {
+    let Some(last) = generation.filter(|last| !last.objects.is_empty()) else { return Ok(true) };
+    Ok(summary::is_whole(store, &last.summary) && months::are_there(store, last)?)
 }
 
 /// Writes the next generation. None if another compaction was first.
@@ -87,12 +92,14 @@ fn next_generation(
         Generation(snapshot.generation.as_ref().map_or(1, |last| last.generation.0.saturating_add(1)));
     let NewObjects { objects, written, kept } = NewObjects::write(store, &plan, derived, generation)?;
     let summary = summary::write(store, snapshot.generation.as_ref(), &objects, generation, scratch.path())?;
+    let months = months::write(store, snapshot.generation.as_ref(), &objects, generation)?;
     let manifest = GenerationManifest {
         version: VERSION,
         generation,
         previous: snapshot.root.clone(),
         objects,
         summary,
+        months,
         batches: included(store, snapshot)?,
     };
     let root = commit(store, &manifest, key)?;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use taptrail_trail::Span;
 
+use super::pieces::Piece;
 use super::{LakeReader, Question, When};
 use crate::lasting::Lasting;
 use crate::{Conditions, Day, LakeError, Test};
@@ -41,11 +42,20 @@ impl LakeReader {
         if let When::At(at) = question.when {
             self.possibly_later(&last_rows, Day::of(at.from), take)?;
         }
+        let days = self.days(R::TABLE, since, None);
+        let pieces = if conditions.name_a_subject() {
+            self.pieces(R::TABLE, days)
+        } else {
+            days.map(Piece::Day).collect()
+        };
         if self.parts.divided_hosts() == 0 {
-            let days: Vec<Day> = self.days(R::TABLE, since, None).collect();
-            return self.of_days::<R, E>(&days, &last_rows, take);
+            return self.of_pieces::<R, E>(&pieces, &last_rows, take);
         }
-        for day in self.days(R::TABLE, since, None) {
+        for piece in &pieces {
+            let Piece::Day(day) = *piece else {
+                self.of_pieces::<R, E>(std::slice::from_ref(piece), &last_rows, take)?;
+                continue;
+            };
             let ends = self.parts.ends(day);
             if ends.is_empty() {
                 for (path, rows) in self.rows::<R>(day, &last_rows)? {

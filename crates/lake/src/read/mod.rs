@@ -12,6 +12,7 @@
 mod last_rows;
 mod lines;
 mod parts;
+mod pieces;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use taptrail_trail::{Coverage, Finding, GuestRun, Holding, Span, is_same_host};
 
 pub use self::lines::Lines;
 use self::parts::Parts;
+use self::pieces::Piece;
 use crate::parallel;
 use crate::summary::HostCoverage;
 use crate::tables::columns::micros;
@@ -183,29 +185,41 @@ impl LakeReader {
         take: &mut impl FnMut(Finding) -> Result<(), E>,
     ) -> Result<(), E> {
         let conditions = self.of_time(question, since, until);
-        let days: Vec<Day> = self.days(Table::Findings, since, until).collect();
-        self.of_days::<FindingRow, E>(&days, &conditions, &mut |path, row| {
+        let days = self.days(Table::Findings, since, until);
+        self.of_pieces::<FindingRow, E>(&self.pieces(Table::Findings, days), &conditions, &mut |path, row| {
             take(row.finding().ok_or_else(|| LakeError::out_of_range(path))?)
         })
     }
 
-    /// Passes on the rows of some days that count and meet the conditions, each with the path of its
+    /// Passes on the rows of some pieces that count and meet the conditions, each with the path of its
     /// object. Several objects are read at once.
-    fn of_days<R: Row, E: From<LakeError>>(
+    fn of_pieces<R: Row, E: From<LakeError>>(
         &self,
-        days: &[Day],
+        pieces: &[Piece<'_>],
         conditions: &Conditions,
         take: &mut impl FnMut(&Arc<str>, R) -> Result<(), E>,
     ) -> Result<(), E> {
-        let read = |day: &Day, to: &mut parallel::Sender<'_, (Arc<str>, R)>| {
-            for (path, rows) in self.rows::<R>(*day, conditions)? {
-                for row in rows {
-                    to.send((Arc::clone(&path), row?))?;
+        let read = |piece: &Piece<'_>, to: &mut parallel::Sender<'_, (Arc<str>, R)>| {
+            match piece {
+                Piece::Day(day) => {
+                    for (path, rows) in self.rows::<R>(*day, conditions)? {
+                        for row in rows {
+                            to.send((Arc::clone(&path), row?))?;
+                        }
+                    }
+                }
+                Piece::Month(objects) => {
+                    for object in objects {
+                        let path: Arc<str> = Arc::from(object.path.as_str());
+                        for row in self.open_object::<R>(object, conditions)? {
+                            to.send((Arc::clone(&path), row?))?;
+                        }
+                    }
                 }
             }
             Ok(())
         };
-        parallel::in_order(self.store.parallelism(), days, read, &mut |(path, row)| take(&path, row))
+        parallel::in_order(self.store.parallelism(), pieces, read, &mut |(path, row)| take(&path, row))
     }
 
     fn of_time(&self, question: &Question, since: Option<Timestamp>, until: Option<Timestamp>) -> Conditions {

@@ -39,6 +39,17 @@ impl Parts {
         hosts.iter().filter_map(|(host, days)| Some((host.as_str(), next(days)?))).collect()
     }
 
+    /// Whether of each host the same part counts from one day to another, and on the day after.
+    pub(super) fn are_only(&self, part: usize, first: Day, last: Day) -> bool {
+        let Self::Several(hosts) = self else { return true };
+        let is_only = |days: &Vec<PartDays>| {
+            let at = |day: Day| days.partition_point(|of| of.last < day).min(days.len().saturating_sub(1));
+            let until = last.next().unwrap_or(last);
+            at(first) == at(until) && days.get(at(first)).is_none_or(|of| of.part == part)
+        };
+        hosts.values().all(is_only)
+    }
+
     /// How many hosts have several.
     pub(super) fn divided_hosts(&self) -> usize {
         match self {

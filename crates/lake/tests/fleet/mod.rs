@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use serde_json::json;
 use taptrail_lake::{
     CoverageRow, Day, FindingRow, Generation, GenerationManifest, HeldRow, LakeError, ObjectEntry,
-    ObjectWriter, Root, Row, Store, VERSION, sha256, write_summary,
+    ObjectWriter, Root, Row, Store, VERSION, sha256, write_months, write_summary,
 };
 use taptrail_record::{Device, DeviceKind, GuestId, MacAddr};
 use taptrail_trail::{
@@ -467,8 +467,10 @@ fn put_generation(
     objects.sort_by(|one, two| one.path.cmp(&two.path));
     let scratch = tempfile::tempdir()?;
     let summary = write_summary(store, None, &objects, generation, scratch.path())?;
+    let months = write_months(store, None, &objects, generation)?;
+    let batches = Vec::new();
     let manifest =
-        GenerationManifest { version: VERSION, generation, previous, objects, summary, batches: Vec::new() };
+        GenerationManifest { version: VERSION, generation, previous, objects, summary, months, batches };
     let content = serde_json::to_vec_pretty(&manifest)?;
     let sha256 = sha256(&content);
     store.put_new(&generation.manifest(), content.into())?;
