@@ -1,7 +1,9 @@
 //! What one reading adds to a lake.
 
 use std::collections::{BTreeSet, HashMap};
+use std::panic::resume_unwind;
 use std::sync::Arc;
+use std::thread;
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -142,10 +144,10 @@ impl BatchWriter {
     ///
     /// # Errors
     ///
-    /// There is no place for temporary files.
+    /// Temporary files can't be written.
     pub fn new() -> Result<Self, LakeError> {
         let scratch = tempfile::tempdir().map_err(LakeError::Scratch)?;
-        let tables = DayTables::new(scratch.path())?;
+        let tables = DayTables::new(scratch.path());
         Ok(Self { tables, live: Vec::new(), running: Vec::new(), _scratch: scratch })
     }
 
@@ -286,13 +288,19 @@ impl BatchWriter {
 
     /// Takes the objects of a day: those of one day are in memory.
     fn take_day(&mut self, day: Day, has_sums: bool) -> Result<Vec<DayObject>, LakeError> {
-        let all = [
-            DayObject::take(&mut self.tables.held, day, has_sums)?,
-            DayObject::take(&mut self.tables.runs, day, has_sums)?,
-            DayObject::take(&mut self.tables.findings, day, has_sums)?,
-            DayObject::take(&mut self.tables.coverage, day, has_sums)?,
-            DayObject::take(&mut self.tables.records, day, has_sums)?,
-        ];
+        let DayTables { held, runs, findings, coverage, records, .. } = &mut self.tables;
+        // Records take about as long as all that is derived from them.
+        let (derived, records) = thread::scope(|scope| {
+            let records = scope.spawn(|| DayObject::take(records, day, has_sums));
+            let derived = [
+                DayObject::take(held, day, has_sums),
+                DayObject::take(runs, day, has_sums),
+                DayObject::take(findings, day, has_sums),
+                DayObject::take(coverage, day, has_sums),
+            ];
+            (derived, records.join().unwrap_or_else(|panic| resume_unwind(panic)))
+        });
+        let all: Vec<_> = derived.into_iter().chain([records]).collect::<Result<_, _>>()?;
         Ok(all.into_iter().flatten().collect())
     }
 }

@@ -453,7 +453,7 @@ mod tests {
     fn rows() -> impl Strategy<Value = Vec<HeldRow>> {
         let one = (0..400_i64, 0..3_i64, proptest::option::of(0..40_i64), any::<bool>(), 0..3_u8);
         let one = one.prop_map(|(mac, host, granted, first, named)| HeldRow {
-            host: format!("h{host}"),
+            host: format!("h{host}").into(),
             guest: ["web", "f3607ac8f5174952b61cb19b40f99661", "db"][usize::from(named)].into(),
             opened: None,
             granted,
@@ -472,7 +472,7 @@ mod tests {
 
     fn test() -> impl Strategy<Value = Test> {
         prop_oneof![
-            (0..400_i64).prop_map(|mac| Test::Is("mac", row(mac).mac)),
+            (0..400_i64).prop_map(|mac| Test::Is("mac", row(mac).mac.into())),
             (0..4_i64).prop_map(|host| Test::Is("host", format!("h{host}"))),
             (0..4_i64, 0..3_i64).prop_map(|(host, more)| {
                 Test::Between("host", format!("h{host}"), format!("h{}", host + more))
@@ -497,7 +497,7 @@ mod tests {
         match test {
             Test::Is("mac", value) => row.mac == *value,
             Test::Is("host", value) => row.host == *value,
-            Test::Between(_, first, last) => *first <= row.host && row.host <= *last,
+            Test::Between(_, first, last) => **first <= *row.host && *row.host <= **last,
             Test::Is("guest", value) => row.guest == *value,
             Test::Is("uuid", value) => row.uuid == *value,
             Test::NamedAs(uuid) => row.guest.parse() == Ok(*uuid),

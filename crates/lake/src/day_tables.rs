@@ -24,16 +24,16 @@ pub(crate) struct DayTables {
 
 impl DayTables {
     /// Tables without rows, which are sorted in this directory.
-    pub(crate) fn new(scratch: &Path) -> Result<Self, LakeError> {
-        Ok(Self {
-            held: Spool::new(scratch)?,
-            runs: Spool::new(scratch)?,
-            findings: Spool::new(scratch)?,
-            coverage: Spool::new(scratch)?,
-            records: Spool::new(scratch)?,
+    pub(crate) fn new(scratch: &Path) -> Self {
+        Self {
+            held: Spool::new(scratch),
+            runs: Spool::new(scratch),
+            findings: Spool::new(scratch),
+            coverage: Spool::new(scratch),
+            records: Spool::new(scratch),
             record_positions: Positions::default(),
             finding_positions: Positions::default(),
-        })
+        }
     }
 
     /// Adds a record, in the order in which the trail is fed.

@@ -52,8 +52,8 @@ pub enum LakeError {
     /// Others change the lake all the time.
     #[error("other programs are compacting the lake {0}: try again later")]
     Busy(String),
-    /// There is no place for temporary files.
-    #[error("rows can't be sorted: there is no place for temporary files")]
+    /// Temporary files can't be written or read.
+    #[error("rows can't be sorted in the directory for temporary files")]
     Scratch(#[source] std::io::Error),
     /// Objects are fetched by threads of their own, and these can't be started.
     #[error("the object store's client can't be started")]

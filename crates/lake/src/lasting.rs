@@ -5,7 +5,7 @@ use taptrail_trail::{Certainty, Doubt, RunState, Span, State};
 
 use crate::slice::MAX_DAYS;
 use crate::tables::columns::{micros, timestamp};
-use crate::{Day, HeldRow, Micros, PossibleRow, ProofRow, Row, RunRow, Test};
+use crate::{Day, HeldRow, Micros, PossibleRow, ProofRow, Row, RunRow, Test, Text};
 
 /// A row of what has a row for each day on which it lived.
 pub(crate) trait Lasting: Row {
@@ -49,10 +49,10 @@ fn first_day(begun: Option<Micros>, proof: &[ProofRow]) -> Option<Day> {
 }
 
 /// Sets the columns of what is not known from this time on. Returns the time.
-fn make_uncertain(column: &mut Option<Micros>, certainty: &mut String, since: Timestamp) -> Micros {
+fn make_uncertain(column: &mut Option<Micros>, certainty: &mut Text, since: Timestamp) -> Micros {
     let since = micros(since);
     *column = Some(column.map_or(since, |known| known.min(since)));
-    Certainty::Incomplete.as_str().clone_into(certainty);
+    *certainty = Certainty::Incomplete.as_str().into();
     since
 }
 
@@ -74,7 +74,7 @@ impl Lasting for HeldRow {
         self.possibly_held.push(PossibleRow {
             from: Some(since),
             until: None,
-            why: Doubt::RecordsLost.as_str().to_owned(),
+            why: Doubt::RecordsLost.as_str().into(),
         });
     }
 

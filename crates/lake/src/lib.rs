@@ -68,7 +68,7 @@ pub use spool::{SortedRows, Spool};
 pub use store::{Listed, Put, Store};
 #[doc(hidden)]
 pub use summary::write as write_summary;
-pub use tables::columns::{LineRow, Micros, ProofRow};
+pub use tables::columns::{LineRow, Micros, ProofRow, Text};
 pub use tables::coverage::{CoverageRow, SpanLogs};
 pub use tables::finding::FindingRow;
 pub use tables::held::{HeldRow, PossibleRow};

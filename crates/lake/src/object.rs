@@ -399,10 +399,10 @@ pub(crate) mod tests {
 
     pub(crate) fn row(number: i64) -> HeldRow {
         HeldRow {
-            host: format!("host{}", number % 7),
+            host: format!("host{}", number % 7).into(),
             guest: "web1".into(),
             uuid: "f3607ac8-f517-4952-b61c-b19b40f99661".into(),
-            mac: format!("52:54:00:00:{:02x}:{:02x}", number >> 8, number & 255),
+            mac: format!("52:54:00:00:{:02x}:{:02x}", number >> 8, number & 255).into(),
             kind: "tun".into(),
             path: "/dev/net/tun".into(),
             rdev: Some("0A:C8".into()),

@@ -82,11 +82,11 @@ impl HeldRow {
     fn cut_at(&mut self, day: Day) {
         let end = micros(day.end());
         if self.released.is_some_and(|released| released >= end) {
-            State::Held.as_str().clone_into(&mut self.state);
+            self.state = State::Held.as_str().into();
         }
         if self.granted.is_some_and(|granted| granted >= end) {
             self.granted = None;
-            State::Opening.as_str().clone_into(&mut self.state);
+            self.state = State::Opening.as_str().into();
         }
         (self.released, self.last_seen, self.ended_by, self.end_doubt) = (None, None, None, None);
         self.uncertain_since = self.uncertain_since.filter(|since| *since < end);
@@ -102,7 +102,7 @@ impl RunRow {
     /// Removes what came after a day.
     fn cut_at(&mut self, day: Day) {
         let end = micros(day.end());
-        RunState::Running.as_str().clone_into(&mut self.state);
+        self.state = RunState::Running.as_str().into();
         (self.ended, self.last_seen, self.ended_by, self.end_reason) = (None, None, None, None);
         (self.stopped_by, self.stopped_by_uid, self.stopped_by_auid) = (None, None, None);
         (self.stopped_by_ses, self.stopped_by_pid) = (None, None);

@@ -114,18 +114,6 @@ impl Store {
         Ok(Self { directory: local, ..Self::of(objects, url.to_owned())? })
     }
 
-    /// The store in a directory.
-    ///
-    /// # Errors
-    ///
-    /// The directory can't be used.
-    pub(crate) fn directory(path: &std::path::Path) -> Result<Self, LakeError> {
-        let url = path.display().to_string();
-        let objects = object_store::local::LocalFileSystem::new_with_prefix(path)
-            .map_err(|error| LakeError::Url { url: url.clone(), reason: error.to_string() })?;
-        Self::of(Arc::new(objects), url)
-    }
-
     /// A store with these objects.
     ///
     /// # Errors

@@ -14,11 +14,12 @@ use crate::object::Encoded;
 use crate::spool::{SortedRows, Spool, merged};
 use crate::{
     Conditions, CoverageRow, Day, HeldRow, LakeError, Limits, ObjectReader, Row, RunRow, Store, Table, Test,
+    Text,
 };
 
 /// The coverage of hosts, from their rows.
 #[derive(Debug, Default)]
-pub(crate) struct HostCoverage(BTreeMap<String, (Coverage, i64)>);
+pub(crate) struct HostCoverage(BTreeMap<Text, (Coverage, i64)>);
 
 impl HostCoverage {
     /// Adds a row; those of a host come in their order. None if a value of it is out of range.
@@ -170,7 +171,7 @@ fn elsewhere<R: Lasting + 'static>(
 ) -> Result<SortedRows<R>, LakeError> {
     // It is removed with the directory that it is in.
     let directory = tempfile::tempdir_in(scratch).map_err(LakeError::Scratch)?.keep();
-    let mut spool = Spool::<R>::new(&directory)?;
+    let mut spool = Spool::<R>::new(&directory);
     let any_day = Day::of(jiff::Timestamp::UNIX_EPOCH);
     for ObjectEntry { day, path, bytes, .. } in objects.iter().filter(|object| object.table == R::TABLE) {
         let last = Conditions::default().and(vec![Test::Set("last")]);

@@ -255,7 +255,7 @@ fn what_lies_before_a_boot_is_not_derived_again() {
         ends.extend(rows.map(|row| (row.started.unwrap(), row.ended_by.unwrap())));
     }
     ends.sort();
-    let of = |at: i64, ended_by: &str| (at * 1_000_000, ended_by.to_owned());
+    let of = |at: i64, ended_by: &str| (at * 1_000_000, taptrail_lake::Text::from(ended_by));
     assert_eq!(
         ends,
         [of(day(0), "reboot"), of(day(3) + 60, "reboot"), of(day(5) + 60, "stop"), of(day(8), "stop")]

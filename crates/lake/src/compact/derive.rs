@@ -20,7 +20,7 @@ const HOSTS_AT_ONCE: usize = 1024;
 
 /// Derives the rows of the hosts for which the plan says so.
 pub(super) fn derive(store: &Arc<Store>, plan: &Plan, scratch: &Path) -> Result<DayTables, LakeError> {
-    let mut derived = DayTables::new(scratch)?;
+    let mut derived = DayTables::new(scratch);
     let mut hosts: Vec<_> = plan.derived().collect();
     hosts.sort_unstable_by_key(|(host, _)| *host);
     let mut rest = &hosts[..];

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::{FleetFinding, FleetKind, FleetLimits};
 use crate::object::{Limits, ObjectReader};
 use crate::tables::columns::timestamp;
-use crate::{CoverageRow, Day, LakeError, Snapshot, Store, Table};
+use crate::{CoverageRow, Day, LakeError, Snapshot, Store, Table, Text};
 
 pub(super) fn find<E: From<LakeError>>(
     store: &Arc<Store>,
@@ -17,7 +17,7 @@ pub(super) fn find<E: From<LakeError>>(
     limits: FleetLimits,
     found: &mut impl FnMut(FleetFinding) -> Result<(), E>,
 ) -> Result<(), E> {
-    let mut ends: BTreeMap<String, i64> = BTreeMap::new();
+    let mut ends: BTreeMap<Text, i64> = BTreeMap::new();
     for object in snapshot.compacted(Table::Coverage).into_iter().filter(|object| within(object.day)) {
         let reader = ObjectReader::<CoverageRow>::open(store, &object.path, object.bytes, Limits::default())?;
         for row in reader.rows()? {

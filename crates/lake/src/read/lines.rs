@@ -7,7 +7,7 @@ use taptrail_trail::Proof;
 
 use super::LakeReader;
 use crate::tables::columns::{line_number, micros};
-use crate::{Conditions, Day, LakeError, Micros, RecordRow, Table, Test};
+use crate::{Conditions, Day, LakeError, Micros, RecordRow, Table, Test, Text};
 
 /// Moments of a day that are looked for one by one; of more, all from the first to the last.
 const MAX_MOMENTS: usize = 64;
@@ -17,10 +17,10 @@ const MAX_MOMENTS: usize = 64;
 pub struct Lines(HashMap<Location, Option<Arc<[u8]>>>);
 
 /// Where and when a line was read.
-type Location = (String, i64, Micros, Option<i64>);
+type Location = (Text, i64, Micros, Option<i64>);
 
 fn location(proof: &Proof) -> Location {
-    (proof.source.to_string(), line_number(proof.line), micros(proof.time), proof.serial.map(i64::from))
+    (Text::from(&*proof.source), line_number(proof.line), micros(proof.time), proof.serial.map(i64::from))
 }
 
 impl Lines {

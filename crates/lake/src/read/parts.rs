@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::{CoverageRow, Day, Micros};
+use crate::{CoverageRow, Day, Micros, Text};
 
 /// The part of each host and day.
 #[derive(Debug)]
@@ -10,7 +10,7 @@ pub(super) enum Parts {
     /// There is only one.
     One,
     /// The days of each host, in their order.
-    Several(HashMap<String, Vec<PartDays>>),
+    Several(HashMap<Text, Vec<PartDays>>),
 }
 
 /// Days of one host that are of one part.
@@ -62,7 +62,7 @@ impl Parts {
 /// What each part covers of each host.
 pub(super) struct Covered {
     parts: usize,
-    hosts: HashMap<String, Vec<BTreeMap<Day, Micros>>>,
+    hosts: HashMap<Text, Vec<BTreeMap<Day, Micros>>>,
 }
 
 impl Covered {
@@ -178,7 +178,7 @@ mod tests {
             for (of, next) in days.iter().zip(days.iter().skip(1)) {
                 prop_assert!(of.first <= of.last && of.last.next() == Some(next.first), "{days:?}");
             }
-            let several = Parts::Several(HashMap::from([("h".to_owned(), days)]));
+            let several = Parts::Several(HashMap::from([("h".into(), days)]));
             for number in 0..20 {
                 let covered = |part: &BTreeMap<Day, Micros>| part.get(&day(number)).copied();
                 let most = parts.iter().filter_map(covered).max();

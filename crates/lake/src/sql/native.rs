@@ -11,6 +11,7 @@ use taptrail_trail::{Holding, State, is_same_host};
 use super::{Answer, DeviceIs, Moment, Parameters, Question, Value};
 use crate::{
     CoverageRow, Day, FindingRow, HeldRow, LakeError, Limits, Micros, ObjectEntry, ObjectReader, Row, Store,
+    Text,
 };
 
 /// The answer to a question, from the objects of a generation. The rows have no order.
@@ -79,8 +80,8 @@ impl Lake<'_> {
         let is_device = |device: &DeviceIs| match device {
             DeviceIs::Kind(kind) => row.kind == *kind,
             DeviceIs::Path(path) => row.path == *path,
-            DeviceIs::Number(number) => row.rdev.as_ref() == Some(number),
-            DeviceIs::Interface(name) => row.dev.as_ref() == Some(name) || row.path == *name,
+            DeviceIs::Number(number) => row.rdev.as_ref().is_some_and(|rdev| rdev == number),
+            DeviceIs::Interface(name) => row.dev.as_ref().is_some_and(|dev| dev == name) || row.path == *name,
         };
         self.is_host(&row.host)
             && mac.is_none_or(|mac| row.mac == mac.to_string())
@@ -139,8 +140,8 @@ impl Lake<'_> {
                 maybe_time(row.granted),
                 maybe_time(row.released),
                 maybe_time(row.last_seen),
-                Value::Text(row.state),
-                Value::Text(row.certainty),
+                Value::Text(row.state.into()),
+                Value::Text(row.certainty.into()),
                 Value::Text(holds.to_owned()),
             ]);
             Ok(Some(values))
@@ -175,8 +176,8 @@ impl Lake<'_> {
             values.extend([
                 maybe_text(row.rdev),
                 maybe_text(row.dev),
-                Value::Text(row.state),
-                Value::Text(row.certainty),
+                Value::Text(row.state.into()),
+                Value::Text(row.certainty.into()),
                 maybe_text(row.ended_by),
                 maybe_text(row.end_doubt),
                 row.queues.map_or(Value::Null, Value::Int),
@@ -201,7 +202,7 @@ impl Lake<'_> {
                 maybe_text(row.dev),
                 maybe_time(row.opened),
                 maybe_time(row.released),
-                Value::Text(row.certainty),
+                Value::Text(row.certainty.into()),
             ]);
             Ok(Some(values))
         })
@@ -211,7 +212,7 @@ impl Lake<'_> {
         let mut counts: BTreeMap<(String, String), (i64, i64)> = BTreeMap::new();
         self.each(|day, row: HeldRow| {
             if self.is_about(&row) {
-                let (lived, began) = counts.entry((day.to_string(), row.kind)).or_default();
+                let (lived, began) = counts.entry((day.to_string(), row.kind.into())).or_default();
                 *lived += 1;
                 *began += i64::from(row.first);
             }
@@ -232,7 +233,7 @@ impl Lake<'_> {
             if !self.is_about(&row) {
                 return Ok(());
             }
-            let current = (day, row.mac.clone());
+            let current = (day, row.mac.to_string());
             if one_mac.as_ref() != Some(&current) {
                 if let Some((_, mac)) = one_mac.replace(current) {
                     add_pairs(&mac, &alive, &mut pairs);
@@ -242,7 +243,7 @@ impl Lake<'_> {
             if let Some((since, until)) = holding(&row)?.certainly_held() {
                 let since = since.max(day.start()).as_microsecond();
                 let until = until.min(day.end()).as_microsecond();
-                alive.insert(((row.host, row.guest, row.uuid), (since, until)));
+                alive.insert(((row.host.into(), row.guest.into(), row.uuid.into()), (since, until)));
             }
             Ok(())
         })?;
@@ -273,7 +274,7 @@ impl Lake<'_> {
         let mut spans: BTreeMap<String, Vec<Range>> = BTreeMap::new();
         for row in self.coverage()? {
             if row.what == CoverageRow::SPAN && row.since < self.end() {
-                spans.entry(row.host).or_default().push((row.since, row.until));
+                spans.entry(row.host.into()).or_default().push((row.since, row.until));
             }
         }
         let limit = Micros::from(self.parameters.longer_than.unwrap_or(0)) * 1_000_000;
@@ -298,7 +299,7 @@ impl Lake<'_> {
         let limit = Micros::from(self.parameters.longer_than.unwrap_or(0)) * 1_000_000;
         let mut latest: BTreeMap<String, Micros> = BTreeMap::new();
         for row in self.coverage()? {
-            let of_host = latest.entry(row.host).or_insert(row.until);
+            let of_host = latest.entry(row.host.into()).or_insert(row.until);
             *of_host = row.until.max(*of_host);
         }
         latest.retain(|_, latest| *latest > at.last.saturating_add(limit));
@@ -308,7 +309,7 @@ impl Lake<'_> {
     fn each_finding(&self, mut take: impl FnMut(FindingRow)) -> Result<(), LakeError> {
         let Parameters { mac, uuid, guest, device, severities, .. } = self.parameters;
         self.each(|_, row: FindingRow| {
-            let is = |value: &Option<String>, asked: &str| value.as_deref() == Some(asked);
+            let is = |value: &Option<Text>, asked: &str| value.as_deref() == Some(asked);
             let is_device = |device: &DeviceIs| match device {
                 DeviceIs::Kind(kind) => is(&row.device_kind, kind),
                 DeviceIs::Path(path) => is(&row.path, path),
@@ -333,9 +334,9 @@ impl Lake<'_> {
         let mut answer = Answer::new();
         self.each_finding(|row| {
             answer.push(vec![
-                Value::Text(row.severity),
-                Value::Text(row.kind),
-                Value::Text(row.host),
+                Value::Text(row.severity.into()),
+                Value::Text(row.kind.into()),
+                Value::Text(row.host.into()),
                 Value::Time(row.time),
                 maybe_text(row.guest),
                 maybe_text(row.uuid),
@@ -352,9 +353,9 @@ impl Lake<'_> {
     fn findings_by_kind(&self) -> Result<Answer, LakeError> {
         let mut counts: BTreeMap<(String, String), (i64, BTreeSet<String>)> = BTreeMap::new();
         self.each_finding(|row| {
-            let (total, hosts) = counts.entry((row.severity, row.kind)).or_default();
+            let (total, hosts) = counts.entry((row.severity.into(), row.kind.into())).or_default();
             *total += 1;
-            hosts.insert(row.host);
+            hosts.insert(row.host.to_string());
         })?;
         let row = |((severity, kind), (total, hosts)): (_, (i64, BTreeSet<String>))| {
             let hosts = i64::try_from(hosts.len()).unwrap_or(i64::MAX);
@@ -434,12 +435,12 @@ fn out_of_range() -> LakeError {
 
 fn subject(row: &HeldRow) -> Vec<Value> {
     [&row.host, &row.guest, &row.uuid, &row.mac, &row.kind, &row.path]
-        .map(|text| Value::Text(text.clone()))
+        .map(|text| Value::Text(text.to_string()))
         .to_vec()
 }
 
-fn maybe_text(text: Option<String>) -> Value {
-    text.map_or(Value::Null, Value::Text)
+fn maybe_text(text: Option<Text>) -> Value {
+    text.map_or(Value::Null, |text| Value::Text(text.into()))
 }
 
 fn maybe_time(time: Option<Micros>) -> Value {

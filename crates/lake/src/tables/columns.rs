@@ -7,6 +7,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use taptrail_trail::{LineRef, Proof};
 
+/// A text of a row. Most are short: a row has a dozen, and none of those is allocated by itself.
+pub type Text = compact_str::CompactString;
+
 /// Microseconds since 1970, UTC.
 pub type Micros = i64;
 
@@ -29,7 +32,7 @@ pub(crate) fn maybe_timestamp(micros: Option<Micros>) -> Option<Option<Timestamp
 
 /// The value of a word, if there is one; the outer none if no value has this word.
 #[allow(clippy::option_option)] // As above.
-pub(crate) fn maybe_word<T>(word: Option<String>, of: impl Fn(&str) -> Option<T>) -> Option<Option<T>> {
+pub(crate) fn maybe_word<T>(word: Option<Text>, of: impl Fn(&str) -> Option<T>) -> Option<Option<T>> {
     word.map_or(Some(None), |word| of(&word).map(Some))
 }
 
@@ -79,7 +82,7 @@ fn time_type() -> DataType {
 pub struct ProofRow {
     serial: Option<i64>,
     time: Micros,
-    source: String,
+    source: Text,
     line: i64,
     unauthenticated: bool,
     copies: Vec<LineRow>,
@@ -89,13 +92,13 @@ pub struct ProofRow {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[allow(missing_docs)] // A `LineRef`'s fields.
 pub struct LineRow {
-    pub source: String,
+    pub source: Text,
     pub line: i64,
 }
 
 impl LineRow {
     pub(crate) fn of(line: &LineRef) -> Self {
-        Self { source: line.source.to_string(), line: line_number(line.line) }
+        Self { source: Text::from(&*line.source), line: line_number(line.line) }
     }
 
     /// The line; none if its number is out of range.
@@ -127,7 +130,7 @@ impl ProofRow {
         Self {
             serial: proof.serial.map(i64::from),
             time: micros(proof.time),
-            source: proof.source.to_string(),
+            source: Text::from(&*proof.source),
             line: line_number(proof.line),
             unauthenticated: proof.unauthenticated,
             copies: proof.copies.iter().map(LineRow::of).collect(),

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use taptrail_trail::{Coverage, Span};
 
 use super::columns::{Micros, int, maybe_int, maybe_time, micros, text, time, timestamp};
-use crate::{Day, Row, Table};
+use crate::{Day, Row, Table, Text};
 
 /// A span, a gap or a start of a [`Coverage`], or the part of it that lies on one day.
 ///
@@ -17,9 +17,9 @@ use crate::{Day, Row, Table};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CoverageRow {
     /// The host.
-    pub host: String,
+    pub host: Text,
     /// [`SPAN`](Self::SPAN), [`GAP`](Self::GAP) or [`START`](Self::START).
-    pub what: String,
+    pub what: Text,
     /// Its first moment.
     pub since: Micros,
     /// Its last moment.
@@ -96,8 +96,8 @@ impl CoverageRow {
 
     fn of(coverage: &Coverage, what: &str, part: Span) -> Self {
         Self {
-            host: coverage.host.to_string(),
-            what: what.to_owned(),
+            host: Text::from(&*coverage.host),
+            what: what.into(),
             since: micros(part.from),
             until: micros(part.until),
             records: 0,

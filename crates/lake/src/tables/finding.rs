@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 
 use arrow_schema::FieldRef;
+use compact_str::ToCompactString as _;
 use serde::{Deserialize, Serialize};
 use taptrail_record::{Device, DeviceKind, GuestId};
 use taptrail_trail::{Finding, FindingKind, Incident};
@@ -10,26 +11,26 @@ use taptrail_trail::{Finding, FindingKind, Incident};
 use super::columns::{
     Micros, ProofRow, all_proofs, flag, int, maybe_text, micros, proofs, text, time, timestamp,
 };
-use crate::{Row, Table};
+use crate::{Row, Table, Text};
 
 /// A finding.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs)] // The columns are `Finding`'s fields, and documented there.
 pub struct FindingRow {
-    pub host: String,
+    pub host: Text,
     pub time: Micros,
     /// Its place in the order in which its host's findings were made: of one incident, the first is
     /// what the others follow from.
     pub position: i64,
-    pub kind: String,
-    pub severity: String,
-    pub guest: Option<String>,
-    pub uuid: Option<String>,
-    pub mac: Option<String>,
-    pub device_kind: Option<String>,
-    pub path: Option<String>,
-    pub rdev: Option<String>,
-    pub dev: Option<String>,
+    pub kind: Text,
+    pub severity: Text,
+    pub guest: Option<Text>,
+    pub uuid: Option<Text>,
+    pub mac: Option<Text>,
+    pub device_kind: Option<Text>,
+    pub path: Option<Text>,
+    pub rdev: Option<Text>,
+    pub dev: Option<Text>,
     pub text: String,
     pub incident: i64,
     pub follows: bool,
@@ -42,18 +43,18 @@ impl FindingRow {
         let guest = finding.guest.as_ref();
         let device = finding.device.as_ref();
         Self {
-            host: finding.host.to_string(),
+            host: Text::from(&*finding.host),
             time: micros(finding.time),
             position: 0,
-            kind: finding.kind.as_str().to_owned(),
-            severity: finding.kind.severity().as_str().to_owned(),
-            guest: guest.map(|guest| guest.name.to_string()),
-            uuid: guest.map(|guest| guest.uuid.to_string()),
-            mac: finding.mac.map(|mac| mac.to_string()),
-            device_kind: device.map(|device| device.kind.to_string()),
-            path: device.map(|device| device.path.to_string()),
-            rdev: device.and_then(|device| device.rdev).map(|rdev| rdev.to_string()),
-            dev: device.and_then(|device| device.dev.as_ref()).map(ToString::to_string),
+            kind: finding.kind.as_str().into(),
+            severity: finding.kind.severity().as_str().into(),
+            guest: guest.map(|guest| Text::from(&*guest.name)),
+            uuid: guest.map(|guest| guest.uuid.to_compact_string()),
+            mac: finding.mac.map(|mac| mac.to_compact_string()),
+            device_kind: device.map(|device| device.kind.to_compact_string()),
+            path: device.map(|device| Text::from(&*device.path)),
+            rdev: device.and_then(|device| device.rdev).map(|rdev| rdev.to_compact_string()),
+            dev: device.and_then(|device| device.dev.as_ref()).map(|value| value.to_compact_string()),
             text: finding.text.clone(),
             incident: i64::try_from(finding.incident.number).unwrap_or(i64::MAX),
             follows: finding.incident.follows,

@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 use std::fmt;
 
 use arrow_schema::FieldRef;
+use compact_str::ToCompactString as _;
 use serde::{Deserialize, Serialize};
 use taptrail_record::{CloseDoubt, Device, DeviceKind, GuestId};
 use taptrail_trail::{Certainty, Doubt, EndedBy, Holding, PossiblyHeld, State};
@@ -12,7 +13,7 @@ use super::columns::{
     Micros, ProofRow, all_proofs, flag, list, maybe_int, maybe_text, maybe_time, maybe_timestamp, maybe_word,
     micros, proofs, text,
 };
-use crate::{Row, Table};
+use crate::{Row, Table, Text};
 
 /// A holding on one day.
 ///
@@ -21,18 +22,18 @@ use crate::{Row, Table};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs)] // The columns are `Holding`'s fields, and documented there.
 pub struct HeldRow {
-    pub host: String,
-    pub guest: String,
-    pub uuid: String,
-    pub mac: String,
-    pub kind: String,
-    pub path: String,
-    pub rdev: Option<String>,
-    pub dev: Option<String>,
-    pub state: String,
-    pub certainty: String,
-    pub ended_by: Option<String>,
-    pub end_doubt: Option<String>,
+    pub host: Text,
+    pub guest: Text,
+    pub uuid: Text,
+    pub mac: Text,
+    pub kind: Text,
+    pub path: Text,
+    pub rdev: Option<Text>,
+    pub dev: Option<Text>,
+    pub state: Text,
+    pub certainty: Text,
+    pub ended_by: Option<Text>,
+    pub end_doubt: Option<Text>,
     pub queues: Option<i64>,
     pub pid: Option<i64>,
     pub opened: Option<Micros>,
@@ -54,7 +55,7 @@ pub struct HeldRow {
 pub struct PossibleRow {
     pub from: Option<Micros>,
     pub until: Option<Micros>,
-    pub why: String,
+    pub why: Text,
 }
 
 impl HeldRow {
@@ -62,18 +63,18 @@ impl HeldRow {
     pub fn of(holding: &Holding, first: bool, last: bool) -> Self {
         let Holding { host, guest, mac, device, .. } = holding;
         Self {
-            host: host.to_string(),
-            guest: guest.name.to_string(),
-            uuid: guest.uuid.to_string(),
-            mac: mac.to_string(),
-            kind: device.kind.to_string(),
-            path: device.path.to_string(),
-            rdev: device.rdev.map(|rdev| rdev.to_string()),
-            dev: device.dev.as_ref().map(ToString::to_string),
-            state: holding.state.as_str().to_owned(),
-            certainty: holding.certainty.as_str().to_owned(),
-            ended_by: holding.ended_by.map(|cause| cause.as_str().to_owned()),
-            end_doubt: holding.end_doubt.map(|doubt| doubt.as_str().to_owned()),
+            host: host.to_compact_string(),
+            guest: Text::from(&*guest.name),
+            uuid: guest.uuid.to_compact_string(),
+            mac: mac.to_compact_string(),
+            kind: device.kind.to_compact_string(),
+            path: Text::from(&*device.path),
+            rdev: device.rdev.map(|rdev| rdev.to_compact_string()),
+            dev: device.dev.as_ref().map(|value| value.to_compact_string()),
+            state: holding.state.as_str().into(),
+            certainty: holding.certainty.as_str().into(),
+            ended_by: holding.ended_by.map(|cause| cause.as_str().into()),
+            end_doubt: holding.end_doubt.map(|doubt| doubt.as_str().into()),
             queues: holding.queues.map(i64::from),
             pid: holding.pid.map(i64::from),
             opened: holding.opened.map(micros),
@@ -137,7 +138,7 @@ impl PossibleRow {
         Self {
             from: possibly.from.map(micros),
             until: possibly.until.map(micros),
-            why: possibly.why.as_str().to_owned(),
+            why: possibly.why.as_str().into(),
         }
     }
 

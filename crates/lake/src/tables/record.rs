@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 use std::fmt;
 
 use arrow_schema::FieldRef;
+use compact_str::ToCompactString as _;
 use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use taptrail_record::{Fragment, GuestId, MacAddr};
@@ -15,29 +16,29 @@ use super::columns::{
     LineRow, Micros, copies, flag, int, line_number, maybe_binary, maybe_int, maybe_text, micros, text, time,
     timestamp,
 };
-use crate::{Row, Table};
+use crate::{Row, Table, Text};
 
 /// An entry: what a trail is fed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs)] // The columns are `Entry`'s fields, and documented there.
 pub struct RecordRow {
-    pub host: String,
+    pub host: Text,
     /// Its place in the order in which a trail is fed, from 0 on each day of the host: of one time,
     /// it decides.
     pub position: i64,
     pub time: Micros,
     pub serial: Option<i64>,
     /// The name of the content's variant, as in its JSON: `record`, `kernel-open`, `gap` …
-    pub what: String,
+    pub what: Text,
     /// The guest that it names.
-    pub guest: Option<String>,
-    pub uuid: Option<String>,
-    pub mac: Option<String>,
+    pub guest: Option<Text>,
+    pub uuid: Option<Text>,
+    pub mac: Option<Text>,
     pub writer: Option<i64>,
     pub uid: Option<i64>,
     pub auid: Option<i64>,
     pub ses: Option<i64>,
-    pub source: String,
+    pub source: Text,
     pub line: i64,
     pub copies: Vec<LineRow>,
     pub unauthenticated: bool,
@@ -105,19 +106,19 @@ impl RecordRow {
         // All of its keys are text, so this does not fail.
         let content = serde_json::to_string(&entry.content).unwrap_or_default();
         Self {
-            host: entry.host.to_string(),
+            host: Text::from(&*entry.host),
             position,
             time: micros(entry.time),
             serial: entry.serial.map(i64::from),
-            what: variant(&content).to_owned(),
-            guest: name.map(ToOwned::to_owned),
-            uuid: uuid.map(|uuid| uuid.to_string()),
-            mac: mac.map(|mac| mac.to_string()),
+            what: variant(&content).into(),
+            guest: name.map(Text::from),
+            uuid: uuid.map(|uuid| uuid.to_compact_string()),
+            mac: mac.map(|mac| mac.to_compact_string()),
             writer: entry.writer.map(i64::from),
             uid: entry.credentials.map(|of| of.uid.into()),
             auid: entry.credentials.map(|of| of.auid.into()),
             ses: entry.credentials.map(|of| of.ses.into()),
-            source: entry.source.to_string(),
+            source: Text::from(&*entry.source),
             line: line_number(entry.line),
             copies: entry.copies.iter().map(LineRow::of).collect(),
             unauthenticated: entry.unauthenticated,

@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 use std::fmt;
 
 use arrow_schema::FieldRef;
+use compact_str::ToCompactString as _;
 use serde::{Deserialize, Serialize};
 use taptrail_record::GuestId;
 use taptrail_trail::{ActorRole, Certainty, Crash, EndedBy, GuestRun, RecordedActor, RunState};
@@ -12,7 +13,7 @@ use super::columns::{
     Micros, ProofRow, all_proofs, flag, int, maybe_int, maybe_text, maybe_time, maybe_timestamp, maybe_word,
     micros, proofs, text, timestamp,
 };
-use crate::{Row, Table};
+use crate::{Row, Table, Text};
 
 /// A run on one day.
 ///
@@ -21,22 +22,22 @@ use crate::{Row, Table};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs)] // The columns are `GuestRun`'s fields, and documented there.
 pub struct RunRow {
-    pub host: String,
-    pub guest: String,
-    pub uuid: String,
-    pub state: String,
-    pub certainty: String,
+    pub host: Text,
+    pub guest: Text,
+    pub uuid: Text,
+    pub state: Text,
+    pub certainty: Text,
     pub started: Option<Micros>,
-    pub start_reason: Option<String>,
-    pub started_by: Option<String>,
+    pub start_reason: Option<Text>,
+    pub started_by: Option<Text>,
     pub started_by_uid: Option<i64>,
     pub started_by_auid: Option<i64>,
     pub started_by_ses: Option<i64>,
     pub started_by_pid: Option<i64>,
     pub ended: Option<Micros>,
-    pub ended_by: Option<String>,
-    pub end_reason: Option<String>,
-    pub stopped_by: Option<String>,
+    pub ended_by: Option<Text>,
+    pub end_reason: Option<Text>,
+    pub stopped_by: Option<Text>,
     pub stopped_by_uid: Option<i64>,
     pub stopped_by_auid: Option<i64>,
     pub stopped_by_ses: Option<i64>,
@@ -57,7 +58,7 @@ pub struct RunRow {
 /// A [`RecordedActor`], or none.
 #[derive(Default)]
 struct ActorColumns {
-    role: Option<String>,
+    role: Option<Text>,
     uid: Option<i64>,
     auid: Option<i64>,
     ses: Option<i64>,
@@ -68,7 +69,7 @@ impl ActorColumns {
     fn of(actor: Option<&RecordedActor>) -> Self {
         let unless_unset = |id: u32| (id != RecordedActor::UNSET).then_some(i64::from(id));
         actor.map_or_else(Self::default, |actor| Self {
-            role: Some(actor.role.as_str().to_owned()),
+            role: Some(actor.role.as_str().into()),
             uid: Some(actor.uid.into()),
             auid: unless_unset(actor.auid),
             ses: unless_unset(actor.ses),
@@ -96,21 +97,21 @@ impl RunRow {
         let started_by = ActorColumns::of(run.started_by.as_ref());
         let stopped_by = ActorColumns::of(run.stopped_by.as_ref());
         Self {
-            host: run.host.to_string(),
-            guest: run.guest.name.to_string(),
-            uuid: run.guest.uuid.to_string(),
-            state: run.state.as_str().to_owned(),
-            certainty: run.certainty.as_str().to_owned(),
+            host: Text::from(&*run.host),
+            guest: Text::from(&*run.guest.name),
+            uuid: run.guest.uuid.to_compact_string(),
+            state: run.state.as_str().into(),
+            certainty: run.certainty.as_str().into(),
             started: run.started.map(micros),
-            start_reason: run.start_reason.as_ref().map(ToString::to_string),
+            start_reason: run.start_reason.as_ref().map(|value| value.to_compact_string()),
             started_by: started_by.role,
             started_by_uid: started_by.uid,
             started_by_auid: started_by.auid,
             started_by_ses: started_by.ses,
             started_by_pid: started_by.pid,
             ended: run.ended.map(micros),
-            ended_by: run.ended_by.map(|cause| cause.as_str().to_owned()),
-            end_reason: run.end_reason.as_ref().map(ToString::to_string),
+            ended_by: run.ended_by.map(|cause| cause.as_str().into()),
+            end_reason: run.end_reason.as_ref().map(|value| value.to_compact_string()),
             stopped_by: stopped_by.role,
             stopped_by_uid: stopped_by.uid,
             stopped_by_auid: stopped_by.auid,

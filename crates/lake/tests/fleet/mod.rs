@@ -380,8 +380,8 @@ fn coverage(host: &Host, fleet: &Fleet, day: Day, rows: &mut Vec<CoverageRow>) {
     let (start, end) = (day.start().as_microsecond(), day.end().as_microsecond());
     let mut row = |what: &str, since: i64, until: i64| {
         rows.push(CoverageRow {
-            host: host.name.clone(),
-            what: what.to_owned(),
+            host: host.name.as_str().into(),
+            what: what.into(),
             since,
             until,
             records: i64::from(what == CoverageRow::SPAN) * 40,
@@ -515,7 +515,7 @@ pub fn write_lake(store: &Arc<Store>, options: &Options) -> Result<serde_json::V
         }
         if superseded.is_none() {
             let mut wrong: Vec<HeldRow> = held.clone();
-            wrong.iter_mut().for_each(|row| row.host = "superseded".to_owned());
+            wrong.iter_mut().for_each(|row| row.host = "superseded".into());
             superseded = write(store, Generation(1), day, wrong)?;
         }
         number += 1;

@@ -72,7 +72,7 @@ mod tests {
             let rows = coverage_rows(&input, serials).into_iter();
             rows.map(|(_, row)| (row.what, row.records, row.first_serial, row.last_serial)).collect()
         };
-        let row = |what: &str, records, first, last| (what.to_owned(), records, first, last);
+        let row = |what: &str, records, first, last| (what.into(), records, first, last);
         assert_eq!(
             of(&serials),
             [
