@@ -5,11 +5,15 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::layout::{GENERATIONS, Generation, Table};
+use crate::layout::{GENERATIONS, Generation, MONTHS, Table};
 use crate::manifest::{GenerationManifest, MAX_MANIFEST, ObjectEntry, Root};
 use crate::object::{Limits, ObjectReader};
 use crate::sign::VerifyingKey;
-use crate::{CoverageRow, FindingRow, HeldRow, LakeError, RecordRow, Row, RunRow, Snapshot, Store};
+use crate::spool::SortedRows;
+use crate::{
+    CoverageRow, Day, FindingRow, HeldRow, LakeError, RecordRow, Row, RunRow, Snapshot, Store, months,
+    summary,
+};
 
 /// What is compared.
 #[derive(Debug, Default)]
@@ -70,6 +74,8 @@ pub enum ProblemKind {
     Unreadable,
     /// Its rows are not in their order, or not as many as its manifest says.
     OutOfOrder,
+    /// It is a summary or of a month, and its rows are not those that the objects of days give.
+    Inconsistent,
     /// The manifest has no signature.
     Unsigned,
     /// The signature is not of this manifest and key.
@@ -88,6 +94,7 @@ impl ProblemKind {
             Self::Altered => "altered",
             Self::Unreadable => "unreadable",
             Self::OutOfOrder => "out-of-order",
+            Self::Inconsistent => "inconsistent",
             Self::Unsigned => "unsigned",
             Self::BadSignature => "bad-signature",
             Self::BrokenChain => "broken-chain",
@@ -103,16 +110,46 @@ impl ProblemKind {
 /// There is no lake, the last manifest is damaged, or the store fails. What is wrong with other
 /// objects is in the result.
 pub fn check(store: &Arc<Store>, checks: &Checks<'_>) -> Result<Checked, LakeError> {
+    check_with_progress(store, checks, &mut |_| {})
+}
+
+/// How far a check has come.
+#[derive(Debug, Clone, Copy)]
+pub struct CheckProgress<'a> {
+    /// The object that is read next.
+    pub object: &'a str,
+    /// The bytes of those that were read.
+    pub bytes: u64,
+    /// The bytes of all objects.
+    pub total: u64,
+}
+
+/// The same, and says before each object how far it has come.
+///
+/// # Errors
+///
+/// As those of [`check`].
+pub fn check_with_progress(
+    store: &Arc<Store>,
+    checks: &Checks<'_>,
+    progress: &mut dyn FnMut(CheckProgress<'_>),
+) -> Result<Checked, LakeError> {
     let snapshot = Snapshot::existing(store)?;
     let mut checking = Checking { store, checks, problems: Vec::new() };
     let generations = checking.chain()?;
     let named: Vec<&ObjectEntry> = snapshot.objects().chain(snapshot.derived()).collect();
     let listed = store.list_tables()?;
     let there: BTreeMap<&str, u64> = listed.iter().map(|object| (&*object.path, object.bytes)).collect();
-    for object in &named {
-        checking.object(object, there.get(&*object.path).copied())?;
-    }
     let (bytes, rows) = named.iter().fold((0, 0), |(bytes, rows), of| (bytes + of.bytes, rows + of.rows));
+    let mut read = 0;
+    for object in &named {
+        progress(CheckProgress { object: &object.path, bytes: read, total: bytes });
+        checking.object(object, there.get(&*object.path).copied())?;
+        read += object.bytes;
+    }
+    if let Some(generation) = &snapshot.generation {
+        checking.derived(generation)?;
+    }
     let objects = named.len() as u64;
     let named: HashSet<&str> = named.iter().map(|object| object.path.as_str()).collect();
     let leftovers = there.keys().filter(|path| !named.contains(**path)).count() as u64;
@@ -250,6 +287,8 @@ impl Checking<'_> {
         match found {
             Err(LakeError::Damaged { reason, .. }) => self.problem(path, ProblemKind::Unreadable, reason),
             Err(error) => return Err(error),
+            // A month's findings come day by day, and are compared with those of its days.
+            Ok(None) if path.starts_with(MONTHS) => {}
             Ok(None) => self.problem(path, ProblemKind::OutOfOrder, "its rows are not in their order"),
             Ok(Some(rows)) if rows != object.rows => {
                 let text = format!("it has {rows} rows, and its manifest says {}", object.rows);
@@ -258,6 +297,66 @@ impl Checking<'_> {
             Ok(Some(_)) => {}
         }
         Ok(())
+    }
+
+    /// Compares what is derived from the objects of days with what these give. Where something is
+    /// wrong with these, or with what is derived, that was said.
+    fn derived(&mut self, generation: &GenerationManifest) -> Result<(), LakeError> {
+        let bad: HashSet<String> = self.problems.iter().map(|problem| problem.object.clone()).collect();
+        let is_bad = |object: &ObjectEntry| bad.contains(&object.path);
+        if self.checks.quick || generation.objects.iter().any(is_bad) {
+            return Ok(());
+        }
+        let scratch = tempfile::tempdir().map_err(LakeError::Scratch)?;
+        let rows = summary::Rows { store: self.store, objects: &generation.objects, scratch: scratch.path() };
+        for object in generation.summary.iter().filter(|object| !is_bad(object)) {
+            let is_same = match object.table {
+                Table::Coverage => self.is_of(&[object], rows.coverage()?)?,
+                Table::Held => self.is_of(&[object], rows.lasting::<HeldRow>()?)?,
+                Table::Runs => self.is_of(&[object], rows.lasting::<RunRow>()?)?,
+                // A later version's.
+                Table::Findings | Table::Records => true,
+            };
+            self.inconsistent(object, is_same);
+        }
+        let mut months: BTreeMap<(Table, Day), Vec<&ObjectEntry>> = BTreeMap::new();
+        generation.months.iter().for_each(|of| months.entry((of.table, of.day)).or_default().push(of));
+        months.retain(|_, objects| !objects.iter().any(|object| is_bad(object)));
+        for ((table, first), objects) in months {
+            let days = months::of_months(&generation.objects, table).remove(&first).unwrap_or_default();
+            let is_same = match table {
+                Table::Held => self.is_of(&objects, months::last_rows::<HeldRow>(self.store, &days)?)?,
+                Table::Runs => self.is_of(&objects, months::last_rows::<RunRow>(self.store, &days)?)?,
+                Table::Findings => self.is_of(&objects, months::findings(self.store, &days)?)?,
+                Table::Coverage | Table::Records => true,
+            };
+            self.inconsistent(objects[0], is_same);
+        }
+        Ok(())
+    }
+
+    fn inconsistent(&mut self, object: &ObjectEntry, is_same: bool) {
+        if !is_same {
+            let text = "its rows are not those that the objects of its days give";
+            self.problem(&object.path, ProblemKind::Inconsistent, text);
+        }
+    }
+
+    /// Whether objects have these rows, one after the other.
+    fn is_of<R: Row + PartialEq>(
+        &self,
+        objects: &[&ObjectEntry],
+        mut expected: SortedRows<R>,
+    ) -> Result<bool, LakeError> {
+        for object in objects {
+            let reader = ObjectReader::<R>::open(self.store, &object.path, object.bytes, Limits::default())?;
+            for row in reader.rows()? {
+                if expected.next().transpose()? != Some(row?) {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(expected.next().transpose()?.is_none())
     }
 
     /// How many rows an object has; none if they are not in their order.

@@ -48,7 +48,7 @@ mod summary;
 mod tables;
 
 pub use batch::{Archived, BatchFile, BatchHost, BatchInput, BatchWriter};
-pub use check::{Checked, Checks, Problem, ProblemKind, check};
+pub use check::{CheckProgress, Checked, Checks, Problem, ProblemKind, check, check_with_progress};
 pub use compact::{Compacted, Hole, compact};
 pub use conditions::{Conditions, Test};
 pub use error::LakeError;

@@ -93,6 +93,24 @@ fn coverage(store: &Arc<Store>, objects: &[ObjectEntry]) -> Result<HostCoverage,
     Ok(coverage)
 }
 
+/// The rows of the summary of some objects, which are made without that of the generation before.
+pub(crate) struct Rows<'a> {
+    pub(crate) store: &'a Arc<Store>,
+    pub(crate) objects: &'a [ObjectEntry],
+    pub(crate) scratch: &'a Path,
+}
+
+impl Rows<'_> {
+    pub(crate) fn coverage(&self) -> Result<SortedRows<CoverageRow>, LakeError> {
+        Ok(Box::new(coverage(self.store, self.objects)?.rows().into_iter().map(Ok)))
+    }
+
+    /// Those of holdings or runs.
+    pub(crate) fn lasting<R: Lasting + 'static>(&self) -> Result<SortedRows<R>, LakeError> {
+        Changes::of::<R>(None, self.objects).rows(self.store, self.scratch)
+    }
+}
+
 /// Whether the objects of a summary are there as they were written.
 pub(crate) fn is_whole(store: &Store, summary: &[ObjectEntry]) -> bool {
     let is_there = |object: &ObjectEntry| {

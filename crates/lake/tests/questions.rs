@@ -12,8 +12,10 @@ use object_store::memory::InMemory;
 use serde_json::Value as Json;
 use taptrail_lake::sql::{Answer, DeviceIs, Moment, Parameters, Question, Value, answer};
 use taptrail_lake::{
-    BatchWriter, Conditions, CoverageRow, LakeError, LakeReader, ObjectEntry, Question as LakeQuestion,
-    Retention, Snapshot, Store, Table, Test, When, compact, prune,
+    BatchWriter, Checks, Conditions, CoverageRow, FindingRow, GenerationManifest, HeldRow, LakeError,
+    LakeReader, Limits, ObjectEntry, ObjectReader, ObjectWriter, Problem, ProblemKind,
+    Question as LakeQuestion, Retention, Row, Snapshot, Store, Table, Test, When, check, compact, prune,
+    sha256,
 };
 use taptrail_record::{Device, GuestId};
 use taptrail_trail::{Certainty, Coverage, Holding, Input, Proof, Span, State};
@@ -494,4 +496,53 @@ fn add_batch(store: &Arc<Store>, host: &str, from: &str, until: &str) {
     let rows = CoverageRow::all_of(&coverage);
     let input = Input { coverage: vec![coverage], ..Input::default() };
     assert!(batch.finish(store, &input, rows).unwrap().is_some());
+}
+
+/// Replaces an object of the last generation by one without its first row, as by somebody who can
+/// write everything and adapts the manifest.
+fn without_first_row<R: Row>(
+    store: &Arc<Store>,
+    which: impl Fn(&mut GenerationManifest) -> &mut ObjectEntry,
+) {
+    let mut last = Snapshot::existing(store).unwrap().generation.unwrap();
+    let object = which(&mut last);
+    let reader = ObjectReader::<R>::open(store, &object.path, object.bytes, Limits::default()).unwrap();
+    let mut writer = ObjectWriter::new().unwrap();
+    reader.rows().unwrap().skip(1).for_each(|row| writer.push(row.unwrap()).unwrap());
+    object.rows = writer.rows();
+    let content = writer.finish().unwrap();
+    (object.bytes, object.sha256) = (content.len() as u64, sha256(&content));
+    store.delete(&object.path).unwrap();
+    store.put_new(&object.path, content).unwrap();
+    store.delete(&last.generation.manifest()).unwrap();
+    store.put_new(&last.generation.manifest(), serde_json::to_vec(&last).unwrap().into()).unwrap();
+}
+
+// Shows 15.10.
+#[test]
+fn a_check_compares_what_is_derived_with_what_it_is_derived_from() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Arc::new(Store::open(&format!("file://{}", directory.path().display())).unwrap());
+    let options = Options { hosts: 8, days: 6, guests: 1, first_day: "2026-10-29".parse().unwrap(), seed: 5 };
+    write_lake(&store, &options).unwrap();
+    let problems = || check(&store, &Checks::default()).unwrap().problems;
+    let inconsistent = || {
+        let of = |problem: Problem| (problem.kind == ProblemKind::Inconsistent).then_some(problem.object);
+        problems().into_iter().filter_map(of).collect::<Vec<_>>()
+    };
+    assert_eq!(problems(), []);
+    without_first_row::<HeldRow>(&store, |last| &mut last.summary[1]);
+    without_first_row::<CoverageRow>(&store, |last| &mut last.summary[0]);
+    let findings = |of: &&mut ObjectEntry| of.table == Table::Findings;
+    without_first_row::<FindingRow>(&store, |last| last.months.iter_mut().find(findings).unwrap());
+    without_first_row::<HeldRow>(&store, |last| &mut last.months[0]);
+    let last = Snapshot::existing(&store).unwrap().generation.unwrap();
+    let mut expected: Vec<String> =
+        last.summary.iter().chain(&last.months).map(|of| of.path.clone()).collect();
+    expected.sort();
+    assert_eq!(expected.len(), 4);
+    assert_eq!(inconsistent(), expected);
+    // Nothing is said of what is derived from an object that is bad itself.
+    store.delete(&last.objects.iter().find(|of| of.table == Table::Held).unwrap().path).unwrap();
+    assert!(inconsistent().is_empty());
 }

@@ -65,16 +65,16 @@ impl FindingRow {
     /// The finding; none if a value is out of range.
     pub fn finding(self) -> Option<Finding> {
         let guest = match (self.guest, self.uuid) {
-            (Some(name), Some(uuid)) => Some(GuestId { name: name.into(), uuid: uuid.parse().ok()? }),
+            (Some(name), Some(uuid)) => Some(GuestId { name, uuid: uuid.parse().ok()? }),
             (None, None) => None,
             _ => return None,
         };
         let device = match (self.device_kind, self.path) {
             (Some(kind), Some(path)) => Some(Device {
                 kind: DeviceKind::from_word(kind)?,
-                path: path.into(),
+                path,
                 rdev: self.rdev.map(|rdev| rdev.parse()).transpose().ok()?,
-                dev: self.dev.map(Into::into),
+                dev: self.dev,
             }),
             (None, None) => None,
             _ => return None,

@@ -93,13 +93,13 @@ impl HeldRow {
     pub fn holding(self) -> Option<Holding> {
         Some(Holding {
             host: self.host.into(),
-            guest: GuestId { name: self.guest.into(), uuid: self.uuid.parse().ok()? },
+            guest: GuestId { name: self.guest, uuid: self.uuid.parse().ok()? },
             mac: self.mac.parse().ok()?,
             device: Device {
                 kind: DeviceKind::from_word(self.kind)?,
-                path: self.path.into(),
+                path: self.path,
                 rdev: self.rdev.map(|rdev| rdev.parse()).transpose().ok()?,
-                dev: self.dev.map(Into::into),
+                dev: self.dev,
             },
             queues: self.queues.map(u32::try_from).transpose().ok()?,
             opened: maybe_timestamp(self.opened)?,

@@ -151,7 +151,7 @@ impl RunRow {
         };
         Some(GuestRun {
             host: self.host.into(),
-            guest: GuestId { name: self.guest.into(), uuid: self.uuid.parse().ok()? },
+            guest: GuestId { name: self.guest, uuid: self.uuid.parse().ok()? },
             started: maybe_timestamp(self.started)?,
             start_reason: self.start_reason.map(|word| word.parse()).transpose().ok()?,
             started_by: started_by.actor()?,

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use jiff::Timestamp;
 use taptrail_lake::{
-    Checked, Checks, Day, FleetFinding, FleetLimits, Hole, LakeError, Pruned, Retention, SigningKey,
-    Snapshot, Store, VerifyingKey,
+    CheckProgress, Checked, Checks, Day, FleetFinding, FleetLimits, Hole, LakeError, Pruned, Retention,
+    SigningKey, Snapshot, Store, VerifyingKey,
 };
 use taptrail_report::escape_text;
 
@@ -21,6 +21,7 @@ use crate::CommandResult;
 use crate::cli::{CheckLake, Compact, FleetFindings, LakeCommand, PruneLake, Signing};
 use crate::output::{Failure, print, print_json, stdout};
 use crate::queries::{is_broken_pipe, moment, unwritten};
+use crate::reading::Progress;
 
 /// The exit code when something is found that should not be.
 const FOUND: u8 = 1;
@@ -195,9 +196,13 @@ fn check(arguments: &CheckLake) -> CommandResult {
     let store = open(&arguments.url)?;
     let key = arguments.key.as_deref().map(VerifyingKey::read).transpose().map_err(Failure::input)?;
     let checks = Checks { key: key.as_ref(), root: arguments.root.as_ref(), quick: arguments.quick };
-    let checked = taptrail_lake::check(&store, &checks)
+    let mut shown = Progress::default();
+    let mut progress =
+        |of: CheckProgress<'_>| shown.update(of.bytes, of.total, |_| escape_text(of.object).into());
+    let checked = taptrail_lake::check_with_progress(&store, &checks, &mut progress)
         .with_context(|| format!("The lake {} can't be checked", arguments.url))
         .map_err(Failure::input)?;
+    drop(shown);
     if arguments.output.is_json() {
         print_json(&checked)?;
     } else {

@@ -20,6 +20,7 @@ use taptrail_trail::StepsInProgress;
 pub(crate) use self::fingerprint::InputFingerprint;
 pub(crate) use self::hash::InputStamps;
 use self::ledger::AllInHand;
+pub(crate) use self::progress::Progress;
 pub(crate) use self::source_lines::{MAX_EXPLAINED_LINES, SourceLines, fetch_lines};
 use crate::cli::{AssumedHost, Sources};
 use crate::output::Failure;

@@ -15,7 +15,7 @@ const UPDATE_EVERY: Duration = Duration::from_millis(100);
 /// The progress of reading, on standard error if that is a terminal, once reading takes long.
 /// Cleared on drop.
 #[derive(Debug)]
-pub(super) struct Progress {
+pub(crate) struct Progress {
     begun: Instant,
     /// When it is shown next.
     next: Instant,
@@ -31,8 +31,14 @@ impl Default for Progress {
 }
 
 impl Progress {
-    /// Shows it, if it is time to.
+    /// Shows that of logs, if it is time to.
     pub(super) fn show(&mut self, of: taptrail_source::Progress<'_>) {
+        self.update(of.bytes, of.total, |elapsed| message(of.lines, elapsed, of.input));
+    }
+
+    /// Shows how many bytes were read, if it is time to. `total`: of how many; 0 if that is not known.
+    /// The message is made of the time since it began.
+    pub(crate) fn update(&mut self, bytes: u64, total: u64, message: impl FnOnce(Duration) -> String) {
         if !self.terminal {
             return;
         }
@@ -42,7 +48,7 @@ impl Progress {
         }
         self.next = now + UPDATE_EVERY;
         let bar = self.bar.get_or_insert_with(|| {
-            let (bar, template) = match of.total {
+            let (bar, template) = match total {
                 0 => (ProgressBar::new_spinner(), "{bytes} read, {wide_msg}"),
                 total => {
                     (ProgressBar::new(total), "{bar:20} {bytes} of {total_bytes}, {eta} left, {wide_msg}")
@@ -53,11 +59,11 @@ impl Progress {
             )
         });
         // Inputs are opened one by one, so the total may grow.
-        if of.total > 0 {
-            bar.set_length(of.total);
+        if total > 0 {
+            bar.set_length(total);
         }
-        bar.set_message(message(of.lines, now.duration_since(self.begun), of.input));
-        bar.set_position(of.bytes);
+        bar.set_message(message(now.duration_since(self.begun)));
+        bar.set_position(bytes);
     }
 }
 
