@@ -305,6 +305,23 @@ impl Drop for OpenVswitch {
     }
 }
 
+// Shows 1.21.
+#[test]
+fn what_a_script_leaves_running_is_logged() {
+    let world = World::new();
+    let pid = world.path("pid");
+    let text = format!("sleep 300 >/dev/null 2>&1 &\necho $! > {}", pid.display());
+    let up = script(&world, "up", &text);
+    let guest = world.start("web1", &["--nic", &format!("new-tap=on,mac={},script={up}", mac(1))]);
+    let pid = fs::read_to_string(pid).unwrap().trim().to_owned();
+    let log = world.log("web1");
+    let logged = log.lines().find(|line| line.contains("processes that it began run on")).unwrap_or_default();
+    assert!(logged.contains(&format!("(pid {pid})")), "{log}");
+    output("/bin/kill", &["-KILL", &pid]);
+    world.stop(&guest);
+    world.assert_clean();
+}
+
 // Shows 2.25.
 #[test]
 fn a_tap_is_a_port_of_open_vswitch_while_it_is_held() {

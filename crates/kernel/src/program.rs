@@ -10,14 +10,20 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, waitid,
+};
+use tracing::warn;
 
+use crate::proc::processes;
 use crate::process::confine;
 
 /// The largest output that is read from the program, in bytes.
 const MAX_OUTPUT_BYTES: usize = 1 << 20;
 /// The longest part of its error output that an error contains, in characters.
 const MAX_STDERR_CHARS: usize = 2000;
+/// How many of the processes that a program leaves are named.
+const MAX_NAMED: usize = 8;
 
 /// Why a program did not do what it was run for.
 #[derive(Debug, thiserror::Error)]
@@ -75,7 +81,7 @@ pub(crate) struct Program<'a> {
     /// Its environment, and no other variable.
     pub(crate) environment: &'a [(&'a str, &'a str)],
     /// It is somebody else's: a process group of its own, without descriptors and privileges that
-    /// it has no use for.
+    /// it has no use for. Unless it succeeds, the whole group is killed.
     pub(crate) confined: bool,
 }
 
@@ -100,15 +106,29 @@ pub(crate) fn run<S: AsRef<OsStr>>(
     }
     let mut child = command.spawn().map_err(|source| ProgramError::Start { program: path(), source })?;
     let ended = communicate(&mut child, input, Instant::now() + program.timeout);
-    if ended.is_err() {
-        if program.confined {
+    if program.confined {
+        // Before it is reaped: until then its number is no other process group's.
+        let group = Pid::from_child(&child);
+        if has_succeeded(&child) && ended.is_ok() {
+            let left = rest_of(group);
+            if !left.is_empty() {
+                warn!(
+                    "{} has ended, and processes that it began run on: {}",
+                    program.path.display(),
+                    left.join(", ")
+                );
+            }
+        } else {
             // Fails only if nothing is left of its group.
-            let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
+            let _ = kill_process_group(group, Signal::KILL);
         }
-        // Both fail only if the child has ended already.
-        let _ = child.kill();
-        let _ = child.wait();
     }
+    if ended.is_err() {
+        // Fails only if the child has ended already.
+        let _ = child.kill();
+    }
+    let status = child.wait().map_err(RunError::from);
+    let ended = ended.and_then(|(output, stderr)| Ok((status?, output, stderr)));
     match ended {
         Ok((status, output, _)) if status.success() => Ok(output),
         Ok((status, _, stderr)) => {
@@ -121,6 +141,30 @@ pub(crate) fn run<S: AsRef<OsStr>>(
         }
         Err(RunError::Io(source)) => Err(ProgramError::Communicate { program: path(), source }),
     }
+}
+
+/// Whether a child that was not waited for yet has ended well.
+fn has_succeeded(child: &Child) -> bool {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
+    let status = waitid(WaitId::Pid(Pid::from_child(child)), options);
+    status.is_ok_and(|status| status.is_some_and(|status| status.exit_status() == Some(0)))
+}
+
+/// The processes of a group but for its leader, each as `NAME (pid N)`; at most a few.
+fn rest_of(group: Pid) -> Vec<String> {
+    let group = group.as_raw_pid().cast_unsigned();
+    let Ok(all) = processes() else { return Vec::new() };
+    let others = all.into_iter().filter(|pid| *pid != group);
+    let named = others.filter_map(|pid| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let (start, fields) = stat.rsplit_once(") ")?;
+        // State, parent and process group.
+        let mut fields = fields.split(' ');
+        let (state, of) = (fields.next()?, fields.nth(1)?);
+        let name = start.split_once('(')?.1.escape_debug();
+        (of.parse() == Ok(group) && state != "Z").then(|| format!("{name} (pid {pid})"))
+    });
+    named.take(MAX_NAMED).collect()
 }
 
 enum RunError {
@@ -141,11 +185,8 @@ impl From<Errno> for RunError {
     }
 }
 
-fn communicate(
-    child: &mut Child,
-    input: &[u8],
-    deadline: Instant,
-) -> Result<(ExitStatus, Vec<u8>, Vec<u8>), RunError> {
+/// Gives the program its input, and returns its output and error output once it has ended.
+fn communicate(child: &mut Child, input: &[u8], deadline: Instant) -> Result<(Vec<u8>, Vec<u8>), RunError> {
     let pidfd = pidfd_open(Pid::from_child(child), PidfdFlags::empty())?;
     let mut input = Input::new(child.stdin.take().map(OwnedFd::from), input)?;
     let mut output = Stream::new(child.stdout.take().map(OwnedFd::from))?;
@@ -162,7 +203,7 @@ fn communicate(
         // Waits for the program's end, not for that of its streams, which a child of it may keep
         // open.
         if ended {
-            return Ok((child.wait()?, output.bytes, stderr.bytes));
+            return Ok((output.bytes, stderr.bytes));
         }
     }
 }
