@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
+use taptrail_ledger::Ledger;
 
 use crate::world::qmp::{self, Qmp};
 use crate::world::{EMPTY, Guest, World, mac};
@@ -320,6 +321,33 @@ fn what_a_script_leaves_running_is_logged() {
     output("/bin/kill", &["-KILL", &pid]);
     world.stop(&guest);
     world.assert_clean();
+}
+
+// Shows 2.25, 11.7.
+#[test]
+fn a_port_of_open_vswitch_goes_with_the_hosts_boot_and_under_another_name() {
+    let world = World::new();
+    let ovs = OpenVswitch::start(&world);
+    let spec = |last: u8| format!("bridge=ovs0,mac={},vhost=off,ovs=on", mac(last));
+    let guest = world.start("web1", &["--nic", &spec(1)]);
+    world.ip("link set vnet0 name uplink");
+    assert_eq!(ovs.vsctl(&["list-ports", "ovs0"]), "vnet0");
+    world.stop(&guest);
+    assert_eq!(ovs.vsctl(&["list-ports", "ovs0"]), "");
+
+    let guest = world.start("web1", &["--nic", &spec(2), "--nic", "bridge=br0"]);
+    ovs.vsctl(&["add-port", "ovs0", "other0", "--", "set", "Interface", "other0", "type=internal"]);
+    world.kill_supervisor("web1");
+    guest.kill();
+    world.until("QEMU is gone", || !guest.is_alive());
+    // As after a reboot: links are gone, and Open vSwitch has its database.
+    let ledger = rusqlite::Connection::open(Ledger::file(&world.state())).unwrap();
+    ledger.execute("UPDATE guest SET boot_id = 'another' WHERE ended IS NULL", []).unwrap();
+    drop(ledger);
+    assert_eq!(ovs.vsctl(&["list-ports", "ovs0"]), "other0\nvnet0");
+    assert_eq!(world.json(["recover", "--json"])[0]["state"], "closed");
+    assert_eq!(ovs.vsctl(&["list-ports", "ovs0"]), "other0");
+    assert_eq!(world.open_accounts(), (0, 0));
 }
 
 // Shows 2.25.

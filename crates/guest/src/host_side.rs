@@ -25,7 +25,7 @@ pub(crate) struct Teardown {
 impl Teardown {
     /// That of an interface, if it has anything to be done.
     pub(crate) fn new(guest: &GuestId, spec: &NicSpec, mac: MacAddr, ifname: IfName) -> Option<Self> {
-        let ovs_port = spec.host.ovs.as_ref().map(|_| mark(guest, mac));
+        let ovs_port = ovs_port(guest, spec, mac);
         let downscript = spec.host.downscript.clone();
         let is_any = ovs_port.is_some() || downscript.is_some();
         is_any.then_some(Self { ifname, ovs_port, downscript })
@@ -39,11 +39,22 @@ impl Teardown {
         {
             warn!("{mac}: downscript for '{ifname}': {}", crate::chain(&error));
         }
-        if let Some(mark) = ovs_port
-            && let Err(error) = Ovs::discover().and_then(|ovs| ovs.remove_port(&ifname, &mark))
-        {
-            warn!("{mac}: port '{ifname}' of Open vSwitch may be left over: {}", crate::chain(&error));
+        if let Some(mark) = ovs_port {
+            remove_ovs_port(mac, &mark);
         }
+    }
+}
+
+/// The mark of an interface's port of Open vSwitch, if it has one.
+pub(crate) fn ovs_port(guest: &GuestId, spec: &NicSpec, mac: MacAddr) -> Option<String> {
+    spec.host.ovs.as_ref().map(|_| mark(guest, mac))
+}
+
+/// Removes the port with this mark, if there is one: Open vSwitch keeps ports in its database, also
+/// those of links that are gone. What can't be done is logged.
+pub(crate) fn remove_ovs_port(mac: MacAddr, mark: &str) {
+    if let Err(error) = Ovs::discover().and_then(|ovs| ovs.remove_port(mark)) {
+        warn!("{mac}: its port of Open vSwitch may be left over: {}", crate::chain(&error));
     }
 }
 

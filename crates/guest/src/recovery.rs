@@ -27,6 +27,7 @@ use crate::account::{
 use crate::driver::kill_process;
 use crate::handover::{self, OpenFileCounts};
 use crate::host::{Host, LeftOverError};
+use crate::host_side::{ovs_port, remove_ovs_port};
 use crate::marked::MarkedError;
 use crate::process::QemuProcess;
 use crate::run_dir::{Dirs, RunDirError, RunDirLock};
@@ -243,7 +244,12 @@ impl Recovery<'_> {
         }
         run_dir.keep_for_adoption(false);
         run_dir.keep_log();
-        let over = if here { self.undo(guest, &live)? } else { live.devices().cloned().collect() };
+        let over = if here {
+            self.undo(guest, &live)?
+        } else {
+            self.remove_ovs_ports(guest, &live)?;
+            live.devices().cloned().collect()
+        };
         let devices = over.len();
         let pid = guest.qemu.map(|qemu| qemu.pid);
         let (batch, reason) = ending(&account, &live, &over, pid, unstarted, seen);
@@ -273,6 +279,7 @@ impl Recovery<'_> {
             for device in devices.iter_mut().filter(|device| device.device.kind != DeviceKind::VhostNet) {
                 device.doubt = Some(CloseDoubt::Unseen);
             }
+            self.remove_ovs_ports(guest, live)?;
             return Ok(devices);
         }
         let (mut over, mut counts) = (Vec::new(), OpenFileCounts::default());
@@ -296,6 +303,20 @@ impl Recovery<'_> {
         }
         over.append(&mut devices);
         Ok(over)
+    }
+
+    /// Removes the ports of Open vSwitch of a guest whose links went with the host's boot or with
+    /// their network namespace: its database keeps them.
+    fn remove_ovs_ports(&mut self, guest: &Guest, live: &Live) -> Result<(), RecoverError> {
+        for row in &live.interfaces {
+            let Ok(spec) = row.spec.parse::<NicSpec>() else { continue };
+            let Some(mark) = ovs_port(&guest.id, &spec, row.mac) else { continue };
+            // The guest may run again, under another name.
+            if self.host.marked(mark.clone())?.is_none() {
+                remove_ovs_port(row.mac, &mark);
+            }
+        }
+        Ok(())
     }
 }
 

@@ -88,15 +88,6 @@ impl Ovs {
         self.run(&added(port, is_left_over)).map(drop)
     }
 
-    /// Whether there is a port of this name with this mark.
-    ///
-    /// # Errors
-    ///
-    /// ovs-vsctl fails.
-    pub fn is_port(&self, ifname: &IfName, mark: &str) -> Result<bool, OvsError> {
-        Ok(self.mark_of(ifname)? == mark)
-    }
-
     /// The mark of the port of this name; empty without a port or a mark.
     fn mark_of(&self, ifname: &IfName) -> Result<String, OvsError> {
         let mark = format!("external_ids:{MARK}");
@@ -104,23 +95,29 @@ impl Ovs {
         Ok(String::from_utf8_lossy(&said).trim().trim_matches('"').to_owned())
     }
 
-    /// Removes the port of this name, if its mark is this one: another tap may have the name by now.
+    /// Removes the port with this mark, whatever its name, which may be another tap's by now. Returns
+    /// whether there was one.
     ///
     /// # Errors
     ///
     /// ovs-vsctl fails.
-    pub fn remove_port(&self, ifname: &IfName, mark: &str) -> Result<(), OvsError> {
-        if self.is_port(ifname, mark)? {
-            self.run(&words(&["--if-exists", "del-port", ifname.as_str()]))?;
+    pub fn remove_port(&self, mark: &str) -> Result<bool, OvsError> {
+        let marked = format!("external_ids:{MARK}={}", quoted(mark));
+        let said = self.run(&words(&["--columns=name", "find", "Interface", &marked]))?;
+        let said = String::from_utf8_lossy(&said);
+        let mut is_any = false;
+        for name in said.split_whitespace() {
+            self.run(&words(&["--if-exists", "del-port", name]))?;
+            is_any = true;
         }
-        Ok(())
+        Ok(is_any)
     }
 
     fn run(&self, command: &[String]) -> Result<Vec<u8>, OvsError> {
         let environment = [("LC_ALL", "C")];
         let program =
             Program { path: &self.path, timeout: RUN_TIMEOUT, environment: &environment, confined: false };
-        let mut all = vec![format!("--timeout={WAIT_SECONDS}"), "--".to_owned()];
+        let mut all = vec![format!("--timeout={WAIT_SECONDS}"), "--bare".to_owned(), "--".to_owned()];
         all.extend_from_slice(command);
         Ok(program::run(&program, &all, &[])?)
     }
@@ -128,6 +125,11 @@ impl Ovs {
 
 fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(|word| (*word).to_owned()).collect()
+}
+
+/// In quotes, as ovs-vsctl reads strings that are no plain words.
+fn quoted(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
 fn added(port: &OvsPort<'_>, is_left_over: bool) -> Vec<String> {
@@ -148,8 +150,6 @@ fn added(port: &OvsPort<'_>, is_left_over: bool) -> Vec<String> {
     let mut set = |what: &str, value: &str| {
         all.extend(words(&["--", "set", "Interface", name, &format!("{what}={value}")]));
     };
-    // In quotes, as ovs-vsctl reads strings that are no plain words.
-    let quoted = |text: &str| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
     set("external-ids:attached-mac", &quoted(&port.mac.to_string()));
     set("external-ids:iface-id", &quoted(&port.interface_id.to_string()));
     set("external-ids:vm-id", &quoted(&port.guest.to_string()));
