@@ -297,6 +297,7 @@ fn recorded(record: &taptrail_record::Record) -> String {
         Event::Close { .. } => "closed",
         Event::Filter { .. } => "filter",
         Event::Mac { .. } => "mac",
+        Event::Update { phase, .. } => phase.as_str(),
         Event::GuestStart { .. } => "started",
         Event::GuestStop { .. } => "ended",
         Event::Seen(_) | Event::Gone(_) | Event::GuestGone { .. } => unreachable!("a supervisor's record"),

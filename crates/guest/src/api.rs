@@ -301,6 +301,7 @@ impl Event {
             Said::Close { .. } => "closed",
             Said::Filter { .. } => "filter",
             Said::Mac { .. } => "mac",
+            Said::Update { phase, .. } => phase.as_str(),
             Said::GuestStart { .. } => "started",
             Said::GuestStop { .. } => "ended",
             // Records of a watcher; a supervisor writes none.
@@ -318,6 +319,10 @@ impl Event {
             }
             Said::Filter { device: of, .. } | Said::Mac { device: of, .. } => {
                 self.device = Some(device(of.clone(), 0, None))
+            }
+            Said::Update { device: of, settings, .. } => {
+                self.device = Some(device(of.clone(), 0, None));
+                self.text = Some(settings.to_string());
             }
             Said::Start { fds, .. } => self.handed("start", *fds),
             Said::Attach { fds, .. } => self.handed("attach", *fds),

@@ -25,6 +25,7 @@ pub(crate) enum Key {
     Fds,
     Fd,
     Forced,
+    Settings,
     Errno,
     LastSeen,
     Doubt,
@@ -35,7 +36,7 @@ pub(crate) enum Key {
 }
 
 /// Their names, in that order.
-pub(crate) const KEYS: [&str; 24] = [
+pub(crate) const KEYS: [&str; 25] = [
     "virt",
     "resrc",
     "op",
@@ -53,6 +54,7 @@ pub(crate) const KEYS: [&str; 24] = [
     "fds",
     "fd",
     "forced",
+    "settings",
     "errno",
     "last-seen",
     "doubt",
@@ -83,6 +85,7 @@ impl Key {
             b"fds" => Self::Fds,
             b"fd" => Self::Fd,
             b"forced" => Self::Forced,
+            b"settings" => Self::Settings,
             b"errno" => Self::Errno,
             b"last-seen" => Self::LastSeen,
             b"doubt" => Self::Doubt,

@@ -97,7 +97,7 @@ pub use path_record::PathRecord;
 pub use rdev::{Rdev, RdevError};
 pub use read::parse_text;
 pub use reason::{Reason, ReasonError};
-pub use record::{Descriptor, Event, Outcome, Record, Requester};
+pub use record::{Descriptor, Event, Outcome, Record, Requester, UpdatePhase};
 pub use record_type::{RecordType, RecordTypeError};
 pub use resource::{ResourceChange, parse_resource};
 pub use syscall::Syscall;

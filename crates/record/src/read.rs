@@ -3,6 +3,7 @@ use crate::old_tail;
 use crate::pairs::{Pairs, Value};
 use crate::{
     CloseDoubt, Descriptor, Device, Event, GuestId, Outcome, ParseError, Record, RecordType, Requester,
+    UpdatePhase,
 };
 
 /// Parses the text between `msg='` and `'`, in the grammar of any of libvirt's three generations or
@@ -107,7 +108,7 @@ fn interface(fields: &FieldReader<'_>) -> Result<Event, ParseError> {
         b"seen" => Event::Seen(descriptor(fields)?),
         // Only a watcher's record of a close names QEMU's process and descriptor.
         b"close" if fields.has(Key::VmPid) => Event::Gone(descriptor(fields)?),
-        b"open" | b"close" | b"keep" | b"filter" | b"mac" => {
+        b"open" | b"close" | b"keep" | b"filter" | b"mac" | b"updating" | b"update" => {
             let mac = fields.mac(Key::Net)?;
             let device = device(fields)?;
             let queue = fields.number(Key::Queue)?;
@@ -116,6 +117,11 @@ fn interface(fields: &FieldReader<'_>) -> Result<Event, ParseError> {
                 b"close" => Event::Close { mac, device, queue },
                 b"filter" => Event::Filter { mac, device },
                 b"mac" => Event::Mac { mac, device },
+                b"updating" | b"update" => {
+                    let phase = if reason == b"update" { UpdatePhase::End } else { UpdatePhase::Begin };
+                    let settings = required(Key::Settings, fields.string(Key::Settings)?)?;
+                    Event::Update { mac, device, phase, settings }
+                }
                 _ => Event::Keep { mac, device, queue, vm_pid },
             }
         }

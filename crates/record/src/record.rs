@@ -1,3 +1,4 @@
+use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
 
 use crate::{CloseDoubt, Device, GuestId, MacAddr, Reason, RecordType};
@@ -138,6 +139,18 @@ pub enum Event {
         /// The device whose link it is.
         device: Device,
     },
+    /// The settings of the guest's interface are about to be changed, or were (success), or are as
+    /// they were before (failed).
+    Update {
+        /// The guest's interface.
+        mac: MacAddr,
+        /// The first of its devices.
+        device: Device,
+        /// Whether the change is about to begin, or has ended.
+        phase: UpdatePhase,
+        /// What is changed: keys and values as in a SPEC, `vlan=7,link=up`.
+        settings: CompactString,
+    },
     /// A watcher saw that QEMU holds this descriptor.
     Seen(Descriptor),
     /// A watcher saw that QEMU no longer holds this descriptor: the definitive end of one open(2).
@@ -161,6 +174,25 @@ pub enum Event {
         /// The process id of QEMU.
         vm_pid: u32,
     },
+}
+
+/// Which of the two records of an update it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum UpdatePhase {
+    /// `updating`: nothing is changed yet.
+    Begin,
+    /// `update`: the outcome.
+    End,
+}
+
+impl UpdatePhase {
+    /// The word of `reason=`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Begin => "updating",
+            Self::End => "update",
+        }
+    }
 }
 
 /// One descriptor of a raw network device in a QEMU, as `/proc/PID/fd` shows it.
@@ -189,6 +221,7 @@ impl Event {
             | Self::Keep { mac, .. }
             | Self::Close { mac, .. }
             | Self::Filter { mac, .. }
+            | Self::Update { mac, .. }
             | Self::Mac { mac, .. } => Some(*mac),
             Self::Seen(descriptor) | Self::Gone(descriptor) => descriptor.mac,
             Self::GuestStart { .. } | Self::GuestStop { .. } | Self::GuestGone { .. } => None,
@@ -202,6 +235,7 @@ impl Event {
             | Self::Keep { device, .. }
             | Self::Close { device, .. }
             | Self::Filter { device, .. }
+            | Self::Update { device, .. }
             | Self::Mac { device, .. } => Some(device),
             Self::Seen(descriptor) | Self::Gone(descriptor) => Some(&descriptor.device),
             _ => None,

@@ -2,12 +2,13 @@
 //! record does not have. Archives outlast versions of this crate: fields may be added to the form,
 //! and none is ever renamed or removed.
 
+use compact_str::CompactString;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{
     CloseDoubt, Descriptor, Device, DeviceKind, Event, GuestId, MacAddr, Outcome, Rdev, Reason, Record,
-    Requester,
+    Requester, UpdatePhase,
 };
 
 /// The words of events.
@@ -22,6 +23,8 @@ enum EventWord {
     Close,
     Filter,
     Mac,
+    Updating,
+    Update,
     Seen,
     Gone,
     GuestStart,
@@ -50,6 +53,8 @@ struct Fields<Guest, Device, Reason> {
     forced: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<Reason>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    settings: Option<CompactString>,
     outcome: Outcome,
     #[serde(skip_serializing_if = "Option::is_none")]
     requester: Option<Requester>,
@@ -101,6 +106,7 @@ impl Serialize for Record {
             fd: None,
             forced: false,
             reason: None,
+            settings: None,
             outcome: self.outcome,
             requester: self.requester,
             errno: self.errno,
@@ -134,6 +140,13 @@ impl Serialize for Record {
             }
             Event::Filter { mac: _, device: _ } => EventWord::Filter,
             Event::Mac { mac: _, device: _ } => EventWord::Mac,
+            Event::Update { mac: _, device: _, phase, settings } => {
+                fields.settings = Some(settings.clone());
+                match phase {
+                    UpdatePhase::Begin => EventWord::Updating,
+                    UpdatePhase::End => EventWord::Update,
+                }
+            }
             Event::Seen(descriptor) | Event::Gone(descriptor) => {
                 let Descriptor { mac: _, device: _, queue, vm_pid, fd } = descriptor;
                 (fields.queue, fields.vm_pid, fields.fd) = (*queue, Some(*vm_pid), Some(*fd));
@@ -180,6 +193,12 @@ impl Fields<GuestId, Device, Reason> {
             EventWord::Close => Event::Close { mac: mac?, device: device?, queue },
             EventWord::Filter => Event::Filter { mac: mac?, device: device? },
             EventWord::Mac => Event::Mac { mac: mac?, device: device? },
+            EventWord::Updating | EventWord::Update => {
+                let ends = self.event == EventWord::Update;
+                let phase = if ends { UpdatePhase::End } else { UpdatePhase::Begin };
+                let settings = self.settings.ok_or("settings")?;
+                Event::Update { mac: mac?, device: device?, phase, settings }
+            }
             EventWord::Seen | EventWord::Gone => {
                 let fd = self.fd.ok_or("fd")?;
                 let descriptor = Descriptor { mac: mac.ok(), device: device?, queue, vm_pid: qemu?, fd };

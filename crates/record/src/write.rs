@@ -101,6 +101,11 @@ impl Text {
                 self.net("mac", &record.guest);
                 self.device(*mac, device, None);
             }
+            Event::Update { mac, device, phase, settings } => {
+                self.net(phase.as_str(), &record.guest);
+                self.device(*mac, device, None);
+                push_string(&mut self.0, "settings", settings.as_bytes());
+            }
             Event::Seen(descriptor) => {
                 self.net("seen", &record.guest);
                 self.descriptor(descriptor);

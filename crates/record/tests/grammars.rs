@@ -82,6 +82,10 @@ fn interpreted(record: &Record) -> String {
         }
         Event::Filter { mac, device } => (net("filter"), opened(*mac, device, None)),
         Event::Mac { mac, device } => (net("mac"), opened(*mac, device, None)),
+        Event::Update { mac, device, phase, settings } => (
+            net(phase.as_str()),
+            opened(*mac, device, None) + &maybe("settings", Some(format!("\"{settings}\""))),
+        ),
         Event::Start { mac, vm_pid, fds } => (net("start"), changed("?", mac, *vm_pid, *fds)),
         Event::Attach { mac, vm_pid, fds } => (net("attach"), changed("?", mac, *vm_pid, *fds)),
         Event::Detach { mac, vm_pid, fds, forced } => {
@@ -198,7 +202,12 @@ proptest! {
                 // Only a name or path with blanks or quotes can make a record invalid.
                 let device = record.event.device();
                 let strings = [Some(&record.guest.name), device.map(|device| &device.path), device.and_then(|device| device.dev.as_ref())];
-                prop_assert!(strings.into_iter().flatten().any(|string| string.contains([' ', '"'])));
+                let settings = match &record.event {
+                    Event::Update { settings, .. } => Some(settings),
+                    _ => None,
+                };
+                let strings = strings.into_iter().chain([settings]).flatten();
+                prop_assert!(strings.into_iter().any(|string| string.contains([' ', '"'])));
             }
         }
     }

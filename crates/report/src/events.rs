@@ -115,6 +115,11 @@ impl GuestEvent {
             Event::Close { mac, device, .. } => of_device("close", Some(mac.to_string()), device),
             Event::Filter { mac, device } => of_device("filter", Some(mac.to_string()), device),
             Event::Mac { mac, device } => of_device("mac", Some(mac.to_string()), device),
+            Event::Update { mac, device, phase, settings } => {
+                let mut event = of_device(phase.as_str(), Some(mac.to_string()), device);
+                let _ = write!(event.details, " settings={settings}");
+                event
+            }
             Event::Seen(seen) => of_device("seen", seen.mac.map(|mac| mac.to_string()), &seen.device),
             Event::Gone(gone) => of_device("close", gone.mac.map(|mac| mac.to_string()), &gone.device),
         }

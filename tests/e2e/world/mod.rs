@@ -534,6 +534,9 @@ fn summarize(record: &Record) -> String {
         Event::Keep { device: of, queue, .. } => ("keep", device(of, queue)),
         Event::Filter { device: of, .. } => ("filter", device(of, &None)),
         Event::Mac { device: of, .. } => ("mac", device(of, &None)),
+        Event::Update { device: of, phase, settings, .. } => {
+            (phase.as_str(), format!("{} {settings}", device(of, &None)))
+        }
         Event::Start { .. } => ("start", String::new()),
         Event::Attach { .. } => ("attach", String::new()),
         Event::Detach { forced: false, .. } => ("detach", String::new()),

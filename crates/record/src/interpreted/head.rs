@@ -2,7 +2,7 @@ use super::cursor::Cursor;
 use crate::field_reader::{Key, invalid_value};
 use crate::pairs::Value;
 use crate::read::GuestKind;
-use crate::{ParseError, Reason, RecordType};
+use crate::{ParseError, Reason, RecordType, UpdatePhase};
 
 /// The pairs before a guest's name.
 pub(super) struct Head<'a> {
@@ -26,6 +26,7 @@ pub(super) enum Shape {
     Close,
     Keep,
     Filter,
+    Update(UpdatePhase),
     Mac,
     Seen,
     GuestGone,
@@ -89,6 +90,8 @@ impl Shape {
                 b"keep" => Ok(Self::Keep),
                 b"filter" => Ok(Self::Filter),
                 b"mac" => Ok(Self::Mac),
+                b"updating" => Ok(Self::Update(UpdatePhase::Begin)),
+                b"update" => Ok(Self::Update(UpdatePhase::End)),
                 b"seen" => Ok(Self::Seen),
                 _ => Err(refuse()),
             },
@@ -97,6 +100,9 @@ impl Shape {
 
     /// Whether it names a device.
     pub(super) fn names_device(&self) -> bool {
-        matches!(self, Self::Open | Self::Close | Self::Keep | Self::Filter | Self::Mac | Self::Seen)
+        matches!(
+            self,
+            Self::Open | Self::Close | Self::Keep | Self::Filter | Self::Mac | Self::Update(_) | Self::Seen
+        )
     }
 }

@@ -75,7 +75,7 @@ impl Tail {
         if earlier.any(|at| DeviceTail::of(shape, &rest[at..]).is_some()) {
             return Err(ParseError::Ambiguous);
         }
-        let DeviceTail { rdev, dev, queue, vm_pid, fd, common } = tail;
+        let DeviceTail { rdev, dev, queue, vm_pid, fd, settings, common } = tail;
         let device = Device::new(lossy_text(&rest[..found]), rdev, dev.map(lossy_text));
         let event = match (shape, vm_pid, fd, mac) {
             (Shape::Seen, Some(vm_pid), Some(fd), _) => {
@@ -88,6 +88,10 @@ impl Tail {
             (Shape::Close, None, None, Some(mac)) => Event::Close { mac, device, queue },
             (Shape::Filter, None, None, Some(mac)) => Event::Filter { mac, device },
             (Shape::Mac, None, None, Some(mac)) => Event::Mac { mac, device },
+            (Shape::Update(phase), None, None, Some(mac)) => {
+                let settings = lossy_text(settings.ok_or(ParseError::Order)?);
+                Event::Update { mac, device, phase: *phase, settings }
+            }
             (Shape::Keep, .., Some(mac)) => Event::Keep { mac, device, queue, vm_pid },
             _ => return Err(ParseError::Order),
         };
@@ -113,6 +117,7 @@ struct DeviceTail<'a> {
     queue: Option<u32>,
     vm_pid: Option<u32>,
     fd: Option<u32>,
+    settings: Option<&'a [u8]>,
     common: CommonPairs,
 }
 
@@ -123,18 +128,25 @@ impl<'a> DeviceTail<'a> {
             b"?" => None,
             word => Some(Rdev::from_ascii(word)?),
         };
-        let dev = match cursor.pair(b" dev=") {
-            None => None,
-            // `ausearch` does not know this key, and does not remove the quotes.
-            Some([b'"', name @ .., b'"']) => Some(name),
-            // Other programs may: then hex can't be distinguished from a name that looks like it.
-            Some(word) if from_hex(word).is_some_and(|bytes| needs_hex(&bytes)) => return None,
-            Some(word) => Some(word),
-        };
+        let dev = own_string(&mut cursor, b" dev=")?;
         let queue = cursor.number(b" queue=")?;
         let vm_pid = if matches!(shape, Shape::Open) { None } else { cursor.vm_pid()? };
         let fd = if matches!(shape, Shape::Seen | Shape::Close) { cursor.number(b" fd=")? } else { None };
-        Some(Self { rdev, dev, queue, vm_pid, fd, common: common_pairs(&mut cursor)? })
+        let settings =
+            if matches!(shape, Shape::Update(_)) { own_string(&mut cursor, b" settings=")? } else { None };
+        Some(Self { rdev, dev, queue, vm_pid, fd, settings, common: common_pairs(&mut cursor)? })
+    }
+}
+
+/// The string of a key that `ausearch` does not know, if there is one; `None` if it can't be read.
+fn own_string<'a>(cursor: &mut Cursor<'a>, key: &[u8]) -> Option<Option<&'a [u8]>> {
+    match cursor.pair(key) {
+        None => Some(None),
+        // `ausearch` does not remove the quotes.
+        Some([b'"', name @ .., b'"']) => Some(Some(name)),
+        // Other programs may: then hex can't be distinguished from a name that looks like it.
+        Some(word) if from_hex(word).is_some_and(|bytes| needs_hex(&bytes)) => None,
+        Some(word) => Some(Some(word)),
     }
 }
 

@@ -5,6 +5,7 @@
 use proptest::prelude::*;
 use taptrail_record::{
     CloseDoubt, Descriptor, Device, Event, GuestId, MacAddr, Outcome, Rdev, Reason, Record, Requester,
+    UpdatePhase,
 };
 
 /// Names of every kind: plain, hex-like, imitating pairs and quotes, non-ASCII, with control bytes.
@@ -50,8 +51,10 @@ fn event() -> impl Strategy<Value = Event> {
     let number = proptest::option::of(any::<u32>());
     let pid = proptest::option::of(1..=u32::MAX);
     let reason = "[a-z0-9_-]{1,20}".prop_map(|word| word.parse::<Reason>().unwrap());
-    (0..13, mac, device(), number.clone(), number, pid, (reason, any::<bool>()), descriptor).prop_map(
-        |(which, mac, device, queue, fds, vm_pid, (reason, forced), (known, qemu, fd))| match which {
+    let words = (reason, name(), any::<bool>());
+    (0..14, mac, device(), number.clone(), number, pid, words, descriptor).prop_map(
+        |(which, mac, device, queue, fds, vm_pid, (reason, settings, forced), (known, qemu, fd))| match which
+        {
             0 => Event::Open { mac, device, queue },
             1 => Event::Close { mac, device, queue },
             2 => Event::Keep { mac, device, queue, vm_pid },
@@ -66,6 +69,10 @@ fn event() -> impl Strategy<Value = Event> {
             }
             10 => Event::Filter { mac, device },
             11 => Event::Mac { mac, device },
+            12 => {
+                let phase = if forced { UpdatePhase::Begin } else { UpdatePhase::End };
+                Event::Update { mac, device, phase, settings: settings.into() }
+            }
             9 => Event::GuestGone { vm_pid: qemu },
             _ => Event::GuestStop { reason, vm_pid },
         },

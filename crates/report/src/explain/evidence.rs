@@ -110,7 +110,7 @@ impl Decoded {
                 | Event::Gone(_)
                 | Event::GuestStop { .. }
                 | Event::GuestGone { .. } => Some(Step::Release),
-                Event::Filter { .. } | Event::Mac { .. } => None,
+                Event::Filter { .. } | Event::Mac { .. } | Event::Update { .. } => None,
             },
         }
     }

@@ -201,6 +201,7 @@ fn values(content: &Decoded) -> [Option<String>; KEYS.len()] {
             set("vm-pid", number(*vm_pid));
         }
         Event::GuestGone { vm_pid } => set("vm-pid", number(Some(*vm_pid))),
+        Event::Update { settings, .. } => set("settings", Some(quoted(settings))),
         Event::Filter { .. } | Event::Mac { .. } => {}
     }
     values
@@ -217,6 +218,7 @@ fn op(event: &Event) -> &'static str {
         Event::Close { .. } | Event::Gone(_) => "close",
         Event::Filter { .. } => "filter",
         Event::Mac { .. } => "mac",
+        Event::Update { phase, .. } => phase.as_str(),
         Event::Seen(_) => "seen",
         Event::GuestStart { .. } => "guest-start",
         Event::GuestStop { .. } => "guest-stop",

@@ -180,6 +180,8 @@ kinds! {
     FilterLost: Grave = "filter-lost",
     /// The link behind an interface had another MAC than it was given: it may have got frames of others.
     MacChanged: Grave = "mac-changed",
+    /// It is not known whether an interface's settings were changed: the change was begun, and no record has its outcome.
+    UpdateUnknown: Warning = "update-unknown",
     /// A device could not be closed.
     CloseFailed: Grave = "close-failed",
     /// A device was closed, or kept by QEMU, and no record shows its open.

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
-use taptrail_record::{Device, Event, GuestId, MacAddr};
+use taptrail_record::{Device, Event, GuestId, MacAddr, UpdatePhase};
 
 use crate::model::entry::RecordEntry;
 use crate::output::incidents::is_backend;
@@ -46,6 +46,8 @@ pub(crate) struct Guest {
     pub(crate) lost_until: Option<Timestamp>,
     /// Grants without an open. If a watcher looks into QEMU and sees no device, there was none.
     bare_grants: Vec<Finding>,
+    /// Updates of interfaces whose outcome is not recorded: at most one of each MAC, and some.
+    open_updates: Vec<Finding>,
 }
 
 /// How long a watcher may take to see a granted device.
@@ -99,6 +101,7 @@ impl Guest {
             watched: false,
             lost_until: None,
             bare_grants: Vec::new(),
+            open_updates: Vec::new(),
         }
     }
 
@@ -132,6 +135,37 @@ impl Guest {
         for finding in self.bare_grants.extract_if(.., is_due).filter(|_| !self.watched) {
             report_bare_grant(finding, out);
         }
+    }
+
+    /// The settings of an interface are about to be changed, or were.
+    pub(crate) fn on_update(
+        &mut self,
+        entry: &RecordEntry<'_>,
+        mac: MacAddr,
+        phase: UpdatePhase,
+        settings: &str,
+        out: &mut Output,
+    ) {
+        let known = self.open_updates.iter().position(|of| of.mac == Some(mac));
+        let open = known.map(|at| self.open_updates.remove(at));
+        if phase == UpdatePhase::End {
+            return;
+        }
+        if self.open_updates.len() >= MAX_INTERFACES {
+            self.report_open_updates(out);
+        }
+        open.into_iter().for_each(|finding| out.report_alone(finding));
+        let text = format!(
+            "{} for {} was to be changed ({settings}), and whether it was is not known",
+            entry.record.event.device().map(device_name).unwrap_or_default(),
+            subject_name(entry),
+        );
+        self.open_updates.push(out.finding(FindingKind::UpdateUnknown, entry, text));
+    }
+
+    /// Reports the updates whose outcome no record will show.
+    pub(crate) fn report_open_updates(&mut self, out: &mut Output) {
+        self.open_updates.drain(..).for_each(|finding| out.report_alone(finding));
     }
 
     /// A watcher saw a device of this interface, for which no open is recorded.

@@ -194,7 +194,9 @@ impl Host {
             if done && matches!(event, Event::GuestStart { .. }) {
                 ended = instances.get_mut().take_replaced(at, entry);
             } else if idle {
-                instances.get_mut().remove(at).report_bare_grants(None, out);
+                let mut guest = instances.get_mut().remove(at);
+                guest.report_bare_grants(None, out);
+                guest.report_open_updates(out);
             }
             now
         };

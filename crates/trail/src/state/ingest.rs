@@ -79,6 +79,9 @@ pub(crate) fn apply_to_guest(
             );
             out.report(FindingKind::MacChanged, entry, text);
         }
+        (Event::Update { mac, phase, settings, .. }, _) => {
+            guest.on_update(entry, *mac, *phase, settings, out);
+        }
         (Event::GuestStart { vm_pid, .. }, true) => guest.on_start(entry, *vm_pid, out),
         (Event::GuestStart { .. }, false) => guest.on_start_failed(entry, out),
         (Event::GuestStop { .. }, _) => Guest::on_stop_failed(entry, out),

@@ -202,8 +202,12 @@ impl GuestInstances {
 /// writer is about to start.
 fn implies_running_guest(entry: &RecordEntry<'_>, own: Option<&Guest>) -> bool {
     match &entry.record.event {
-        Event::Attach { .. } | Event::Detach { .. } | Event::Filter { .. } | Event::Mac { .. } => true,
-        Event::GuestStop { .. } => true,
+        Event::Attach { .. }
+        | Event::Detach { .. }
+        | Event::Filter { .. }
+        | Event::Mac { .. }
+        | Event::Update { .. }
+        | Event::GuestStop { .. } => true,
         Event::Keep { mac, device, queue, .. } | Event::Close { mac, device, queue } => {
             !own.is_some_and(|own| own.has_open(*mac, device, *queue))
         }

@@ -87,6 +87,7 @@ impl Guest {
     pub(crate) fn on_stop(mut self, entry: &RecordEntry<'_>, out: &mut Output) {
         self.settle_detach(out);
         self.report_bare_grants(None, out);
+        self.report_open_updates(out);
         self.stop_run(entry, out);
         let proof = entry.proof();
         for (mac, interface) in self.interfaces {
@@ -139,6 +140,7 @@ impl Guest {
     ) {
         self.settle_detach(out);
         self.report_bare_grants(None, out);
+        self.report_open_updates(out);
         self.end_run_unseen(cause, last_seen, at, out);
         for (mac, interface) in self.interfaces {
             out.remove_from_mac_index(mac, interface.indexed_count);
@@ -174,6 +176,7 @@ impl Guest {
         self.doubt_pending_detach(until);
         self.settle_detach(out);
         self.report_bare_grants(None, out);
+        self.report_open_updates(out);
         self.leave_run(out);
         let grants_recorded = self.grants_recorded;
         for (mac, mut interface) in self.interfaces {

@@ -1,7 +1,7 @@
 //! taptrail's own records: every end is definitive.
 
 use crate::fixtures::*;
-use taptrail_record::{CloseDoubt, Device, Event, Record};
+use taptrail_record::{CloseDoubt, Device, Event, Record, UpdatePhase};
 use taptrail_trail::Doubt;
 
 // Shows 9.3.
@@ -42,6 +42,22 @@ fn an_unplugged_interface_ends_by_detach() {
     assert_eq!((seconds(holding.granted), seconds(holding.released)), (1, 2));
     assert_eq!(holding.pid, Some(PID));
     assert_eq!(holding.proof.iter().map(|proof| proof.line).collect::<Vec<_>>(), [1, 2, 3, 4]);
+}
+
+// Shows 9.13.
+#[test]
+fn an_update_without_an_outcome_is_unknown_and_one_with_an_outcome_is_not() {
+    let update = |phase| Event::Update { mac: mac(), device: tun(), phase, settings: "vlan=7".into() };
+    let (begin, end) = (|| ok(update(UpdatePhase::Begin)), || update(UpdatePhase::End));
+    let runs = [ok(open(tun(), 0)), ok(start()), ok(booted())];
+    let kinds = |more: &[Record]| findings(&report_of(&[&runs[..], more].concat()));
+    for outcome in [ok(end()), failed(end())] {
+        assert_eq!(kinds(&[begin(), outcome.clone()]), [""; 0]);
+        assert_eq!(kinds(&[begin(), outcome, begin()]), ["update-unknown"], "the last one");
+    }
+    assert_eq!(kinds(&[begin()]), ["update-unknown"], "the trail ends");
+    assert_eq!(kinds(&[begin(), ok(close(tun(), 0)), ok(shut_down())]), ["update-unknown"], "the guest ends");
+    assert_eq!(kinds(&[begin(), begin(), ok(end())]), ["update-unknown"], "the next one begins");
 }
 
 #[test]

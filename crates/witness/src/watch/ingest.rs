@@ -189,7 +189,11 @@ impl Watcher {
             Event::Start { vm_pid, .. } | Event::Attach { vm_pid, .. } | Event::Detach { vm_pid, .. } => {
                 vm_pid.is_some()
             }
-            Event::Close { .. } | Event::Keep { .. } | Event::Filter { .. } | Event::Mac { .. } => true,
+            Event::Close { .. }
+            | Event::Keep { .. }
+            | Event::Filter { .. }
+            | Event::Mac { .. }
+            | Event::Update { .. } => true,
             _ => false,
         };
         let supervised = marked

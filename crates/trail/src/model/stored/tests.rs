@@ -2,7 +2,7 @@ use jiff::Timestamp;
 use proptest::prelude::*;
 use taptrail_record::{
     Abend, BridgeOpen, CloseDoubt, Denial, Descriptor, Device, DeviceKind, Event, Fragment, GuestId,
-    KernelOpen, MacAddr, Outcome, Rdev, Reason, Record, Requester, ResourceChange,
+    KernelOpen, MacAddr, Outcome, Rdev, Reason, Record, Requester, ResourceChange, UpdatePhase,
 };
 use uuid::Uuid;
 
@@ -174,6 +174,7 @@ fn event_kind(event: &Event) -> &'static str {
         Event::Close { .. } => "close",
         Event::Filter { .. } => "filter",
         Event::Mac { .. } => "mac",
+        Event::Update { phase, .. } => phase.as_str(),
         Event::Seen(_) => "seen",
         Event::Gone(_) => "gone",
         Event::GuestStart { .. } => "guest-start",
@@ -182,7 +183,7 @@ fn event_kind(event: &Event) -> &'static str {
     }
 }
 
-const EVENT_KINDS: usize = 13;
+const EVENT_KINDS: usize = 15;
 
 /// A name for each kind of content, likewise.
 fn content_kind(content: &Content) -> &'static str {
@@ -253,6 +254,14 @@ fn each_event_has_its_form() {
         ),
         (Event::Filter { mac, device: tun() }, format!(r#""event":"filter",{mac_json},{tun_json}"#)),
         (Event::Mac { mac, device: tun() }, format!(r#""event":"mac",{mac_json},{tun_json}"#)),
+        (
+            Event::Update { mac, device: tun(), phase: UpdatePhase::Begin, settings: "vlan=7".into() },
+            format!(r#""event":"updating",{mac_json},{tun_json},"settings":"vlan=7""#),
+        ),
+        (
+            Event::Update { mac, device: tun(), phase: UpdatePhase::End, settings: "vlan=7".into() },
+            format!(r#""event":"update",{mac_json},{tun_json},"settings":"vlan=7""#),
+        ),
         (
             Event::Seen(descriptor(Some(mac))),
             format!(r#""event":"seen",{mac_json},{tun_json},"queue":1,"vm_pid":9,"fd":31"#),
