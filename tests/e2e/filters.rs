@@ -84,6 +84,45 @@ fn a_filter_of_ones_own_is_taken_from_a_file_that_others_cannot_write_to() {
     world.assert_clean();
 }
 
+// Shows 2.27.
+#[test]
+fn the_next_supervisor_goes_by_the_rules_that_were_set_not_by_their_file() {
+    let world = World::new();
+    let path = world.path("web.xml");
+    let file = |rule: &str| {
+        let xml =
+            format!("<filter name='web' chain='ipv4'><filterref filter='no-mac-spoofing'/>{rule}</filter>\n");
+        std::fs::write(&path, xml).unwrap();
+    };
+    let drop = |port: u16| format!("<rule action='drop' direction='in'><tcp dstportstart='{port}'/></rule>");
+    let adopt = || {
+        world.kill_supervisor("web1");
+        world.taptrail(["adopt", "--background", "web1"]).ok();
+    };
+    file(&drop(23));
+    let spec = format!("bridge=br0,mac=52:54:00:00:00:01,vhost=off,filter={}", path.display());
+    let guest = world.start("web1", &["--nic", &spec]);
+    let rules = world.ruleset();
+    file(&drop(25));
+    adopt();
+    assert_eq!(world.ruleset(), rules, "it has changed");
+    std::fs::remove_file(&path).unwrap();
+    adopt();
+    world.nft("flush ruleset");
+    world.until("the rules are set again", || world.ruleset() == rules);
+    assert_eq!(kinds(&world), ["filter-lost"], "flushed, and nothing else");
+
+    // An older taptrail kept no rules: those of a file that is gone are not known.
+    world.kill_supervisor("web1");
+    let ledger = rusqlite::Connection::open(taptrail_ledger::Ledger::file(&world.state())).unwrap();
+    ledger.execute("UPDATE interface SET rules = NULL", []).unwrap();
+    std::mem::drop(ledger);
+    world.taptrail(["adopt", "--background", "web1"]).ok();
+    assert_eq!(kinds(&world), ["filter-lost", "filter-lost"]);
+    world.stop(&guest);
+    world.assert_clean();
+}
+
 // Shows 2.26.
 #[test]
 fn a_filter_is_changed_and_removed_while_its_guest_runs_on_record() {

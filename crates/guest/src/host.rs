@@ -9,6 +9,7 @@ use taptrail_kernel::filter::{Attachment, FilterError, InterfaceFilter, Nft, Rul
 use taptrail_kernel::link::{Link, LinkError, Links, MacvtapMode, PlacedLink};
 use taptrail_kernel::proc::ProcessId;
 use taptrail_kernel::process::AllowedBpf;
+use taptrail_ledger::LiveInterface;
 use taptrail_record::{GuestId, IfName, MacAddr};
 use tracing::warn;
 
@@ -44,6 +45,9 @@ pub(crate) struct HostResources {
     pub(crate) cut: bool,
     /// The filter that we set. It outlives the link.
     pub(crate) filter: Option<InterfaceFilter>,
+    /// The ifindex in the name of a filter that an earlier supervisor set, and of which no rules are
+    /// known.
+    pub(crate) unknown_filter: Option<u32>,
     /// The generation of nftables at which the filter was read back.
     pub(crate) filter_seen: Option<u32>,
     /// The MAC that the link must keep; `None` where the link's owner decides.
@@ -200,13 +204,13 @@ impl Host {
             let found = self.links.by_index(link.index());
             found.is_ok_and(|found| found.is_some_and(|found| link.compare(&found) != LinkMatch::Other))
         };
-        if resources.filter.is_some()
-            && resources.link.as_ref().filter(|link| link.is_ours()).is_some_and(is_there)
-        {
+        let filter = resources.filter.as_ref().map(|filter| filter.ifindex).or(resources.unknown_filter);
+        if filter.is_some() && resources.link.as_ref().filter(|link| link.is_ours()).is_some_and(is_there) {
             return warn!("{mac}: its filter stays, since its link may be there");
         }
-        if let Some(filter) = resources.filter.take()
-            && let Err(error) = self.nft().and_then(|nft| nft.remove(filter.ifindex))
+        (resources.filter, resources.unknown_filter) = (None, None);
+        if let Some(ifindex) = filter
+            && let Err(error) = self.nft().and_then(|nft| nft.remove(ifindex))
         {
             warn!("{mac}: filter is left over: {}", crate::chain(&error));
         }
@@ -294,41 +298,41 @@ impl Host {
         Some(self.find_link(link).ok()?.found()?.link.name)
     }
 
-    /// The link and the filter that another supervisor made for an interface.
+    /// The link and the filter that another supervisor made for an interface, which is on record as
+    /// `row` with this SPEC.
     ///
     /// A link that we made is found by its mark, in any network namespace and under any name. A
-    /// start that was interrupted may have left a link without a mark: it is found by `ifname`, the
-    /// name in the records of its devices, if any. A tap is gone with its last descriptor, and
-    /// another link may have its name then: so a tap counts only if QEMU `holds` it.
+    /// start that was interrupted may have left a link without a mark: it is found by the name in
+    /// the records of its devices, if any. A tap is gone with its last descriptor, and another link
+    /// may have its name then: so a tap counts only if QEMU `holds` it.
     pub(crate) fn find_left_over(
         &mut self,
         guest: &GuestId,
+        row: &LiveInterface,
         spec: &NicSpec,
-        mac: MacAddr,
-        ifname: Option<&str>,
         holds: bool,
     ) -> Result<HostResources, LinkError> {
-        let mut resources = self.find_left_over_link(guest, spec, mac, ifname, holds)?;
+        let mut resources = self.find_left_over_link(guest, row, spec, holds)?;
         // Without a name in its records nothing was done with the link yet.
         let name = match &resources.link {
             Some(link) => Some(link.name().clone()),
-            None => ifname.and_then(|name| name.parse().ok()),
+            None => row.ifname.as_deref().and_then(|name| name.parse().ok()),
         };
-        resources.teardown = name.and_then(|name| Teardown::new(guest, spec, mac, name));
+        resources.teardown = name.and_then(|name| Teardown::new(guest, spec, row.mac, name));
         Ok(resources)
     }
 
     fn find_left_over_link(
         &mut self,
         guest: &GuestId,
+        row: &LiveInterface,
         spec: &NicSpec,
-        mac: MacAddr,
-        ifname: Option<&str>,
         holds: bool,
     ) -> Result<HostResources, LinkError> {
+        let (mac, ifname) = (row.mac, row.ifname.as_deref());
         let mark = mark(guest, mac);
         if let Some(PlacedLink { link, namespace }) = self.links.find_anywhere(&mark)? {
-            let mut resources = resources(spec, &link, mac, Some(mark));
+            let mut resources = resources(spec, &link, row, Some(mark));
             if namespace.is_none() {
                 resources.link = resources.link.map(|link| self.follow(link));
             }
@@ -367,7 +371,7 @@ impl Host {
             // From here on it is found by its mark.
             self.links.set_alias(link.index, &mark)?;
         }
-        let mut resources = resources(spec, &link, mac, ours.then_some(mark));
+        let mut resources = resources(spec, &link, row, ours.then_some(mark));
         resources.link = resources.link.map(|link| self.follow(link));
         Ok(resources)
     }
@@ -465,16 +469,22 @@ impl Host {
     }
 }
 
-fn resources(spec: &NicSpec, link: &Link, mac: MacAddr, mark: Option<String>) -> HostResources {
+fn resources(spec: &NicSpec, link: &Link, row: &LiveInterface, mark: Option<String>) -> HostResources {
+    let mac = row.mac;
     let pinned = pinned_mac(spec, link, mac);
     let link = HostLink::new(link, mark);
     let filter = link.as_ref().zip(spec.filter.as_ref()).and_then(|(link, choice)| {
-        let rules = choice.load_rules(mac).inspect_err(|error| {
-            warn!("{mac}: its filter stays as it is, and can't be checked: {}", crate::chain(error));
-        });
+        let rules = match &row.rules {
+            Some(stored) => serde_json::from_str(stored).map_err(|error| error.to_string()),
+            // An older taptrail did not keep them.
+            None => choice.load_rules(mac).map_err(|error| crate::chain(&error)),
+        };
+        let rules = rules.inspect_err(|why| warn!("{mac}: its filter's rules are not known: {why}"));
         Some(interface_filter(link.kind(), link.name().clone(), link.index(), rules.ok()?))
     });
+    let is_unknown = spec.filter.is_some() && filter.is_none();
     HostResources {
+        unknown_filter: link.as_ref().filter(|_| is_unknown).map(HostLink::index),
         cut: false,
         teardown: None,
         filter_seen: None,

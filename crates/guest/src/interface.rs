@@ -337,8 +337,9 @@ impl Host {
         }
         let place = self.resolve(&spec, mac, account).map_err(refused)?;
         is_free(mac, account, &mut self.links).map_err(refused)?;
-        let (step, key) =
-            account.begin_interface(mac, &id, &spec.to_string()).map_err(|source| refused(failed(source)))?;
+        let (step, key) = account
+            .begin_interface(mac, &id, &spec.to_string(), rules.as_ref())
+            .map_err(|source| refused(failed(source)))?;
         crash_point!("open::intended");
         if let Err(error) = self.sweep_filters() {
             warn!("{mac}: filters of links that are gone may be left over: {}", crate::chain(&error));

@@ -288,8 +288,7 @@ impl Recovery<'_> {
                 warn!("{}: its SPEC on record can't be read: {}", row.mac, row.spec);
                 continue;
             };
-            let mut resources =
-                self.host.find_left_over(&guest.id, &spec, row.mac, row.ifname.as_deref(), false)?;
+            let mut resources = self.host.find_left_over(&guest.id, row, &spec, false)?;
             let link_shows = resources.link.is_some() || spec.makes_link();
             let held = devices.extract_if(.., |device| device.mac == row.mac).collect();
             over.extend(handover::end_interface(

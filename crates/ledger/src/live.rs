@@ -21,6 +21,8 @@ pub struct LiveInterface {
     pub spec: String,
     /// The host interface of its latest device, once it had any.
     pub ifname: Option<String>,
+    /// The rules of its filter, as they were set.
+    pub rules: Option<String>,
 }
 
 /// A device that is not closed.
@@ -86,17 +88,21 @@ impl Ledger {
     ///
     /// The query fails, or a row is invalid.
     pub fn live_interfaces(&self, guest: GuestKey) -> Result<Vec<LiveInterface>, LedgerError> {
-        let sql = "SELECT id, mac, nic, spec,
-                       (SELECT dev FROM device WHERE device.guest = interface.guest
-                        AND device.mac = interface.mac AND dev IS NOT NULL ORDER BY device.id DESC LIMIT 1)
-                   FROM interface WHERE guest = ?1 AND ended IS NULL ORDER BY id";
-        self.rows(sql, guest, |row, id| {
+        let rules = if self.version < 6 { "NULL" } else { "rules" };
+        let sql = format!(
+            "SELECT id, mac, nic, spec,
+                 (SELECT dev FROM device WHERE device.guest = interface.guest
+                  AND device.mac = interface.mac AND dev IS NOT NULL ORDER BY device.id DESC LIMIT 1), {rules}
+             FROM interface WHERE guest = ?1 AND ended IS NULL ORDER BY id"
+        );
+        self.rows(&sql, guest, |row, id| {
             Ok(LiveInterface {
                 key: InterfaceKey(id),
                 mac: mac("interface", id, &text(row, 1)?)?,
                 nic: text(row, 2)?,
                 spec: text(row, 3)?,
                 ifname: row.get(4).map_err(read)?,
+                rules: row.get(5).map_err(read)?,
             })
         })
     }

@@ -350,6 +350,25 @@ impl<'a> Tx<'a> {
         )
     }
 
+    /// Sets the rules of an interface's filter, which may change while it is held.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::AlreadyDone`] if the interface has ended; [`LedgerError::Write`].
+    pub fn interface_is_filtered(
+        &self,
+        interface: InterfaceKey,
+        rules: Option<&str>,
+    ) -> Result<(), LedgerError> {
+        self.update_once(
+            "note the filter of",
+            "interface",
+            interface.0,
+            "UPDATE interface SET rules = ?2 WHERE id = ?1 AND ended IS NULL",
+            params![interface.0, rules],
+        )
+    }
+
     /// Ends an interface: neither QEMU nor the host has any part of it.
     ///
     /// # Errors

@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use taptrail_kernel::audit::{Audit, AuditError, LogTime, NotLogged};
+use taptrail_kernel::filter::Rules;
 use taptrail_kernel::proc::{ProcessId, boot_id, network_namespace};
 use taptrail_ledger::{
     AuditOutcome, GuestKey, InterfaceKey, Ledger, LedgerError, Logged, MovedKeys, NewGuest, PendingRecord,
@@ -72,6 +73,9 @@ pub enum AccountError {
         "Audit is required, but whether the kernel logged the record can't be seen: CAP_AUDIT_READ or CAP_AUDIT_CONTROL is needed"
     )]
     Unproven,
+    /// The rules of a filter can't be written as JSON.
+    #[error("Filter's rules can't be written")]
+    Rules(#[source] serde_json::Error),
     /// The guest's name makes a record too long.
     #[error("Record can't be written")]
     TooLong(#[from] TooLong),
@@ -430,20 +434,30 @@ impl Account {
         mac: MacAddr,
         nic: &str,
         spec: &str,
+        rules: Option<&Rules>,
     ) -> Result<(StepKey, InterfaceKey), AccountError> {
+        let rules = rules.map(stored_rules).transpose()?;
         self.update_ledger(|tx, guest| {
             let interface = tx.interface_begins(guest, mac, nic, spec)?;
+            if rules.is_some() {
+                tx.interface_is_filtered(interface, rules.as_deref())?;
+            }
             Ok((tx.intend(guest, Step::Open, Some(mac), spec)?, interface))
         })
     }
 
-    /// Writes an interface's new SPEC to the ledger.
+    /// Writes an interface's new SPEC and the rules of its filter to the ledger.
     pub(crate) fn change_interface(
         &mut self,
         interface: InterfaceKey,
         spec: &str,
+        rules: Option<&Rules>,
     ) -> Result<(), AccountError> {
-        self.update_ledger(|tx, _| tx.interface_changes(interface, spec))
+        let rules = rules.map(stored_rules).transpose()?;
+        self.update_ledger(|tx, _| {
+            tx.interface_changes(interface, spec)?;
+            tx.interface_is_filtered(interface, rules.as_deref())
+        })
     }
 
     /// Makes this process the guest's supervisor in the ledger.
@@ -499,6 +513,11 @@ impl Account {
         }
         (all, refusal)
     }
+}
+
+/// The rules of a filter as the ledger has them.
+fn stored_rules(rules: &Rules) -> Result<String, AccountError> {
+    serde_json::to_string(rules).map_err(AccountError::Rules)
 }
 
 fn this_process() -> Result<Process, AccountError> {

@@ -242,7 +242,7 @@ impl Driver {
         }
         let guest = self.account.guest().clone();
         let seen = self.wait_until_closed(known, &record.opened)?.iter().any(Option::is_some);
-        let mut resources = self.host.find_left_over(&guest, spec, mac, row.ifname.as_deref(), seen)?;
+        let mut resources = self.host.find_left_over(&guest, row, spec, seen)?;
         let release = ReleaseCheck {
             qemu: Some(&self.qemu.id),
             devices: &record.opened,
@@ -296,10 +296,9 @@ impl Driver {
     ) -> Result<Option<UnfinishedRelease>, AdoptError> {
         let mac = record.row.mac;
         let guest = self.account.guest().clone();
-        let ifname = record.row.ifname.as_deref();
         let mut resources = match record.superseded {
             true => HostResources::default(),
-            false => self.host.find_left_over(&guest, &record.spec, mac, ifname, true)?,
+            false => self.host.find_left_over(&guest, &record.row, &record.spec, true)?,
         };
         let others: Vec<_> = known.iter().filter(|device| device.mac != mac).cloned().collect();
         let release = ReleaseCheck {
@@ -383,7 +382,7 @@ impl Driver {
             Default::default()
         } else {
             let guest = self.account.guest().clone();
-            self.host.find_left_over(&guest, spec, row.mac, Some(name), true)?
+            self.host.find_left_over(&guest, row, spec, true)?
         };
         let port = match self.qemu.monitor.parent_device_id(&row.nic, MONITOR_TIMEOUT) {
             Ok(port) => port,

@@ -7,6 +7,8 @@
 //!
 //! A supervisor that ends in between leaves the new SPEC, by which the next one sets the filter.
 
+use std::sync::Arc;
+
 use taptrail_kernel::filter::FilterError;
 use taptrail_record::{MacAddr, Outcome, Requester};
 use tracing::{info, warn};
@@ -44,7 +46,7 @@ impl Driver {
         let rules = filter.as_ref().map(|choice| choice.load_rules(mac)).transpose();
         let rules = rules.map_err(|error| Failure::Refused(crate::chain(&error)))?;
         let failed = |error| Failure::Failed(crate::chain(&error));
-        self.account.change_interface(key, &new.to_string()).map_err(failed)?;
+        self.account.change_interface(key, &new.to_string(), rules.as_ref()).map_err(failed)?;
         let rules =
             rules.map(|rules| interface_filter(link.kind(), link.name().clone(), link.index(), rules));
         crash_point!("set-filter::intended");
@@ -58,7 +60,7 @@ impl Driver {
                 info!("{mac}: its filter is changed: {what}");
                 let attached = &mut self.interfaces[index].interface;
                 attached.spec = new;
-                attached.resources.filter_lost = false;
+                (attached.resources.filter_lost, attached.resources.unknown_filter) = (false, None);
                 attached.resources.filter_seen = seen;
                 let outcome = if rules.is_some() { Outcome::Success } else { Outcome::Failed };
                 attached.resources.filter = rules;
@@ -66,7 +68,9 @@ impl Driver {
                 Ok(self.interfaces[index].info())
             }
             Err(error) => {
-                log_error(self.account.change_interface(key, &old.to_string()));
+                let rules = self.interfaces[index].interface.resources.filter.as_ref();
+                let rules = rules.map(|filter| Arc::clone(&filter.rules));
+                log_error(self.account.change_interface(key, &old.to_string(), rules.as_deref()));
                 Err(self.keep_filter(index, &error, requester))
             }
         }

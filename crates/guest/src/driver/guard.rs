@@ -63,6 +63,13 @@ enum LinkCheck {
 impl Driver {
     /// Checks all links and filters of this guest once, before the loop begins.
     pub(super) fn check_all_links(&mut self) {
+        // Backwards, as an interface that is revoked may be removed from the list.
+        for index in (0..self.interfaces.len()).rev() {
+            if self.interfaces[index].interface.resources.unknown_filter.is_some() {
+                self.filter_is_lost(index, "its rules are not known, so whether they hold can't be seen");
+                self.revoke_if_unfiltered(index);
+            }
+        }
         let since = Some(self.last_check_time);
         self.check_links(&Changed { lost: true, ..Changed::default() }, since);
     }

@@ -2,10 +2,13 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use serde::{Deserialize, Serialize};
 use taptrail_record::MacAddr;
 
 /// The rules of both directions. A frame that no rule decides on passes.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+///
+/// A ledger keeps them by serde: variants and fields may be added, and none is renamed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rules {
     /// For frames that the guest sends.
     pub from_guest: Vec<Chain>,
@@ -21,7 +24,7 @@ impl Rules {
 }
 
 /// Rules that are tried one after another.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Chain {
     /// Its name, unique in the filter: letters, digits, `-` and `_`, first a letter.
     pub name: String,
@@ -33,7 +36,7 @@ pub struct Chain {
 }
 
 /// A verdict on the frames that have all matches.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rule {
     /// What a frame must have; nothing: every frame.
     pub matches: Vec<Match>,
@@ -42,7 +45,7 @@ pub struct Rule {
 }
 
 /// What becomes of a frame.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Verdict {
     /// It passes the entry chain; later entry chains have their say.
     Accept,
@@ -55,7 +58,7 @@ pub enum Verdict {
 }
 
 /// A field that has, or does not have, a value.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Match {
     /// The field.
     pub field: Field,
@@ -78,7 +81,7 @@ impl Match {
 }
 
 /// A field of a frame.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the fields of their protocols, by their names there")]
 pub enum Field {
     /// The protocol of the frame; of the frame in a VLAN tag, where the kernel has removed that.
@@ -119,7 +122,7 @@ pub enum Field {
 }
 
 /// A protocol with ports.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the protocols' names")]
 pub enum Ports {
     Tcp,
@@ -129,7 +132,7 @@ pub enum Ports {
 }
 
 /// Where a raw field is counted from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Base {
     /// The Ethernet header, with a VLAN tag where the frame has one.
     Ethernet,
@@ -140,7 +143,7 @@ pub enum Base {
 }
 
 /// What a field is compared with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Value {
     /// A number.
     Number(u128),
