@@ -10,6 +10,7 @@ use rustix::net::{AddressFamily, sockopt};
 use rustix::thread::CapabilitySet;
 use taptrail_kernel::device::{OpenFacts, OpenRecorder};
 use taptrail_kernel::link::Links;
+use taptrail_kernel::proc::network_namespace;
 use taptrail_kernel::process::{become_caller, sanitize_process, take_only_inherited};
 use taptrail_record::{BridgeOpen, Device, IfName, Outcome};
 
@@ -134,6 +135,8 @@ fn unanswered(arguments: &Arguments, caller: &Caller) -> BridgeOpen {
         start_time: caller.start_time,
         claimed_name: caller.claims.name.as_deref().map(Into::into),
         claimed_uuid: caller.claims.uuid,
+        netns: network_namespace().ok(),
+        ifindex: None,
         outcome: Outcome::Failed,
     }
 }

@@ -1,4 +1,3 @@
-use std::fmt::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
@@ -6,11 +5,11 @@ use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::bridge_fields::{Fields, is_one, pair};
 use crate::encode::push_string;
 use crate::field_reader::uuid;
-use crate::number::decimal;
-use crate::pairs::{Pairs, Value, lossy_text};
-use crate::{Device, MAX_TEXT_BYTES, Outcome, ParseError, Rdev, RecordType, Requester, TooLong};
+use crate::pairs::lossy_text;
+use crate::{Device, MAX_TEXT_BYTES, Outcome, ParseError, RecordType, Requester, TooLong};
 
 /// The beginning of each text.
 const HEAD: &str = "virt=kvm resrc=net reason=bridge-open";
@@ -35,6 +34,8 @@ const HEAD: &str = "virt=kvm resrc=net reason=bridge-open";
 ///     start_time: Some(778_899),
 ///     claimed_name: Some("web1".into()),
 ///     claimed_uuid: None,
+///     netns: Some(4_026_531_840),
+///     ifindex: None,
 ///     outcome: Outcome::Success,
 /// };
 /// let text = open.text(Path::new("/usr/libexec/taptrail-bridge-helper"))?;
@@ -42,7 +43,7 @@ const HEAD: &str = "virt=kvm resrc=net reason=bridge-open";
 ///     text,
 ///     "virt=kvm resrc=net reason=bridge-open bridge=\"br0\" path=\"/dev/net/tun\" rdev=0A:C8 \
 ///      dev=\"tap0\" req-uid=1000 req-auid=1000 req-pid=4711 req-start=778899 \
-///      claimed-vm=\"web1\" exe=\"/usr/libexec/taptrail-bridge-helper\" \
+///      claimed-vm=\"web1\" netns=4026531840 exe=\"/usr/libexec/taptrail-bridge-helper\" \
 ///      hostname=? addr=? terminal=? res=success"
 /// );
 /// assert_eq!(BridgeOpen::parse(BridgeOpen::RECORD_TYPE, text.as_bytes())?, Some(open));
@@ -78,6 +79,13 @@ pub struct BridgeOpen {
     /// The guest's uuid there, likewise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub claimed_uuid: Option<Uuid>,
+    /// The inode of the network namespace with the bridge and the tap (`/proc/PID/ns/net`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns: Option<u64>,
+    /// The tap's ifindex there, if a watcher wrote the record: it found the tap in the helper, and
+    /// will record the close, which the helper itself can't see.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ifindex: Option<u32>,
     /// Whether the tap may be passed to the caller.
     pub outcome: Outcome,
 }
@@ -114,6 +122,8 @@ impl BridgeOpen {
             push_string(&mut text, "claimed-vm", name.as_bytes());
         }
         pair(&mut text, "claimed-uuid", self.claimed_uuid);
+        pair(&mut text, "netns", self.netns);
+        pair(&mut text, "ifindex", self.ifindex);
         push_string(&mut text, "exe", exe.as_os_str().as_bytes());
         text.push_str(" hostname=? addr=? terminal=?");
         pair(&mut text, "res", Some(self.outcome.as_str()));
@@ -130,31 +140,16 @@ impl BridgeOpen {
     ///
     /// It is one, and cut off, or a pair is missing, duplicate, or has an invalid value.
     pub fn parse(record_type: RecordType, text: &[u8]) -> Result<Option<Self>, ParseError> {
-        let is_one = text
-            .strip_prefix(HEAD.as_bytes())
-            .is_some_and(|rest| rest.first().is_none_or(|byte| *byte == b' '));
-        if record_type != Self::RECORD_TYPE || !is_one {
+        if !is_one(HEAD, record_type, text) {
             return Ok(None);
         }
         let fields = Fields::read(text)?;
-        let outcome = match fields.bare("res")? {
-            Some(b"success") => Outcome::Success,
-            Some(b"failed") => Outcome::Failed,
-            None => return Err(ParseError::Truncated),
-            Some(word) if b"success".starts_with(word) || b"failed".starts_with(word) => {
-                return Err(ParseError::Truncated);
-            }
-            Some(word) => return Err(ParseError::value(b"res", word)),
-        };
+        let outcome = fields.outcome()?;
         let device = match fields.string("path")? {
             None => None,
             Some(path) => Some(Device::new(path, fields.rdev()?, fields.string("dev")?)),
         };
-        let requester = Requester {
-            uid: required_number("req-uid", fields.number("req-uid")?)?,
-            auid: required_number("req-auid", fields.number("req-auid")?)?,
-            pid: required_number("req-pid", fields.number("req-pid")?)?,
-        };
+        let requester = fields.requester()?;
         let claimed_uuid = match fields.bare("claimed-uuid")? {
             None => None,
             Some(word) => Some(uuid(word).ok_or_else(|| ParseError::value(b"claimed-uuid", word))?),
@@ -168,83 +163,10 @@ impl BridgeOpen {
             start_time: fields.number("req-start")?,
             claimed_name: fields.string("claimed-vm")?,
             claimed_uuid,
+            netns: fields.number("netns")?,
+            ifindex: fields.number("ifindex")?,
             outcome,
         }))
-    }
-}
-
-fn pair(text: &mut String, key: &str, value: Option<impl std::fmt::Display>) {
-    if let Some(value) = value {
-        // Writing to a String can't fail.
-        let _ = write!(text, " {key}={value}");
-    }
-}
-
-fn required_number(key: &'static str, value: Option<u32>) -> Result<u32, ParseError> {
-    value.ok_or(ParseError::Missing { key })
-}
-
-/// The keys that are read.
-const KEYS: [&str; 13] = [
-    "bridge",
-    "path",
-    "rdev",
-    "dev",
-    "refusal",
-    "errno",
-    "req-uid",
-    "req-auid",
-    "req-pid",
-    "req-start",
-    "claimed-vm",
-    "claimed-uuid",
-    "res",
-];
-
-/// The pairs of a text with these keys, each at most once.
-struct Fields<'a>([Option<Value<'a>>; KEYS.len()]);
-
-impl<'a> Fields<'a> {
-    fn read(text: &'a [u8]) -> Result<Self, ParseError> {
-        let mut values = [None; KEYS.len()];
-        for pair in Pairs::new(text) {
-            let pair = pair?;
-            let Some(at) = KEYS.iter().position(|key| key.as_bytes() == pair.key) else { continue };
-            if values[at].replace(pair.value).is_some() {
-                return Err(ParseError::Duplicate { key: KEYS[at] });
-            }
-        }
-        Ok(Self(values))
-    }
-
-    fn get(&self, key: &str) -> Option<Value<'a>> {
-        KEYS.iter().position(|known| *known == key).and_then(|at| self.0[at])
-    }
-
-    fn string(&self, key: &str) -> Result<Option<CompactString>, ParseError> {
-        let Some(value) = self.get(key) else { return Ok(None) };
-        let bytes = value.string().ok_or_else(|| ParseError::value(key.as_bytes(), value.bytes()))?;
-        Ok(Some(lossy_text(&bytes)))
-    }
-
-    fn bare(&self, key: &str) -> Result<Option<&'a [u8]>, ParseError> {
-        match self.get(key) {
-            None => Ok(None),
-            Some(Value::Bare(word)) => Ok(Some(word)),
-            Some(value) => Err(ParseError::value(key.as_bytes(), value.bytes())),
-        }
-    }
-
-    fn number<T: TryFrom<u64>>(&self, key: &str) -> Result<Option<T>, ParseError> {
-        let Some(word) = self.bare(key)? else { return Ok(None) };
-        decimal(word).map(Some).ok_or_else(|| ParseError::value(key.as_bytes(), word))
-    }
-
-    fn rdev(&self) -> Result<Option<Rdev>, ParseError> {
-        match self.bare("rdev")? {
-            None | Some(b"?") => Ok(None),
-            Some(word) => Rdev::from_ascii(word).map(Some).ok_or_else(|| ParseError::value(b"rdev", word)),
-        }
     }
 }
 
@@ -253,6 +175,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::Rdev;
 
     const EXE: &str = "/usr/libexec/taptrail-bridge-helper";
 
@@ -266,6 +189,8 @@ mod tests {
             start_time: None,
             claimed_name: None,
             claimed_uuid: None,
+            netns: None,
+            ifindex: None,
             outcome: Outcome::Failed,
         }
     }
@@ -308,6 +233,8 @@ mod tests {
             ("bridge=\"br9\"", "bridge=br9"),
             ("bridge=\"br9\"", ""),
             ("refusal=acl", "claimed-uuid=7"),
+            ("refusal=acl", "netns=x"),
+            ("refusal=acl", "ifindex=-1"),
             ("res=failed", "res=maybe"),
         ] {
             assert!(text.contains(from));
@@ -325,6 +252,8 @@ mod tests {
             errno in proptest::option::of(0..200_i32),
             ids in any::<(u32, u32, u32)>(),
             start_time in proptest::option::of(any::<u64>()),
+            netns in proptest::option::of(any::<u64>()),
+            ifindex in proptest::option::of(any::<u32>()),
             success in any::<bool>(),
         ) {
             let open = BridgeOpen {
@@ -336,6 +265,8 @@ mod tests {
                 start_time,
                 claimed_name: name.map(Into::into),
                 claimed_uuid: uuid.map(Uuid::from_u128),
+                netns,
+                ifindex,
                 outcome: if success { Outcome::Success } else { Outcome::Failed },
             };
             let text = open.text(EXE.as_ref()).unwrap();

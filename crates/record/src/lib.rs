@@ -4,7 +4,8 @@
 //! - The grammar of a record's text: [`Record::text`], [`Line::parse`], [`parse_text`].
 //! - Other forms of that text: [`parse_interpreted`], [`parse_claim`], [`encode_fields`].
 //! - Records of a guest's other resources: [`ResourceChange`].
-//! - A tap that `taptrail-bridge-helper` opened or refused: [`BridgeOpen`].
+//! - A tap that `taptrail-bridge-helper` opened or refused, and its close: [`BridgeOpen`],
+//!   [`BridgeClose`].
 //! - Records that claim nothing of a device: [`Notice`]; damaged records: [`Fragment`]; records of
 //!   programs that have no guests: [`foreign`].
 //! - The kernel's own records: of an open(2), [`KernelOpen`]; of a fatal signal, [`Abend`]; of an
@@ -39,6 +40,8 @@
 struct Readme;
 
 mod abend;
+mod bridge_close;
+mod bridge_fields;
 mod bridge_open;
 mod claim;
 mod close_doubt;
@@ -76,6 +79,7 @@ mod words;
 mod write;
 
 pub use abend::Abend;
+pub use bridge_close::BridgeClose;
 pub use bridge_open::BridgeOpen;
 pub use claim::parse_claim;
 pub use close_doubt::CloseDoubt;

@@ -87,7 +87,7 @@ fn resource(text: &[u8], known_outcome: Option<Outcome>) -> Result<Option<Record
     if !fields.read_until(|key, value| key == Key::Resrc && value != Value::Bare(b"net"))? {
         return Ok(None);
     }
-    if matches!(fields.word(Key::Reason)?, Some(b"finding" | b"bridge-open")) {
+    if matches!(fields.word(Key::Reason)?, Some(b"finding" | b"bridge-open" | b"bridge-close")) {
         return Ok(None);
     }
     let outcome = outcome(&fields, known_outcome)?;

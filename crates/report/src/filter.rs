@@ -4,11 +4,12 @@ use std::str::FromStr;
 use jiff::Timestamp;
 use taptrail_record::{Device, DeviceKind, GuestId, IfName, MacAddr, Rdev};
 use taptrail_trail::{
-    Doubt, Finding, FindingKind, GuestRun, Holding, RunState, Severity, State, is_same_host,
+    BridgeTap, Doubt, Finding, FindingKind, GuestRun, Holding, RunState, Severity, State, is_same_host,
 };
 use uuid::Uuid;
 
 use crate::Subject;
+use crate::bridge_taps;
 use crate::span::{Holds, QueryRange, holds};
 
 /// Selects holdings and findings: those that meet all conditions that are set.
@@ -83,6 +84,22 @@ impl Filter {
             && self.is_within(span)
             && self.at.is_none_or(|at| at.touches(span.from, span.to))
             && (!self.held || run.state == RunState::Running)
+    }
+
+    /// Whether a tap of the bridge helper's matches. Its MAC is not known, so it matches none; it
+    /// matches the guest that its QEMU claims to be.
+    pub fn matches_bridge_tap(&self, tap: &BridgeTap) -> bool {
+        let claimed = tap.claimed_name.is_some() || tap.claimed_uuid.is_some();
+        let guest = claimed.then(|| GuestId {
+            name: tap.claimed_name.clone().unwrap_or_default(),
+            uuid: tap.claimed_uuid.unwrap_or_default(),
+        });
+        let span = bridge_taps::range(tap);
+        self.is_about(&tap.host, guest.as_ref(), None, Some(&tap.device), false)
+            && self.is_within(span)
+            && self.at.is_none_or(|at| at.touches(span.from, span.to))
+            && (!self.held || tap.state == State::Held)
+            && (!(self.granted || self.at.is_some()) || tap.state != State::NeverGranted)
     }
 
     /// Whether an event matches: its host, its guest and its time.
@@ -240,7 +257,7 @@ mod tests {
     use taptrail_trail::{Doubt, PossiblyHeld};
 
     use super::*;
-    use crate::sample::{at, finding, holding};
+    use crate::sample::{at, bridge_tap, finding, holding};
 
     fn keeps(filter: Filter, holding: &Holding) -> bool {
         filter.matches_holding(holding)
@@ -334,6 +351,32 @@ mod tests {
         for text in ["", "a b", "0A:C8:1", "a-name-that-is-too-long"] {
             assert!(text.parse::<DeviceFilter>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_bridge_helpers_tap_is_known_by_tap_time_and_claim() {
+        let (over, lasting) = (bridge_tap(10, Some(20)), bridge_tap(10, None));
+        let matches = |filter: Filter, tap: &BridgeTap| filter.matches_bridge_tap(tap);
+        let at_time = |time| Filter { at: Some(QueryRange::at(at(time))), ..Filter::default() };
+        let times: Vec<i64> = (8..24).filter(|time| matches(at_time(*time), &over)).collect();
+        assert_eq!(times, Vec::from_iter(10..20));
+        assert!(matches(at_time(1_000_000), &lasting));
+        for text in ["tap0", "web1", "tun"] {
+            let subject = Some(text.parse().unwrap());
+            assert!(matches(Filter { subject, ..Filter::default() }, &over), "{text}");
+        }
+        let guest = |name: &str| Filter { guests: vec![name.parse().unwrap()], ..Filter::default() };
+        assert!(matches(guest("web1"), &over) && !matches(guest("web2"), &over));
+        let unnamed = BridgeTap { claimed_name: None, ..over.clone() };
+        assert!(!matches(guest("web1"), &unnamed) && matches(Filter::default(), &unnamed));
+        // No record has its MAC, so no MAC is its.
+        let mac = Filter { mac: Some(MacAddr::kvm([0, 0, 1])), ..Filter::default() };
+        assert!(!matches(mac, &over));
+        let held = || Filter { held: true, ..Filter::default() };
+        assert!(matches(held(), &lasting) && !matches(held(), &over));
+        let never = BridgeTap { state: State::NeverGranted, ended_by: None, ..over };
+        assert!(!matches(Filter { granted: true, ..Filter::default() }, &never));
+        assert!(!matches(at_time(12), &never) && matches(Filter::default(), &never));
     }
 
     #[test]

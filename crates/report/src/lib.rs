@@ -27,6 +27,7 @@
 #![forbid(unsafe_code)]
 
 mod answer;
+mod bridge_taps;
 mod csv;
 mod duration;
 mod ecs;

@@ -1,8 +1,10 @@
 //! Holdings and findings for tests.
 
 use jiff::Timestamp;
-use taptrail_record::{Device, GuestId, MacAddr, Rdev};
-use taptrail_trail::{Certainty, EndedBy, Finding, FindingKind, Holding, Incident, Proof, State};
+use taptrail_record::{Device, GuestId, MacAddr, Rdev, Requester};
+use taptrail_trail::{
+    BridgeTap, BridgeTapEnd, Certainty, EndedBy, Finding, FindingKind, Holding, Incident, Proof, State,
+};
 use uuid::Uuid;
 
 /// A time, in seconds since 1970.
@@ -61,5 +63,25 @@ pub(crate) fn finding(name: Option<&str>, mac: Option<u8>, time: i64) -> Finding
         text: format!("At {time} something was seen"),
         proof: vec![proof(at(time))],
         incident: Incident { number: time.unsigned_abs(), follows: false },
+    }
+}
+
+/// A tap of the bridge helper's on br0, passed to a QEMU that claims to be web1.
+pub(crate) fn bridge_tap(passed: i64, released: Option<i64>) -> BridgeTap {
+    BridgeTap {
+        host: "h1".into(),
+        bridge: "br0".into(),
+        device: Device::new("/dev/net/tun", Some(Rdev::TUN), Some("tap0".into())),
+        requester: Requester { uid: 1000, auid: 1000, pid: 4711 },
+        start_time: Some(778_899),
+        claimed_name: Some("web1".into()),
+        claimed_uuid: None,
+        passed: at(passed),
+        released: released.map(at),
+        last_seen: None,
+        uncertain_since: None,
+        state: if released.is_some() { State::Released } else { State::Held },
+        ended_by: released.map(|_| BridgeTapEnd::Close),
+        proof: [Some(passed), released].into_iter().flatten().map(at).map(proof).collect(),
     }
 }

@@ -1,7 +1,7 @@
 use std::io::{self, Write};
 
 use serde::Serialize;
-use taptrail_trail::{Entry, Finding, GuestRun, Holding, Input, Proof, Report};
+use taptrail_trail::{BridgeTap, Entry, Finding, GuestRun, Holding, Input, Proof, Report};
 
 use crate::csv::{FindingRows, HoldingRows};
 use crate::findings::group_incidents;
@@ -24,6 +24,15 @@ pub trait TrailConsumer {
     ///
     /// Writing to the output fails.
     fn finding(&mut self, finding: Finding) -> io::Result<()>;
+
+    /// Takes a tap that a bridge helper passed, once it has ended or the trail has.
+    ///
+    /// # Errors
+    ///
+    /// Writing to the output fails.
+    fn bridge_tap(&mut self, _tap: BridgeTap) -> io::Result<()> {
+        Ok(())
+    }
 
     /// Whether it wants holdings. A reader that has holdings and findings in different places need not
     /// read those that nobody wants.
@@ -91,6 +100,8 @@ pub struct Count {
     pub holdings: u64,
     /// Findings.
     pub findings: u64,
+    /// Taps of a bridge helper's. CSV and ECS have none.
+    pub bridge_taps: u64,
     /// Holdings whose records lack what the filter compares. They are not among `holdings`.
     pub maybe_matching: u64,
 }
@@ -140,6 +151,8 @@ enum Output<W: Write> {
 enum JsonLine<'a> {
     Holding(&'a Holding),
     Finding(&'a Finding),
+    #[serde(rename = "bridge_tap")]
+    BridgeTap(&'a BridgeTap),
     Input(&'a Input),
 }
 
@@ -268,6 +281,19 @@ impl<W: Write> TrailConsumer for Sink<W> {
         Ok(())
     }
 
+    fn bridge_tap(&mut self, tap: BridgeTap) -> io::Result<()> {
+        if self.view != View::Trail || !self.filter.matches_bridge_tap(&tap) {
+            return Ok(());
+        }
+        match &mut self.output {
+            Output::Table(..) | Output::Json(_) => self.deferred.bridge_taps.push(tap),
+            Output::Jsonl(out) => write_jsonl(out, &JsonLine::BridgeTap(&tap))?,
+            Output::Holdings(_) | Output::Findings(_) | Output::Ecs(_) => return Ok(()),
+        }
+        self.count.bridge_taps += 1;
+        Ok(())
+    }
+
     fn finding(&mut self, finding: Finding) -> io::Result<()> {
         if self.filter.depends_on_holdings() {
             if self.filter.may_concern(&finding) {
@@ -284,6 +310,7 @@ pub(crate) fn sort_by_time(report: &mut Report) {
     let first = |holding: &Holding| holding.proof.first().map(Proof::order);
     report.holdings.sort_by_cached_key(|holding| (QueryRange::of(holding).from, first(holding)));
     report.findings.sort_by_key(|finding| finding.time);
+    report.bridge_taps.sort_by_key(|tap| (tap.passed, tap.proof.first().map(Proof::order)));
 }
 
 #[cfg(test)]
@@ -310,12 +337,12 @@ mod tests {
         for format in [Format::Table(Style::default()), Format::Json] {
             let (text, count) = view(View::Trail, Filter::default(), format);
             assert!(text.find("00:00:00:01").unwrap() < text.find("00:00:00:02").unwrap(), "{text}");
-            assert_eq!(count, Count { holdings: 2, findings: 3, maybe_matching: 0 });
+            assert_eq!(count, Count { holdings: 2, findings: 3, ..Count::default() });
         }
         for format in [Format::Jsonl, Format::Csv, Format::Ecs] {
             let (text, count) = view(View::Trail, Filter::default(), format);
             assert!(text.find("00:00:00:02").unwrap() < text.find("00:00:00:01").unwrap(), "{text}");
-            assert_eq!(count, Count { holdings: 2, findings: 3, maybe_matching: 0 });
+            assert_eq!(count, Count { holdings: 2, findings: 3, ..Count::default() });
         }
     }
 
@@ -347,7 +374,7 @@ mod tests {
         {
             let (text, count) = view(View::Findings, Filter::default(), format);
             assert!(!text.contains("released"), "{text}");
-            assert_eq!(count, Count { holdings: 0, findings: 3, maybe_matching: 0 });
+            assert_eq!(count, Count { findings: 3, ..Count::default() });
         }
     }
 
@@ -364,7 +391,7 @@ mod tests {
             assert!(text.contains("At 24") && !text.contains("At 40"), "{text}");
             // A table has the last of each kind.
             assert!(matches!(format, Format::Table(_)) || text.contains("At 22"), "{text}");
-            assert_eq!(count, Count { holdings: 1, findings: 2, maybe_matching: 0 });
+            assert_eq!(count, Count { holdings: 1, findings: 2, ..Count::default() });
         }
         let granted = Filter { granted: true, ..Filter::default() };
         let (text, _) = view(View::Trail, granted, Format::Jsonl);

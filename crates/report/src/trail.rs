@@ -2,6 +2,7 @@ use std::fmt::Write as _;
 
 use taptrail_trail::{Proof, Report, State};
 
+use crate::bridge_taps;
 use crate::findings::{count_incidents, each_table, findings_block, has_marks};
 use crate::fold::fold;
 use crate::sessions::sessions;
@@ -23,6 +24,10 @@ pub fn trail_table(report: &Report, columns: &Columns, style: &Style) -> String 
     } else {
         sessions(report, all, columns, hosts, &clock, style)
     };
+    if !report.bridge_taps.is_empty() {
+        text.push('\n');
+        text.push_str(&bridge_taps::block(&report.bridge_taps, hosts, style));
+    }
     if !report.findings.is_empty() {
         text.push_str("\nFindings\n");
         text.push_str(&findings_block(report, style));
@@ -96,7 +101,8 @@ pub fn findings_table(report: &Report, each: bool, style: &Style) -> String {
 /// Whether the report has more than one host.
 pub(crate) fn hosts(report: &Report) -> bool {
     let holdings = report.holdings.iter().map(|holding| &holding.host);
-    let mut all = holdings.chain(report.findings.iter().map(|finding| &finding.host));
+    let taps = report.bridge_taps.iter().map(|tap| &tap.host);
+    let mut all = holdings.chain(report.findings.iter().map(|finding| &finding.host)).chain(taps);
     let first = all.next();
     all.any(|host| Some(host) != first)
 }

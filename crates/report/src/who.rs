@@ -1,5 +1,6 @@
 //! The answer of `who` where there are several sessions.
 
+use crate::bridge_taps;
 use crate::explain::{Explanation, summary};
 use crate::fold::fold;
 use crate::sessions::sessions;
@@ -15,7 +16,15 @@ pub(crate) fn answer(explanation: &Explanation, columns: &Columns, style: &Style
     let all = Session::group(&report.holdings);
     let summary = summary(explanation, &all);
     let unauthenticated = all.iter().any(Session::is_unauthenticated);
-    text.push_str(&sessions(report, all, columns, true, &TimeFormat::new(&style), &style));
+    if !all.is_empty() {
+        text.push_str(&sessions(report, all, columns, true, &TimeFormat::new(&style), &style));
+    }
+    if !report.bridge_taps.is_empty() {
+        if !report.holdings.is_empty() {
+            text.push('\n');
+        }
+        text.push_str(&bridge_taps::block(&report.bridge_taps, true, &style));
+    }
     text.push('\n');
     for line in fold(&summary, style.width.map_or(usize::MAX, usize::from)) {
         text.push_str(line);

@@ -102,6 +102,7 @@ mod state;
 mod time;
 mod trail;
 
+pub use model::bridge_tap::{BridgeTap, BridgeTapEnd};
 pub use model::entry::{Content, Credentials, Entry, Gap, GapReason, StepsInProgress};
 pub use model::finding::{Finding, FindingKind, Incident, Severity};
 pub use model::holding::{Certainty, Doubt, EndedBy, Holding, PossiblyHeld, State};

@@ -8,7 +8,7 @@ use crate::output::unnumbered::UnnumberedGrant;
 use crate::state::host::Host;
 use crate::state::run::Runs;
 use crate::time::after;
-use crate::{Content, Entry, Finding, GuestRun, Holding, Input, Proof, Report, StepsInProgress};
+use crate::{BridgeTap, Content, Entry, Finding, GuestRun, Holding, Input, Proof, Report, StepsInProgress};
 
 /// How many devices may wait for a record with their numbers.
 const MAX_UNNUMBERED: usize = 1024;
@@ -16,8 +16,8 @@ const MAX_UNNUMBERED: usize = 1024;
 /// Reads records in their order, and derives holdings and findings.
 ///
 /// Memory grows with the number of guests that run at one time, with the number of hosts, and with
-/// the holdings and findings not yet fetched by [`drain_ended`](Self::drain_ended) and
-/// [`drain_findings`](Self::drain_findings).
+/// what is not yet fetched by [`drain_ended`](Self::drain_ended),
+/// [`drain_findings`](Self::drain_findings) and [`drain_bridge_taps`](Self::drain_bridge_taps).
 #[derive(Debug, Default)]
 pub struct Trail {
     hosts: Vec<Host>,
@@ -140,6 +140,11 @@ impl Trail {
         self.out.findings.drain(..)
     }
 
+    /// Takes the bridge helper's taps that have ended since the last call, in the order of their ends.
+    pub fn drain_bridge_taps(&mut self) -> impl Iterator<Item = BridgeTap> {
+        self.out.bridge_taps.drain(..)
+    }
+
     /// Takes the runs of guests that have ended since the last call, in the order of their ends.
     /// None without [`with_runs`](Self::with_runs).
     pub fn drain_runs(&mut self) -> impl Iterator<Item = GuestRun> {
@@ -181,9 +186,10 @@ impl Trail {
         for ending in self.out.pending_releases.take_all() {
             self.out.emit_pending(ending, self.now);
         }
-        let Output { mut holdings, findings, runs, .. } = self.out;
+        let Output { mut holdings, findings, mut bridge_taps, runs, .. } = self.out;
+        bridge_taps.sort_by_key(|tap| (tap.passed, tap.proof.first().map(Proof::order)));
         holdings.sort_by_key(|holding| (holding.opened, holding.proof.first().map(Proof::order)));
         let input = Input { records: self.records, ..Input::default() };
-        (Report { holdings, findings, input }, runs.map(Runs::take_all).unwrap_or_default())
+        (Report { holdings, findings, bridge_taps, input }, runs.map(Runs::take_all).unwrap_or_default())
     }
 }

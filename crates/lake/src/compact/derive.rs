@@ -162,6 +162,8 @@ impl<'a> HostDerivation<'a> {
 
     fn feed_entry(&mut self, entry: &Entry, to: &mut DayTables) -> Result<(), LakeError> {
         self.trail.feed(entry);
+        // A lake has no table of them.
+        self.trail.drain_bridge_taps().for_each(drop);
         for holding in self.trail.drain_ended() {
             to.add_holding(&holding, self.how.end(), |day| self.how.has(day))?;
         }

@@ -61,7 +61,9 @@ impl<'a> Head<'a> {
         if !guest.is_relevant(is_open) {
             return Ok(None);
         }
-        if record_type == RecordType::VIRT_RESOURCE && matches!(reason, Some(b"finding" | b"bridge-open")) {
+        if record_type == RecordType::VIRT_RESOURCE
+            && matches!(reason, Some(b"finding" | b"bridge-open" | b"bridge-close"))
+        {
             return Ok(None);
         }
         match (reason, cursor.0.strip_prefix(b" vm=")) {

@@ -6,7 +6,7 @@ use compact_str::CompactString;
 use taptrail_record::{
     Device, DeviceKind, Event, Line, Outcome, PathRecord, Rdev, Record, RecordType, Syscall, parse_text,
 };
-use taptrail_trail::{Finding, Holding, Proof, State};
+use taptrail_trail::{BridgeTap, Finding, Holding, Proof, State};
 
 use crate::Session;
 
@@ -128,6 +128,11 @@ pub(super) fn of_session<'a>(
 /// The records of a finding.
 pub(super) fn of_finding<'a>(finding: &'a Finding, evidence: CitedSources<'_>) -> Vec<Evident<'a>> {
     decode(finding.proof.iter(), evidence)
+}
+
+/// The records of a bridge helper's tap.
+pub(super) fn of_bridge_tap<'a>(tap: &'a BridgeTap, evidence: CitedSources<'_>) -> Vec<Evident<'a>> {
+    decode(tap.proof.iter(), evidence)
 }
 
 fn decode<'a>(all: impl Iterator<Item = &'a Proof>, evidence: CitedSources<'_>) -> Vec<Evident<'a>> {

@@ -1,13 +1,16 @@
 use serde::Serialize;
 use taptrail_record::{GuestId, MacAddr};
-use taptrail_trail::{Finding, Holding, Input, Proof};
+use taptrail_trail::{BridgeTap, Finding, Holding, Input, Proof};
 
 use super::{Explanation, Interface, LineReader, by_interface, sentences};
+use crate::bridge_taps;
 use crate::style::TimeFormat;
 
 #[derive(Serialize)]
 struct ExplanationJson<'a> {
     interfaces: Vec<InterfaceJson<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    bridge_taps: Vec<BridgeTapJson<'a>>,
     input: &'a Input,
 }
 
@@ -23,6 +26,13 @@ struct InterfaceJson<'a> {
 #[derive(Serialize)]
 struct HoldingJson<'a> {
     holding: &'a Holding,
+    told: Vec<String>,
+    lines: Vec<LineJson<'a>>,
+}
+
+#[derive(Serialize)]
+struct BridgeTapJson<'a> {
+    bridge_tap: &'a BridgeTap,
     told: Vec<String>,
     lines: Vec<LineJson<'a>>,
 }
@@ -52,7 +62,15 @@ pub(super) fn json(
 ) -> Result<String, serde_json::Error> {
     let interfaces = by_interface(explanation);
     let interfaces = interfaces.iter().map(|one| interface(one, clock, lines)).collect();
-    crate::json(&ExplanationJson { interfaces, input: &explanation.report.input })
+    let bridge_tap = |tap| bridge_tap(tap, clock, lines);
+    let bridge_taps = explanation.report.bridge_taps.iter().map(bridge_tap).collect();
+    crate::json(&ExplanationJson { interfaces, bridge_taps, input: &explanation.report.input })
+}
+
+fn bridge_tap<'a>(tap: &'a BridgeTap, clock: &TimeFormat, lines: &LineReader<'_>) -> BridgeTapJson<'a> {
+    let rows = bridge_taps::statement(tap, clock);
+    let told = rows.into_iter().map(|(label, text)| format!("{label} {text}")).collect();
+    BridgeTapJson { bridge_tap: tap, told, lines: shown(&tap.proof, lines) }
 }
 
 fn interface<'a>(interface: &Interface<'a>, clock: &TimeFormat, lines: &LineReader<'_>) -> InterfaceJson<'a> {

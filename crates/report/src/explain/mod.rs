@@ -18,7 +18,7 @@ use std::io;
 use std::sync::Arc;
 
 use taptrail_record::{GuestId, MacAddr};
-use taptrail_trail::{Finding, Holding, Input, Proof, Report};
+use taptrail_trail::{BridgeTap, Finding, Holding, Input, Proof, Report};
 
 pub use self::evidence::{CitedSources, LineReader};
 use self::nearest::Nearest;
@@ -50,9 +50,9 @@ impl Explainer {
         Self { filter, ..Self::default() }
     }
 
-    /// Whether no holding matched the filter.
+    /// Whether no holding, and no tap of a bridge helper's, matched the filter.
     pub fn is_empty(&self) -> bool {
-        self.report.holdings.is_empty()
+        self.report.holdings.is_empty() && self.report.bridge_taps.is_empty()
     }
 
     /// Holdings whose records lack what the filter compares.
@@ -88,6 +88,13 @@ impl TrailConsumer for Explainer {
         // What was found needs nothing that is near.
         if self.report.holdings.is_empty() {
             self.nearest.add(&holding, &self.filter);
+        }
+        Ok(())
+    }
+
+    fn bridge_tap(&mut self, tap: BridgeTap) -> io::Result<()> {
+        if self.filter.matches_bridge_tap(&tap) {
+            self.report.bridge_taps.push(tap);
         }
         Ok(())
     }
@@ -165,28 +172,30 @@ impl Explanation {
     /// The locations of all lines that it rests on, so that they can be read again in one pass.
     pub fn proofs(&self) -> impl Iterator<Item = &Proof> {
         let holdings = self.report.holdings.iter().flat_map(|holding| &holding.proof);
-        holdings.chain(self.report.findings.iter().flat_map(|finding| &finding.proof))
+        let taps = self.report.bridge_taps.iter().flat_map(|tap| &tap.proof);
+        holdings.chain(taps).chain(self.report.findings.iter().flat_map(|finding| &finding.proof))
     }
 
     /// The hosts of its holdings and findings.
     pub fn hosts(&self) -> impl Iterator<Item = &str> {
-        let Report { holdings, findings, .. } = &self.report;
-        holdings.iter().map(|of| &*of.host).chain(findings.iter().map(|of| &*of.host))
+        let Report { holdings, findings, bridge_taps, .. } = &self.report;
+        let taps = bridge_taps.iter().map(|of| &*of.host);
+        holdings.iter().map(|of| &*of.host).chain(findings.iter().map(|of| &*of.host)).chain(taps)
     }
 
     /// Whether it has no holding and no finding.
     pub fn is_empty(&self) -> bool {
-        self.report.holdings.is_empty() && self.report.findings.is_empty()
+        self.has_no_holding() && self.report.findings.is_empty()
     }
 
-    /// Whether it has no holding.
+    /// Whether it has no holding, and no tap of a bridge helper's.
     pub fn has_no_holding(&self) -> bool {
-        self.report.holdings.is_empty()
+        self.report.holdings.is_empty() && self.report.bridge_taps.is_empty()
     }
 
-    /// The number of its sessions.
+    /// The number of its sessions, and of a bridge helper's taps.
     pub fn sessions(&self) -> usize {
-        Session::group(&self.report.holdings).len()
+        Session::group(&self.report.holdings).len() + self.report.bridge_taps.len()
     }
 
     /// By which reading of the subject something was found, if it has several.

@@ -4,11 +4,12 @@ use std::collections::HashSet;
 
 use taptrail_trail::Proof;
 
-use super::evidence::{CitedSources, Evident, of_finding, of_session};
+use super::evidence::{CitedSources, Evident, of_bridge_tap, of_finding, of_session};
 use super::of_session::FindingsOf;
 use super::page::Page;
 use super::statement::Teller;
 use super::{Explanation, Records, coverage, records};
+use crate::bridge_taps;
 use crate::findings::sentence;
 use crate::style::{Clock as _, TimeFormat};
 use crate::text::escape_name;
@@ -23,7 +24,7 @@ pub(super) fn text<'a>(
     with: Records,
 ) -> String {
     let sessions = Session::group(&explanation.report.holdings);
-    if sessions.is_empty() && explanation.report.findings.is_empty() {
+    if explanation.is_empty() {
         return nothing(explanation, style);
     }
     let mut page = Page::new(style);
@@ -60,6 +61,14 @@ pub(super) fn text<'a>(
             page.line("More records may show it: the first and the last are here");
         }
     }
+    for tap in &explanation.report.bridge_taps {
+        page.gap();
+        page.head(&bridge_taps::heading(tap));
+        for (label, text) in bridge_taps::statement(tap, &teller.clock) {
+            page.row(label, &text);
+        }
+        print(&mut page, &of_bridge_tap(tap, evidence));
+    }
     for finding in findings.rest {
         page.gap();
         let about = match (&finding.guest, finding.mac) {
@@ -80,12 +89,15 @@ pub(super) fn text<'a>(
 
 /// The line below all sessions.
 pub(crate) fn summary(explanation: &Explanation, sessions: &[Session<'_>]) -> String {
-    let mut parts = vec![
-        count(sessions.len() as u64, "session"),
+    let taps = explanation.report.bridge_taps.len() as u64;
+    let mut parts = vec![count(sessions.len() as u64, "session")];
+    parts.extend((taps > 0).then(|| format!("{} of the bridge helper", count(taps, "tap"))));
+    parts.extend([
         count(explanation.report.findings.len() as u64, "finding"),
         format!("{} read", count(explanation.report.input.records, "record")),
-    ];
+    ]);
     let mut hosts: Vec<&str> = sessions.iter().map(Session::host).collect();
+    hosts.extend(explanation.report.bridge_taps.iter().map(|tap| &*tap.host));
     hosts.dedup();
     parts.extend(coverage::elsewhere(&explanation.report.input, &hosts));
     parts.join("; ")

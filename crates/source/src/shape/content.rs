@@ -1,6 +1,6 @@
 use bstr::ByteSlice as _;
 use compact_str::CompactString;
-use taptrail_record::{Abend, BridgeOpen, Denial, Fragment, ParseError, Record, RecordType, foreign};
+use taptrail_record::{Abend, Denial, Fragment, ParseError, Record, RecordType, foreign};
 use taptrail_trail::{Content, GapReason};
 
 use super::Unreadable;
@@ -77,11 +77,10 @@ pub(super) fn record_content(
 ) -> Result<Option<Content>, Unreadable> {
     match claim {
         Ok(Some(record)) => Ok(Some(Content::Record(record))),
-        Ok(None) => match BridgeOpen::parse(record_type, text) {
-            Ok(Some(open)) => Ok(Some(Content::BridgeOpen(open))),
+        Ok(None) => match Content::of_bridge_tap(record_type, text) {
             Ok(None) => Ok(foreign(record_type, text).map(|exe| Content::Foreign { exe })),
             Err(ParseError::Truncated) => Ok(truncated_record(record_type, text)),
-            Err(error) => Err(error.into()),
+            content => content.map_err(Into::into),
         },
         Err(ParseError::Truncated) => Ok(truncated_record(record_type, text)),
         Err(error) => Err(error.into()),

@@ -92,7 +92,7 @@ fn sink(
         Answer::Complete(answer) => answer,
     };
     let count = sink.count();
-    let none = view == View::Trail && count.holdings == 0;
+    let none = view == View::Trail && count.holdings + count.bridge_taps == 0;
     let unknown = coverage::note_unknown(&mut answer, &filter_used, none.then_some(count.maybe_matching));
     match sink.finish(answer.input()) {
         Err(error) if !is_broken_pipe(&error) => return Err(unwritten(error)),
@@ -102,7 +102,7 @@ fn sink(
     // The pager ends before warnings are printed.
     drop(sink);
     let done = answer.print_warnings(sources.stats);
-    let found = count.holdings + count.findings > 0;
+    let found = count.holdings + count.findings + count.bridge_taps > 0;
     let not_covered = unknown && !found && done == ExitCode::SUCCESS;
     Ok(code(view, count, if not_covered { NOT_COVERED.into() } else { done }))
 }

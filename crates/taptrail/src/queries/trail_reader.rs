@@ -184,6 +184,7 @@ impl<'a, T: TrailConsumer> TrailReader<'a, T> {
     fn drain(&mut self) -> io::Result<()> {
         self.trail.drain_ended().try_for_each(|holding| self.to.holding(holding))?;
         self.trail.drain_findings().try_for_each(|finding| self.to.finding(finding))?;
+        self.trail.drain_bridge_taps().try_for_each(|tap| self.to.bridge_tap(tap))?;
         self.trail.drain_runs().try_for_each(|run| self.to.run(run))
     }
 
@@ -191,6 +192,7 @@ impl<'a, T: TrailConsumer> TrailReader<'a, T> {
         let (rest, runs) = std::mem::take(&mut self.trail).finish_with_runs();
         rest.holdings.into_iter().try_for_each(|holding| self.to.holding(holding))?;
         rest.findings.into_iter().try_for_each(|finding| self.to.finding(finding))?;
+        rest.bridge_taps.into_iter().try_for_each(|tap| self.to.bridge_tap(tap))?;
         runs.into_iter().try_for_each(|run| self.to.run(run))
     }
 }

@@ -144,14 +144,14 @@ fn written(filter: Filter, output: Output, sources: &Inputs, dirs: &Dirs) -> Com
         Err(code) => return Ok(code),
     };
     let count = sink.count();
-    let none = (count.holdings == 0).then_some(count.maybe_matching);
+    let none = (count.holdings + count.bridge_taps == 0).then_some(count.maybe_matching);
     let unknown = coverage::note_unknown(&mut read, &asked, none);
     match sink.finish(read.input()) {
         Err(error) if !is_broken_pipe(&error) => return Err(trail_reader::unwritten(error)),
         _ => {}
     }
     let count = sink.count();
-    Ok(code(&read, sources, count.holdings + count.findings > 0, unknown))
+    Ok(code(&read, sources, count.holdings + count.findings + count.bridge_taps > 0, unknown))
 }
 
 /// Prints what could not be read, and returns the exit code.

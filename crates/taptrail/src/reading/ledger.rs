@@ -72,7 +72,12 @@ impl Rows {
 
     fn entry(&mut self, stored: StoredRecord) -> Result<Option<Entry>, String> {
         let read = parse_text(RecordType(stored.kind), stored.text.as_bytes());
-        let Some(record) = read.map_err(|error| error.to_string())? else { return Ok(None) };
+        let content = match read.map_err(|error| error.to_string())? {
+            Some(record) => Some(Content::Record(record)),
+            None => Content::of_bridge_tap(RecordType(stored.kind), stored.text.as_bytes())
+                .map_err(|error| error.to_string())?,
+        };
+        let Some(content) = content else { return Ok(None) };
         let entry = Entry {
             host: Arc::clone(&self.host),
             time: stored.time,
@@ -82,7 +87,7 @@ impl Rows {
             source: Arc::clone(&self.source),
             line: u64::try_from(stored.id).unwrap_or_default(),
             text: self.keep_text.then(|| stored.text.as_bytes().into()),
-            content: Content::Record(record),
+            content,
             copies: Vec::new(),
             unauthenticated: false,
         };

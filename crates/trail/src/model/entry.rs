@@ -3,7 +3,10 @@ use std::sync::Arc;
 use compact_str::CompactString;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use taptrail_record::{Abend, BridgeOpen, Denial, Fragment, KernelOpen, MacAddr, Record, ResourceChange};
+use taptrail_record::{
+    Abend, BridgeClose, BridgeOpen, Denial, Fragment, KernelOpen, MacAddr, ParseError, Record, RecordType,
+    ResourceChange,
+};
 use uuid::Uuid;
 
 use crate::{LineRef, Proof};
@@ -65,9 +68,11 @@ pub enum Content {
     Record(Record),
     /// The kernel recorded an open(2) of a raw network device.
     KernelOpen(KernelOpen),
-    /// `taptrail-bridge-helper` gave or refused its caller a tap. No holding is made of it: whose
-    /// the tap is, and until when, is not known.
+    /// `taptrail-bridge-helper` gave or refused its caller a tap. It is no guest's holding, but a
+    /// [`BridgeTap`](crate::BridgeTap).
     BridgeOpen(BridgeOpen),
+    /// A watcher saw that such a tap is closed.
+    BridgeClose(BridgeClose),
     /// The kernel recorded that a process that runs a guest, as it seems, got a fatal signal.
     Abend(Abend),
     /// The kernel recorded that a process was refused the access to a raw network device.
@@ -99,6 +104,21 @@ pub enum Content {
         #[serde(default, skip_serializing_if = "CompactString::is_empty")]
         exe: CompactString,
     },
+}
+
+impl Content {
+    /// The content of an audit record about a tap of the bridge helper's; none if the record is
+    /// another one.
+    ///
+    /// # Errors
+    ///
+    /// It is one, and cut off or invalid.
+    pub fn of_bridge_tap(record_type: RecordType, text: &[u8]) -> Result<Option<Self>, ParseError> {
+        if let Some(open) = BridgeOpen::parse(record_type, text)? {
+            return Ok(Some(Self::BridgeOpen(open)));
+        }
+        Ok(BridgeClose::parse(record_type, text)?.map(Self::BridgeClose))
+    }
 }
 
 /// The interfaces whose devices live supervisors of a host were opening or passing to QEMU when its

@@ -1,5 +1,6 @@
 //! The public data types: what a trail reads, and what it reports.
 
+pub(crate) mod bridge_tap;
 pub(crate) mod entry;
 pub(crate) mod finding;
 pub(crate) mod holding;

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
-use crate::{Finding, Holding};
+use crate::{BridgeTap, Finding, Holding};
 
 /// All holdings and findings of a trail, in the form of its JSON.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -12,6 +12,9 @@ pub struct Report {
     pub holdings: Vec<Holding>,
     /// The errors, gaps and suspicious entries, newest last.
     pub findings: Vec<Finding>,
+    /// Taps that a bridge helper passed to users' QEMUs, newest last.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub bridge_taps: Vec<BridgeTap>,
     /// What was read. The trail counts `records`; its reader fills in the rest.
     pub input: Input,
 }

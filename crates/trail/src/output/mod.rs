@@ -15,13 +15,14 @@ use crate::output::pending_releases::{PendingEnd, PendingReleases};
 use crate::output::unnumbered::UnnumberedGrant;
 use crate::state::open_holding::OpenHolding;
 use crate::state::run::Runs;
-use crate::{Certainty, Doubt, EndedBy, Finding, FindingKind, Holding, Incident, Proof, State};
+use crate::{BridgeTap, Certainty, Doubt, EndedBy, Finding, FindingKind, Holding, Incident, Proof, State};
 
 /// The holdings and findings that nobody has fetched yet, and what waits to be emitted.
 #[derive(Debug, Default)]
 pub(crate) struct Output {
     pub(crate) holdings: Vec<Holding>,
     pub(crate) findings: Vec<Finding>,
+    pub(crate) bridge_taps: Vec<BridgeTap>,
     pub(crate) incidents: Incidents,
     /// The runs of guests, if they are asked for.
     pub(crate) runs: Option<Runs>,

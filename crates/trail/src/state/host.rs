@@ -11,6 +11,7 @@ use uuid::Uuid;
 use crate::model::entry::RecordEntry;
 use crate::output::unnumbered::UnnumberedGrant;
 use crate::output::{GuestRef, Output, device_name};
+use crate::state::bridge_taps::BridgeTaps;
 use crate::state::foreign::ForeignPrograms;
 use crate::state::guest::Guest;
 use crate::state::ingest::{apply_to_guest, fragment_finding, gap_finding, recorded_device};
@@ -34,6 +35,7 @@ pub(crate) struct Host {
     /// The guest of each QEMU process.
     pub(crate) pids: HashMap<u32, Uuid>,
     kernel_opens: KernelOpens,
+    bridge_taps: BridgeTaps,
     pub(crate) denials: Denials,
     pub(crate) gone: GoneProcesses,
     daemons: RestartedDaemons,
@@ -55,6 +57,7 @@ impl Host {
             mac_index: MacIndex::default(),
             pids: HashMap::new(),
             kernel_opens: KernelOpens::default(),
+            bridge_taps: BridgeTaps::default(),
             denials: Denials::default(),
             gone: GoneProcesses::default(),
             daemons: RestartedDaemons::default(),
@@ -94,7 +97,8 @@ impl Host {
         match &entry.content {
             Content::Record(record) => self.apply_record(&RecordEntry { entry, record }, out),
             Content::KernelOpen(open) => self.kernel_opened(entry, open, out),
-            Content::BridgeOpen(open) => self.bridge_opened(entry, open),
+            Content::BridgeOpen(open) => self.bridge_opened(entry, open, out),
+            Content::BridgeClose(close) => self.bridge_taps.on_close(entry, close, out),
             Content::Abend(abend) => self.on_abend(entry, abend, out),
             Content::Denial(denial) => self.on_denial(entry, denial, out),
             Content::Truncated(fragment) => {
@@ -130,6 +134,7 @@ impl Host {
             guest.mark_records_lost(since, until);
         }
         self.kernel_opens.mark_records_lost(until);
+        self.bridge_taps.mark_records_lost(since);
         self.last_gap = Some((since, until));
     }
 
@@ -308,10 +313,11 @@ impl Host {
     }
 
     /// The bridge helper's record accounts for the open(2) that the kernel recorded.
-    fn bridge_opened(&mut self, entry: &Entry, open: &BridgeOpen) {
+    fn bridge_opened(&mut self, entry: &Entry, open: &BridgeOpen, out: &mut Output) {
         if let Some(device) = &open.device {
             self.kernel_opens.match_record(entry, device, Some(0));
         }
+        self.bridge_taps.on_open(entry, open, out);
     }
 
     /// No record gave the number of a granted device in time.
@@ -360,6 +366,7 @@ impl Host {
         for guest in self.take_guests() {
             guest.end_unseen(EndedBy::Reboot, self.last_time, at, out);
         }
+        self.bridge_taps.on_reboot(&self.name, self.last_time, at, out);
         out.mac_changes.clear();
         self.mac_index.clear();
         self.pids.clear();
@@ -424,6 +431,7 @@ impl Host {
         for guest in self.take_guests() {
             guest.finish(until, out);
         }
+        self.bridge_taps.finish(&self.name, out);
         self.denials.report_overdue(&self.name, None, out);
         for pending_open in self.kernel_opens.take_all() {
             self.report_unmanaged(pending_open, out);

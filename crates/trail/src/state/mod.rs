@@ -1,5 +1,6 @@
 //! The state machine: hosts, their guests, and the interfaces and devices of each guest.
 
+pub(crate) mod bridge_taps;
 pub(crate) mod foreign;
 pub(crate) mod guest;
 pub(crate) mod host;

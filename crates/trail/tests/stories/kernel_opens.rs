@@ -232,6 +232,8 @@ fn bridge_open(device: Option<Device>, parent: u32) -> Content {
         start_time: None,
         claimed_name: Some(guest(1).name),
         claimed_uuid: Some(guest(1).uuid),
+        netns: None,
+        ifindex: None,
     })
 }
 

@@ -4,6 +4,7 @@
 
 mod audit_log;
 mod beginnings;
+mod bridge_taps;
 mod daemons;
 mod documents;
 mod fixtures;

@@ -165,7 +165,11 @@ impl ExpectedStateReader {
                 Outcome::Failed => self.bridge_taps.remove(&tap.dev),
             };
         }
+        if let Content::BridgeClose(close) = &entry.content {
+            self.bridge_taps.remove(&*close.dev);
+        }
         self.trail.feed(entry);
+        self.trail.drain_bridge_taps().for_each(drop);
         for ended in self.trail.drain_ended() {
             if ended.state == State::Released && self.interest.has(&ended) {
                 self.released.insert((ended.guest.uuid, ended.mac, ended.device.kind), ended);

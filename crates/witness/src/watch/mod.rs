@@ -376,6 +376,8 @@ impl Watcher {
     /// Turns the trail's new releases and findings into events.
     fn collect_trail_output(&mut self) {
         let Self { trail, events, .. } = self;
+        // They concern no guest: see `bridge_taps`.
+        trail.drain_bridge_taps().for_each(drop);
         for holding in trail.drain_ended() {
             if holding.state == State::Released {
                 let time = holding.released.unwrap_or_else(Timestamp::now);

@@ -1,8 +1,8 @@
 use jiff::Timestamp;
 use proptest::prelude::*;
 use taptrail_record::{
-    Abend, BridgeOpen, CloseDoubt, Denial, Descriptor, Device, DeviceKind, Event, Fragment, GuestId,
-    KernelOpen, MacAddr, Outcome, Rdev, Reason, Record, Requester, ResourceChange, UpdatePhase,
+    Abend, BridgeClose, BridgeOpen, CloseDoubt, Denial, Descriptor, Device, DeviceKind, Event, Fragment,
+    GuestId, KernelOpen, MacAddr, Outcome, Rdev, Reason, Record, Requester, ResourceChange, UpdatePhase,
 };
 use uuid::Uuid;
 
@@ -76,6 +76,8 @@ fn bridge_open() -> impl Strategy<Value = BridgeOpen> {
             start_time,
             claimed_name,
             claimed_uuid: uuid.map(Uuid::from_u128),
+            netns: start_time,
+            ifindex: Some(ids.0),
             outcome: if success { Outcome::Success } else { Outcome::Failed },
         }
     })
@@ -93,6 +95,10 @@ fn content() -> impl Strategy<Value = Content> {
             Content::KernelOpen(KernelOpen { pid, ppid, exe, device, fd, errno })
         }),
         1 => bridge_open().prop_map(Content::BridgeOpen),
+        1 => (bridge_open(), text(), proptest::option::of(any::<u64>())).prop_map(|(open, dev, last_seen)| {
+            let BridgeOpen { bridge, requester, start_time, .. } = open;
+            Content::BridgeClose(BridgeClose { bridge, dev, requester, start_time, last_seen })
+        }),
         1 => (any::<u32>(), text(), text(), any::<u32>()).prop_map(|(pid, comm, exe, signal)| {
             Content::Abend(Abend { pid, comm, exe, signal })
         }),
@@ -191,6 +197,7 @@ fn content_kind(content: &Content) -> &'static str {
         Content::Record(_) => "record",
         Content::KernelOpen(_) => "kernel-open",
         Content::BridgeOpen(_) => "bridge-open",
+        Content::BridgeClose(_) => "bridge-close",
         Content::Abend(_) => "abend",
         Content::Denial(_) => "denial",
         Content::Resource(_) => "resource",
@@ -205,7 +212,7 @@ fn content_kind(content: &Content) -> &'static str {
     }
 }
 
-const CONTENT_KINDS: usize = 14;
+const CONTENT_KINDS: usize = 15;
 
 fn is_stored_as(content: Content, json: &str) {
     assert_eq!(serde_json::to_string(&content).unwrap(), json);
@@ -357,9 +364,21 @@ fn each_content_has_its_form() {
                 start_time: Some(99),
                 claimed_name: Some("web 1".into()),
                 claimed_uuid: Some(a_guest().uuid),
+                netns: Some(4_026_531_840),
+                ifindex: Some(7),
                 outcome: Outcome::Success,
             }),
-            r#"{"bridge-open":{"bridge":"br0","device":{"kind":"tun","path":"/dev/net/tun","rdev":"0A:C8","dev":"tap0"},"requester":{"uid":1000,"auid":1000,"pid":7},"start_time":99,"claimed_name":"web 1","claimed_uuid":"2ea4e9f1-1c4a-4c49-a5a1-0bbbbf2a1b0e","outcome":"success"}}"#.to_owned(),
+            r#"{"bridge-open":{"bridge":"br0","device":{"kind":"tun","path":"/dev/net/tun","rdev":"0A:C8","dev":"tap0"},"requester":{"uid":1000,"auid":1000,"pid":7},"start_time":99,"claimed_name":"web 1","claimed_uuid":"2ea4e9f1-1c4a-4c49-a5a1-0bbbbf2a1b0e","netns":4026531840,"ifindex":7,"outcome":"success"}}"#.to_owned(),
+        ),
+        (
+            Content::BridgeClose(BridgeClose {
+                bridge: "br0".into(),
+                dev: "tap0".into(),
+                requester: Requester { uid: 1000, auid: 1000, pid: 7 },
+                start_time: Some(99),
+                last_seen: Some(1_795_000_000_017),
+            }),
+            r#"{"bridge-close":{"bridge":"br0","dev":"tap0","requester":{"uid":1000,"auid":1000,"pid":7},"start_time":99,"last_seen_ms":1795000000017}}"#.to_owned(),
         ),
         (
             Content::Abend(Abend { pid: 9, comm: "CPU 0/KVM".into(), exe: "/usr/bin/qemu".into(), signal: 11 }),
