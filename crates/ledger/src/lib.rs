@@ -28,6 +28,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bridge_tap;
 mod chain;
 mod copy;
 mod error;
@@ -40,6 +41,7 @@ mod upkeep;
 mod watch;
 mod write;
 
+pub use bridge_tap::{LiveBridgeTap, NewBridgeTap};
 pub use chain::{
     ChainCheckpoint, ChainFault, ChainHash, ChainReport, CheckpointVerdict, InvalidCheckpoint, NamedRecord,
     PrunedRows,

@@ -5,6 +5,7 @@ use rusqlite::Row;
 use taptrail_record::{GuestId, MacAddr};
 use uuid::Uuid;
 
+use crate::bridge_tap;
 use crate::{AuditOutcome, GuestKey, Ledger, LedgerError, Process, RecordKey};
 
 /// One start of one guest.
@@ -216,12 +217,14 @@ impl Ledger {
             .connection
             .prepare(&format!(
                 "SELECT id, {name}, {uuid}, {boot_id}, supervisor_pid, supervisor_start, pid, pid_start,
-                        begun, ended, {end_reason}, {watched} FROM guest WHERE {condition} ORDER BY id",
+                        begun, ended, {end_reason}, {watched} FROM guest
+                 WHERE ({condition}) AND {watched} < {no_guest} ORDER BY id",
                 name = bounded("name"),
                 uuid = bounded("uuid"),
                 boot_id = bounded("boot_id"),
                 end_reason = bounded("end_reason"),
                 watched = self.since_3("watched"),
+                no_guest = bridge_tap::WATCHED,
             ))
             .map_err(failed)?;
         let mut rows = statement.query([]).map_err(failed)?;
@@ -353,12 +356,17 @@ impl Ledger {
 /// A column of text, or NULL if it is longer than any text that taptrail writes: an audit record
 /// has at most 8970 bytes (`MAX_AUDIT_MESSAGE_LENGTH`, linux/audit.h). SQLite knows the length
 /// without reading the text.
-fn bounded(column: &str) -> String {
+pub(crate) fn bounded(column: &str) -> String {
     format!("iif(octet_length({column}) <= 65536, {column}, NULL)")
 }
 
 /// The text of a [`bounded`] column that is never NULL in a valid row.
-fn text_of(row: &Row<'_>, column: usize, table: &'static str, id: i64) -> Result<String, LedgerError> {
+pub(crate) fn text_of(
+    row: &Row<'_>,
+    column: usize,
+    table: &'static str,
+    id: i64,
+) -> Result<String, LedgerError> {
     let text: Option<String> = row.get(column).map_err(|source| LedgerError::Read { source })?;
     text.ok_or_else(|| invalid_row(table, id, "…", "text of up to 64 KiB"))
 }

@@ -7,8 +7,8 @@ use std::sync::Barrier;
 
 use jiff::Timestamp;
 use taptrail_ledger::{
-    AuditOutcome, Checkpoint, GuestKey, Ledger, LedgerError, Logged, NewDevice, NewGuest, NewRecord,
-    NewWatched, Process, Step, Tx,
+    AuditOutcome, Checkpoint, GuestKey, Ledger, LedgerError, Logged, NewBridgeTap, NewDevice, NewGuest,
+    NewRecord, NewWatched, Process, Step, Tx,
 };
 use taptrail_record::{DeviceKind, GuestId, MacAddr, Rdev};
 use uuid::Uuid;
@@ -538,4 +538,52 @@ fn a_ledger_that_others_can_write_to_is_refused() {
     std::os::unix::fs::symlink(&elsewhere, &file).unwrap();
     assert!(matches!(Ledger::open(dir.path()), Err(LedgerError::File { .. })));
     assert!(!elsewhere.exists());
+}
+
+// Shows 13.43.
+#[test]
+fn a_bridge_helpers_tap_has_an_account_without_a_guest() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut ledger = Ledger::open(dir.path()).unwrap();
+    let watcher = Process { pid: 5, start: 6 };
+    let tx = ledger.begin().unwrap();
+    let tap =
+        NewBridgeTap { boot_id: "boot", watcher, requester: Some(Process { pid: 7, start: 8 }), netns: 9 };
+    let first = tx.bridge_tap_opened(&tap, &record("open 1")).unwrap();
+    let second = tx.bridge_tap_opened(&NewBridgeTap { requester: None, ..tap }, &record("open 2")).unwrap();
+    tx.commit().unwrap();
+    let open: Vec<_> = ledger
+        .live_bridge_taps()
+        .unwrap()
+        .into_iter()
+        .map(|tap| (tap.key, tap.boot_id, tap.opened))
+        .collect();
+    let boot = || "boot".to_owned();
+    assert_eq!(open, [(first, boot(), "open 1".to_owned()), (second, boot(), "open 2".to_owned())]);
+    // It is no guest, whoever asks.
+    for guests in [ledger.guests(), ledger.live_guests(), ledger.recent_guests()] {
+        assert!(guests.unwrap().is_empty());
+    }
+    let seen = Timestamp::now() + jiff::SignedDuration::from_secs(9);
+    let tx = ledger.begin().unwrap();
+    tx.guest_seen(first, seen).unwrap();
+    tx.bridge_tap_closed(second, &record("close 2"), watcher.pid).unwrap();
+    assert!(matches!(
+        tx.bridge_tap_closed(second, &record("again"), watcher.pid),
+        Err(LedgerError::AlreadyDone { .. })
+    ));
+    drop(tx);
+    assert_eq!(ledger.live_bridge_taps().unwrap().len(), 2, "nothing of a failed transaction");
+    let tx = ledger.begin().unwrap();
+    tx.guest_seen(first, seen).unwrap();
+    tx.bridge_tap_closed(second, &record("close 2"), watcher.pid).unwrap();
+    tx.commit().unwrap();
+    let open = ledger.live_bridge_taps().unwrap();
+    assert_eq!(open.len(), 1);
+    assert_eq!((open[0].key, open[0].last_seen.as_millisecond()), (first, seen.as_millisecond()));
+    assert!(ledger.faults().unwrap().is_empty());
+    // Its records are of the chain, and pruned when it has ended.
+    assert_eq!(ledger.prune(seen).unwrap().records, 2);
+    let texts: Vec<_> = ledger.into_records().map(|row| row.unwrap().text).collect();
+    assert_eq!(texts, ["open 1"]);
 }

@@ -8,13 +8,14 @@ use rusqlite::Connection;
 /// The migration steps from an empty file to this program's schema. A ledger's version is the
 /// number of steps applied: a newer one is refused, an older one gets the remaining steps. A
 /// released step never changes.
-pub(crate) const STEPS: [&str; 6] = [
+pub(crate) const STEPS: [&str; 7] = [
     include_str!("1.sql"),
     include_str!("2.sql"),
     include_str!("3.sql"),
     include_str!("4.sql"),
     include_str!("5.sql"),
     include_str!("6.sql"),
+    include_str!("7.sql"),
 ];
 
 /// The version of this program's schema.
