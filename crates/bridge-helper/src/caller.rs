@@ -1,6 +1,7 @@
 //! Who asks: the helper's real user and login user, and the process that started it.
 
 use std::ffi::OsString;
+use std::io;
 use std::path::Path;
 
 use taptrail_kernel::proc::{ProcessId, ProcessStatus, command_line, login_uid};
@@ -26,10 +27,10 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
+    /// Of this process.
     pub(crate) fn find() -> Self {
         let parent = parent();
-        let start_time = ProcessId::of(parent).ok().map(|id| id.start_time);
-        let claims = Claims::of(&arguments_of_qemu(parent));
+        let (start_time, claims) = asker(parent);
         Self {
             requester: Requester {
                 uid: rustix::process::getuid().as_raw(),
@@ -42,9 +43,32 @@ impl Caller {
             is_gone: parent != self::parent(),
         }
     }
+
+    /// Of another process, which runs the helper.
+    pub(crate) fn of(helper: u32) -> io::Result<Self> {
+        let status = ProcessStatus::of(helper)?;
+        let (start_time, claims) = asker(status.parent);
+        Ok(Self {
+            requester: Requester {
+                // The helper has become its real user.
+                uid: status.uid,
+                auid: login_uid(helper)?.unwrap_or(Requester::UNSET),
+                pid: status.parent,
+            },
+            start_time,
+            claims,
+            is_gone: ProcessStatus::of(helper)?.parent != status.parent,
+        })
+    }
 }
 
-/// The parent's pid; 0 if it is in a pid namespace that this process can't see.
+/// The start time of the helper's parent, and what it claims.
+fn asker(parent: u32) -> (Option<u64>, Claims) {
+    let start_time = ProcessId::of(parent).ok().map(|id| id.start_time);
+    (start_time, Claims::of(&arguments_of_qemu(parent)))
+}
+
+/// The pid of this process's parent; 0 if it is in a pid namespace that this process can't see.
 fn parent() -> u32 {
     rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get().unsigned_abs())
 }

@@ -11,15 +11,18 @@
 //! 3. reads the ACL ([`acl`]) with the caller's own rights to files;
 //! 4. opens a tap and makes it a port of the bridge;
 //! 5. records who asked for which bridge, and the answer ([`taptrail_record::BridgeOpen`]);
-//! 6. passes the descriptor, which it has no access to before ([`taptrail_kernel::device`]).
+//! 6. has `taptrail watch` look at it, if one listens, which opens an account in the ledger
+//!    ([`broker`]);
+//! 7. passes the descriptor, which it has no access to before 5 ([`taptrail_kernel::device`]).
 //!
-//! It does not know for which guest or which interface the tap is, and writes to no ledger. It
-//! runs no program, and reads no file but the ACL and `/proc`.
+//! It does not know for which guest or which interface the tap is, and writes to no ledger itself.
+//! It runs no program, and reads no file but the ACL and `/proc`.
 
 #![forbid(unsafe_code)]
 
 pub mod acl;
 pub mod arguments;
+pub mod broker;
 mod caller;
 mod record;
 mod request;

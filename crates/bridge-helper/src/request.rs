@@ -16,6 +16,7 @@ use taptrail_record::{BridgeOpen, Device, IfName, Outcome};
 
 use crate::acl::{ACL_FILE, Acl};
 use crate::arguments::Arguments;
+use crate::broker::announce;
 use crate::caller::Caller;
 use crate::record::{AuditLog, RecordError};
 use crate::tap;
@@ -171,6 +172,9 @@ impl Request<'_> {
         let (devices, _) = opening.admit(self)?;
         if let Some(refusal) = refusal {
             return Err(refusal.into());
+        }
+        if let Err(error) = announce() {
+            crate::report(&error);
         }
         let passed = devices.first().ok_or(Errno::BADF).and_then(|device| device.pass(socket.as_fd()));
         passed.or_else(|errno| {

@@ -24,7 +24,9 @@ pub use identity::{ProcessId, boot_time, is_exiting};
 pub(crate) use numbers::raw_kind;
 pub use numbers::{DeviceNumbers, HeldKind};
 pub use pidfd::{PidFd, Signal};
-pub use process::{ProcessStatus, command_line, deleted_path, descriptor_tables, exe, exe_file, processes};
+pub use process::{
+    ProcessStatus, command_line, deleted_path, descriptor_tables, exe, exe_file, has_capability, processes,
+};
 
 /// `KCMP_FILE` (linux/kcmp.h).
 const KCMP_FILE: libc::c_int = 0;

@@ -8,6 +8,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, StatxFlags, makedev};
+use rustix::thread::CapabilitySet;
 
 use super::same_table;
 
@@ -105,6 +106,22 @@ impl ProcessStatus {
         let (parent, uid) = parent.zip(uid).ok_or_else(|| super::malformed("status"))?;
         Ok(Self { parent, uid, groups, within })
     }
+}
+
+/// Whether a process has this effective capability in the calling process's user namespace. In one
+/// of its own, any user has all of them.
+///
+/// # Errors
+///
+/// It has ended, or may not be inspected.
+pub fn has_capability(pid: u32, capability: CapabilitySet) -> io::Result<bool> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let effective = text.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = effective.and_then(|word| u64::from_str_radix(word.trim(), 16).ok());
+    let effective = effective.ok_or_else(|| super::malformed("status"))?;
+    let namespace = |of: &str| std::fs::metadata(format!("/proc/{of}/ns/user")).map(|file| file.ino());
+    let is_ours = namespace("self")? == namespace(&pid.to_string())?;
+    Ok(is_ours && effective & capability.bits() == capability.bits())
 }
 
 /// The threads of a process with different descriptor tables: the first is the process itself,
