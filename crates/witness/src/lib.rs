@@ -22,6 +22,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bridge_taps;
 pub mod scan;
 pub mod verify;
 pub mod watch;

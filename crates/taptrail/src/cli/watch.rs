@@ -62,6 +62,13 @@ pub(crate) struct Watch {
     #[arg(long, help_heading = RECORDS_HEADING)]
     pub(crate) bpf: bool,
 
+    /// Keep accounts of the taps that taptrail-bridge-helper passes to users' QEMUs
+    ///
+    /// Helpers connect to /run/taptrail-watch/bridge-taps. The ledger gets a record when a tap is
+    /// passed, and another when the kernel shows that nobody holds it any more.
+    #[arg(long, help_heading = RECORDS_HEADING)]
+    pub(crate) bridge_taps: bool,
+
     /// Write observations and findings to the kernel's audit log, too
     #[arg(long, help_heading = NOTIFICATIONS_HEADING)]
     pub(crate) emit_audit: bool,

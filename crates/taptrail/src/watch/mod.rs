@@ -8,9 +8,11 @@
 //! ```
 //!
 //! One poll(2) waits for the log, signals, QEMUs' ends, and scrapers. Delivery never blocks the
-//! loop: slow subscribers lose events, and get the number of lost events.
+//! loop: slow subscribers lose events, and get the number of lost events. The accounts of the bridge
+//! helper's taps, which concern no guest, have a thread of their own (`bridge_taps.rs`).
 
 mod actions;
+mod bridge_taps;
 mod event;
 mod http;
 mod journal;
@@ -41,6 +43,7 @@ use taptrail_witness::watch::{WatchError, WatchOptions, Watcher};
 use tracing::{info, warn};
 
 pub(crate) use self::actions::{Program, Rule, Url};
+use self::bridge_taps::BridgeTapsThread;
 use self::http::Server;
 pub(crate) use self::journal::SOCKET as JOURNAL;
 use self::metrics::{Bpf, Metrics, Sample, Textfile};
@@ -110,6 +113,8 @@ struct WatchLoop {
     /// --bpf was given.
     bpf: bool,
     manager: ServiceManager,
+    /// The accounts of the bridge helper's taps, if they are kept. They end with the loop.
+    _bridge_taps: Option<BridgeTapsThread>,
     /// Entries taken, and bytes read, since the last checkpoint.
     entries: usize,
     bytes: u64,
@@ -131,11 +136,16 @@ struct WatchLoop {
 struct Backoff(Option<(Instant, Duration)>);
 
 impl Backoff {
-    /// An attempt failed: logs why, and starts or doubles the pause.
+    /// An attempt failed: logs why, tells the service manager, and starts or doubles the pause.
     fn failed(&mut self, why: &str, manager: &mut ServiceManager) {
+        self.begin(why);
+        manager.status(format!("Waits: {why}"));
+    }
+
+    /// An attempt failed: logs why, and starts or doubles the pause.
+    fn begin(&mut self, why: &str) {
         let pause = self.0.map_or(RETRY_DELAY, |(_, pause)| (pause * 2).min(MAX_RETRY_DELAY));
         warn!("{why}; tried again in {} s", pause.as_secs());
-        manager.status(format!("Waits: {why}"));
         self.0 = Some((Instant::now() + pause, pause));
     }
 
@@ -204,6 +214,10 @@ impl WatchLoop {
         if let Some(address) = server.as_ref().and_then(|server| server.address().ok()) {
             info!("metrics are served at http://{address}/metrics");
         }
+        // Behind the watcher, which has the ledger's lock.
+        let bridge_taps =
+            arguments.bridge_taps.then(|| BridgeTapsThread::start(&dirs.state, arguments.emit_audit));
+        let bridge_taps = bridge_taps.transpose().map_err(Failure::input)?;
         let measured = arguments.metrics_file.is_some() || server.is_some();
         let now = Instant::now();
         Ok(Self {
@@ -220,6 +234,7 @@ impl WatchLoop {
             audit: if measured { Audit::with_readlog(None).ok() } else { None },
             bpf: arguments.bpf,
             manager: ServiceManager::of_environment(),
+            _bridge_taps: bridge_taps,
             entries: 0,
             bytes: 0,
             unreadable: 0,
