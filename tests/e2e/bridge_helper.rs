@@ -547,12 +547,12 @@ fn libvirts_session_daemon_gets_a_tap_and_verify_accounts_for_it() {
     let lab = Lab::new();
     let log = auditing.start_daemon(&lab.world.path(""));
     let session = Session::start(&lab);
-    let refused = session.create("br7");
-    assert!(
-        !refused.success() && refused.stderr.contains("does not allow bridge 'br7'"),
-        "{}",
-        refused.stderr
-    );
+    // libvirt reads the helper's stderr in a thread, and its error has what was read by then.
+    lab.world.until("the helper's reason", || {
+        let refused = session.create("br7");
+        assert!(!refused.success() && refused.stderr.contains("bridge helper"), "{}", refused.stderr);
+        refused.stderr.contains("does not allow bridge 'br7'")
+    });
     session.create("br0").ok();
     let pid: u32 =
         fs::read_to_string(session.home.join("libvirt/qemu/run/web1.pid")).unwrap().trim().parse().unwrap();
