@@ -72,7 +72,8 @@ impl Served {
     }
 }
 
-// Shows 1.22. The tests run as root, who could be the helper: but they hold no tap.
+// The tests run as root, who could be the helper: but they hold no tap.
+// Shows 1.22.
 #[test]
 fn a_client_without_a_tap_is_told_so_and_nothing_is_recorded() {
     let served = Served::start();
