@@ -178,7 +178,7 @@ fn a_change_that_fails_leaves_the_old_filter_in_force() {
     let rules = world.ruleset();
     std::fs::write(&broken, "").unwrap();
     let set = ["set-filter", "web1", "52:54:00:00:00:01", "no-mac-spoofing"];
-    world.taptrail(set).fails(1, "not today; the old one is in force");
+    world.taptrail(set).fails(1, "not today; the old filter is in force");
     assert_eq!(world.ruleset(), rules);
     assert_eq!(kinds(&world), [""; 0]);
     std::fs::remove_file(&broken).unwrap();

@@ -93,7 +93,7 @@ fn qemu_gives_a_taps_socket_its_size() {
 
 /// Whether an e1000 shows its guest a carrier: the bit `LU` of its register `STATUS`, at the address
 /// that the firmware gave it.
-fn has_carrier(world: &World, qmp: &mut Qmp, id: &str) -> bool {
+pub(crate) fn has_carrier(world: &World, qmp: &mut Qmp, id: &str) -> bool {
     let mut monitor = |line: &str| {
         let answer = qmp.execute("human-monitor-command", json!({ "command-line": line }));
         answer.as_str().unwrap().to_owned()
@@ -264,12 +264,12 @@ fn libvirts_xml_sets_the_hosts_side_too() {
 
 /// Open vSwitch with its userspace datapath, which needs no kernel module, in this test's network and
 /// with its own `/run/openvswitch`.
-struct OpenVswitch {
+pub(crate) struct OpenVswitch {
     programs: Vec<Child>,
 }
 
 impl OpenVswitch {
-    fn start(world: &World) -> Self {
+    pub(crate) fn start(world: &World) -> Self {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
         output("/bin/mount", &["--make-rprivate", "/"]);
         fs::create_dir_all("/run/openvswitch").unwrap();
@@ -291,7 +291,7 @@ impl OpenVswitch {
         ovs
     }
 
-    fn vsctl(&self, args: &[&str]) -> String {
+    pub(crate) fn vsctl(&self, args: &[&str]) -> String {
         let all: Vec<&str> = ["--timeout=20"].into_iter().chain(args.iter().copied()).collect();
         output("/usr/bin/ovs-vsctl", &all).trim().to_owned()
     }

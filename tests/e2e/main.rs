@@ -44,6 +44,7 @@ mod soak;
 mod spoilt_logs;
 mod systemd;
 mod top;
+mod updates;
 mod verify;
 mod vhost;
 mod watch;

@@ -5,7 +5,7 @@ use taptrail_kernel::process::{Credentials, CredentialsError};
 use taptrail_record::Requester;
 
 use crate::filter::FilterChoice;
-use crate::spec::NicSpec;
+use crate::spec::{NicSpec, SpecChange};
 
 /// A user given by `--allow` can't be found.
 #[derive(Debug, thiserror::Error)]
@@ -71,11 +71,10 @@ impl Callers {
         })
     }
 
-    /// Why this user may call, but not set that filter: we would read its file with our own
+    /// Why this user may call, but not make that change: we would read a filter's file with our own
     /// privileges.
-    pub(crate) fn objection_to(&self, uid: u32, filter: Option<&FilterChoice>) -> Option<String> {
-        let has_path = filter.is_some_and(FilterChoice::has_path);
-        (has_path && !self.is_owner(uid)).then(|| {
+    pub(crate) fn objection_to(&self, uid: u32, change: &SpecChange) -> Option<String> {
+        (change.names_file() && !self.is_owner(uid)).then(|| {
             "the files of filter= are for root and the supervisor's own user alone: name a filter".to_owned()
         })
     }

@@ -133,6 +133,7 @@ trait GuestProxy {
     async fn detach(&mut self, mac: String, timeout_ms: i64) -> zlink::Result<Result<OneNic, ApiError>>;
     async fn revoke(&mut self, mac: String) -> zlink::Result<Result<OneNic, ApiError>>;
     async fn set_filter(&mut self, mac: String, filter: String) -> zlink::Result<Result<OneNic, ApiError>>;
+    async fn update(&mut self, mac: String, settings: String) -> zlink::Result<Result<OneNic, ApiError>>;
     async fn stop(&mut self, timeout_ms: i64, force: bool) -> zlink::Result<Result<(), ApiError>>;
     async fn status(&mut self) -> zlink::Result<Result<Status, ApiError>>;
     async fn nics(&mut self) -> zlink::Result<Result<Nics, ApiError>>;
@@ -204,6 +205,17 @@ impl Client {
     pub fn set_filter(&mut self, mac: &str, filter: &str) -> Result<OneNic, ClientError> {
         self.run_request(REQUEST_TIMEOUT, async |connection| {
             connection.set_filter(mac.to_owned(), filter.to_owned()).await
+        })
+    }
+
+    /// Changes settings of an interface: keys and values of a SPEC, `vlan=7,link=up`.
+    ///
+    /// # Errors
+    ///
+    /// As [`attach`](Self::attach).
+    pub fn update(&mut self, mac: &str, settings: &str) -> Result<OneNic, ClientError> {
+        self.run_request(REQUEST_TIMEOUT, async |connection| {
+            connection.update(mac.to_owned(), settings.to_owned()).await
         })
     }
 

@@ -58,26 +58,48 @@ pub(crate) fn remove_ovs_port(mac: MacAddr, mark: &str) {
     }
 }
 
-/// Limits what the guest sends and receives. A macvtap sends what its guest sends; of a tap, the
-/// guest receives what the link sends.
-pub(crate) fn limit_bandwidth(links: &mut Links, spec: &NicSpec, index: u32) -> Result<(), LinkError> {
+/// The limits of what an interface's link sends and receives. A macvtap sends what its guest sends; of
+/// a tap, the guest receives what the link sends.
+fn limits(spec: &NicSpec) -> (Option<Bandwidth>, Option<Bandwidth>) {
     let bytes = |limit: &Limit| Bandwidth {
         average: u64::from(limit.average) * 1000,
         peak: limit.peak.map(|peak| u64::from(peak) * 1000),
         burst: limit.burst.map(|burst| u64::from(burst) * 1024),
     };
-    let (inbound, outbound) = (spec.host.inbound.as_ref(), spec.host.outbound.as_ref());
-    let (sent, received) = match spec.backend {
+    let (inbound, outbound) = (spec.host.inbound.as_ref().map(bytes), spec.host.outbound.as_ref().map(bytes));
+    match spec.backend {
         Backend::Macvtap { .. } => (outbound, inbound),
         _ => (inbound, outbound),
-    };
+    }
+}
+
+/// Limits what the guest sends and receives.
+pub(crate) fn limit_bandwidth(links: &mut Links, spec: &NicSpec, index: u32) -> Result<(), LinkError> {
+    let (sent, received) = limits(spec);
     if let Some(limit) = sent {
-        links.limit_sent(index, &bytes(limit))?;
+        links.limit_sent(index, &limit)?;
     }
     match received {
-        Some(limit) => links.limit_received(index, &bytes(limit)),
+        Some(limit) => links.limit_received(index, &limit),
         None => Ok(()),
     }
+}
+
+/// Limits what the guest sends and receives in place of other limits, `from`.
+pub(crate) fn change_bandwidth(
+    links: &mut Links,
+    from: &NicSpec,
+    to: &NicSpec,
+    index: u32,
+) -> Result<(), LinkError> {
+    let (sent, received) = limits(from);
+    if sent.is_some() {
+        links.end_limit_sent(index)?;
+    }
+    if received.is_some() {
+        links.end_limit_received(index)?;
+    }
+    limit_bandwidth(links, to, index)
 }
 
 /// Makes a tap a port of Open vSwitch.

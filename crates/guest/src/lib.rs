@@ -51,6 +51,7 @@ mod host;
 mod host_link;
 mod host_side;
 mod interface;
+mod live;
 mod marked;
 mod monitor;
 mod open_files;

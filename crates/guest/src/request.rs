@@ -15,9 +15,8 @@ use tokio::sync::oneshot;
 use tracing::info;
 
 use crate::events::{EventPublisher, Subscription};
-use crate::filter::FilterChoice;
 use crate::socket::HungUp;
-use crate::spec::NicSpec;
+use crate::spec::{NicSpec, SpecChange};
 use crate::state::{GuestState, InterfaceInfo, Snapshot};
 
 /// Why a request failed.
@@ -98,11 +97,11 @@ pub(crate) enum Request {
         /// The interface that was released.
         reply: Reply<InterfaceInfo>,
     },
-    /// Change what an interface's guest may send and receive.
-    SetFilter {
+    /// Change settings of an interface while its guest runs.
+    Update {
         mac: MacAddr,
-        /// The filters; `None` for none.
-        filter: Option<FilterChoice>,
+        /// The keys and their new values.
+        change: Box<SpecChange>,
         /// The client; `None` for a signal.
         requester: Option<Requester>,
         /// The interface that was changed.
@@ -139,7 +138,7 @@ impl Request {
             Self::Attach { reply, .. }
             | Self::Detach { reply, .. }
             | Self::Revoke { reply, .. }
-            | Self::SetFilter { reply, .. } => reply.has_waiting_client(),
+            | Self::Update { reply, .. } => reply.has_waiting_client(),
             Self::Stop { reply, .. } => reply.as_ref().is_none_or(Reply::has_waiting_client),
         }
     }
@@ -149,7 +148,7 @@ impl Request {
         let (Self::Attach { requester, .. }
         | Self::Detach { requester, .. }
         | Self::Revoke { requester, .. }
-        | Self::SetFilter { requester, .. }
+        | Self::Update { requester, .. }
         | Self::Stop { requester, .. }) = self;
         requester.is_none_or(|requester| requester.uid == 0)
     }

@@ -14,7 +14,7 @@ use crate::filter::FilterChoice;
 use crate::monitor;
 use crate::request::{Inbox, OnTimeout, Reply, Request};
 use crate::socket::HungUp;
-use crate::spec::NicSpec;
+use crate::spec::{NicSpec, SpecChange, SpecError};
 
 /// The longest timeout that a client may request.
 const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
@@ -40,9 +40,7 @@ pub(crate) struct GuestService {
 impl GuestService {
     async fn attach(&self, nic: String) -> Result<OneNic, ApiError> {
         self.permit()?;
-        let spec: NicSpec = nic
-            .parse()
-            .map_err(|error: crate::spec::SpecError| ApiError::Refused { reason: error.to_string() })?;
+        let spec: NicSpec = nic.parse().map_err(refused)?;
         if let Some(reason) = self.callers.objection(self.requester.uid, &spec) {
             return Err(ApiError::Refused { reason });
         }
@@ -71,18 +69,16 @@ impl GuestService {
     async fn set_filter(&self, mac: String, filter: String) -> Result<OneNic, ApiError> {
         self.permit()?;
         let mac = address(&mac)?;
-        let filter = match filter.as_str() {
-            "none" => None,
-            text => Some(
-                FilterChoice::parse(text).map_err(|error| ApiError::Refused { reason: error.to_string() })?,
-            ),
+        let settings = match filter.as_str() {
+            "none" => "filter=none".to_owned(),
+            text => FilterChoice::parse(text).map_err(refused)?.to_string(),
         };
-        if let Some(reason) = self.callers.objection_to(self.requester.uid, filter.as_ref()) {
-            return Err(ApiError::Refused { reason });
-        }
-        let requester = Some(self.requester);
-        let info = self.ask(|reply| Request::SetFilter { mac, filter, requester, reply }).await?;
-        Ok(OneNic { nic: info.into() })
+        self.change(mac, settings.parse().map_err(refused)?).await
+    }
+
+    async fn update(&self, mac: String, settings: String) -> Result<OneNic, ApiError> {
+        self.permit()?;
+        self.change(address(&mac)?, settings.parse().map_err(refused)?).await
     }
 
     async fn stop(&self, timeout_ms: i64, force: bool) -> Result<(), ApiError> {
@@ -133,6 +129,15 @@ impl GuestService {
         Ok(Self { guest, inbox, callers, requester, hung_up: Arc::new(HungUp::of(stream)?) })
     }
 
+    async fn change(&self, mac: MacAddr, change: SpecChange) -> Result<OneNic, ApiError> {
+        if let Some(reason) = self.callers.objection_to(self.requester.uid, &change) {
+            return Err(ApiError::Refused { reason });
+        }
+        let (change, requester) = (Box::new(change), Some(self.requester));
+        let info = self.ask(|reply| Request::Update { mac, change, requester, reply }).await?;
+        Ok(OneNic { nic: info.into() })
+    }
+
     fn permit(&self) -> Result<(), ApiError> {
         let uid = self.requester.uid;
         if self.callers.is_allowed(uid) { Ok(()) } else { Err(ApiError::Forbidden { uid: i64::from(uid) }) }
@@ -153,6 +158,11 @@ impl GuestService {
             () = self.hung_up.wait() => Err(ApiError::Ended),
         }
     }
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "for map_err")]
+fn refused(error: SpecError) -> ApiError {
+    ApiError::Refused { reason: error.to_string() }
 }
 
 fn address(mac: &str) -> Result<MacAddr, ApiError> {

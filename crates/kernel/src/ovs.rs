@@ -88,6 +88,16 @@ impl Ovs {
         self.run(&added(port, is_left_over)).map(drop)
     }
 
+    /// The bridge of a port.
+    ///
+    /// # Errors
+    ///
+    /// ovs-vsctl fails: there is no such port.
+    pub fn bridge_of(&self, ifname: &IfName) -> Result<String, OvsError> {
+        let said = self.run(&words(&["port-to-br", ifname.as_str()]))?;
+        Ok(String::from_utf8_lossy(&said).trim().to_owned())
+    }
+
     /// The mark of the port of this name; empty without a port or a mark.
     fn mark_of(&self, ifname: &IfName) -> Result<String, OvsError> {
         let mark = format!("external_ids:{MARK}");

@@ -182,12 +182,15 @@ pub enum Step {
     HandOver,
     /// QEMU closes its descriptors; link and filter are removed.
     Release,
+    /// The settings of an interface are changed.
+    Update,
     /// The guest's stop.
     Stop,
 }
 
 impl Step {
-    pub(crate) const ALL: [Self; 5] = [Self::Start, Self::Open, Self::HandOver, Self::Release, Self::Stop];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Start, Self::Open, Self::HandOver, Self::Release, Self::Update, Self::Stop];
 
     pub(crate) fn as_str(self) -> &'static str {
         match self {
@@ -195,6 +198,7 @@ impl Step {
             Self::Open => "open",
             Self::HandOver => "hand-over",
             Self::Release => "release",
+            Self::Update => "update",
             Self::Stop => "stop",
         }
     }

@@ -160,6 +160,8 @@ pub(crate) enum Command {
     Detach(Detach),
     /// Change an interface's filter while the guest runs
     SetFilter(SetFilter),
+    /// Change settings of an interface while its guest runs
+    Update(Update),
     /// Shut down or kill a guest
     Stop(Stop),
     /// List the guests of this host
@@ -642,6 +644,27 @@ pub(crate) struct SetFilter {
     /// The filters with their parameters, as after filter= in a SPEC; none removes the filter
     #[arg(value_parser = filter)]
     pub(crate) filter: String,
+
+    #[command(flatten)]
+    pub(crate) output: OutputFormat,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  taptrail update web1 52:54:00:12:34:56 link=down\n  taptrail update web1 52:54:00:12:34:56 bridge=br1 vlan=7 inbound=none"
+)]
+pub(crate) struct Update {
+    /// Name of the guest
+    pub(crate) guest: String,
+
+    /// MAC of the interface
+    #[arg(value_parser = queries::mac)]
+    pub(crate) mac: MacAddr,
+
+    /// What to change, in keys and values of a SPEC: bridge, filter and its parameters, isolated,
+    /// vlan, trunk, vlan-mode, link, mtu, rx-frames, inbound, outbound; none takes a value away
+    #[arg(required = true, value_name = "KEY=VALUE")]
+    pub(crate) settings: Vec<String>,
 
     #[command(flatten)]
     pub(crate) output: OutputFormat,

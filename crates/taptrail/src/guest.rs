@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use taptrail_guest::spec::{NicSpec, Vhost, check_unique};
+use taptrail_guest::spec::{NicSpec, SpecChange, Vhost, check_unique};
 use taptrail_guest::{Client, Dirs, api, descriptors};
 use taptrail_kernel::device::DEV_VHOST_NET;
 use taptrail_record::{CloseDoubt, visible};
@@ -11,7 +11,7 @@ use taptrail_report::{DeviceRow, NicRow, nic_table};
 use tracing::{info, warn};
 
 use crate::CommandResult;
-use crate::cli::{Attach, Detach, Nics, SetFilter, Stop};
+use crate::cli::{Attach, Detach, Nics, SetFilter, Stop, Update};
 use crate::output::{Failure, print, print_json, style};
 use crate::run_config::pointing_into_spec;
 use crate::unresponsive::{client_failure, kill, revoke_failure, whereabouts};
@@ -107,6 +107,19 @@ pub(crate) fn set_filter(arguments: &SetFilter, dirs: &Dirs) -> CommandResult {
         return print_json(&row(nic)?);
     }
     print(&format!("{}: '{}' has its filter changed to: {}\n", nic.mac, nic.ifname, arguments.filter))
+}
+
+pub(crate) fn update(arguments: &Update, dirs: &Dirs) -> CommandResult {
+    let settings = arguments.settings.join(",");
+    // What can't be changed is refused before anything is asked for, with its place.
+    let change: SpecChange = settings.parse().map_err(pointing_into_spec)?;
+    let changed = Client::connect(&dirs.run, &arguments.guest)
+        .and_then(|mut client| client.update(&arguments.mac.to_string(), &change.to_string()));
+    let nic = changed.map_err(|error| client_failure(error, &arguments.guest, dirs))?.nic;
+    if arguments.output.is_json() {
+        return print_json(&row(nic)?);
+    }
+    print(&format!("{}: '{}' is changed: {change}\n", nic.mac, nic.ifname))
 }
 
 pub(crate) fn stop(arguments: &Stop, dirs: &Dirs) -> CommandResult {

@@ -77,6 +77,7 @@ fn main() -> ExitCode {
         Command::Attach(arguments) => guest::attach(&arguments, &dirs),
         Command::Detach(arguments) => guest::detach(&arguments, &dirs),
         Command::SetFilter(arguments) => guest::set_filter(&arguments, &dirs),
+        Command::Update(arguments) => guest::update(&arguments, &dirs),
         Command::Stop(arguments) => guest::stop(&arguments, &dirs),
         Command::List(arguments) => list::list(&arguments, &dirs),
         Command::Nics(arguments) => guest::nics(&arguments, &dirs),

@@ -27,12 +27,21 @@ impl Change {
     }
 }
 
+/// An interface with its new settings.
+#[derive(Debug, Clone)]
+pub(super) struct ChangedInterface {
+    key: InterfaceKey,
+    spec: String,
+    rules: Option<String>,
+}
+
 /// Records that are committed together, and the ledger changes that belong to them.
 #[derive(Debug, Default)]
 pub(crate) struct LedgerBatch {
     pub(super) records: Vec<(Record, Option<Change>)>,
     pub(super) completed_steps: Vec<(StepKey, String)>,
     pub(super) ended_interfaces: Vec<InterfaceKey>,
+    pub(super) changed_interface: Option<ChangedInterface>,
     pub(super) guest_end: Option<Reason>,
     pub(super) cause: Option<String>,
 }
@@ -96,6 +105,12 @@ impl LedgerBatch {
         self
     }
 
+    /// Gives an interface its new SPEC, and the rules of its filter.
+    pub(crate) fn change_interface(mut self, key: InterfaceKey, spec: String, rules: Option<String>) -> Self {
+        self.changed_interface = Some(ChangedInterface { key, spec, rules });
+        self
+    }
+
     /// Completes steps, with their outcome.
     pub(crate) fn complete_steps<'a>(
         mut self,
@@ -132,6 +147,7 @@ pub(super) struct LoggedBatch {
     pub(super) records: Vec<(LoggedRecord, Option<Change>)>,
     pub(super) completed_steps: Vec<(StepKey, String)>,
     pub(super) ended_interfaces: Vec<InterfaceKey>,
+    pub(super) changed_interface: Option<ChangedInterface>,
     pub(super) guest_end: Option<Reason>,
     pub(super) cause: Option<String>,
 }
@@ -144,6 +160,7 @@ impl LoggedBatch {
             records,
             completed_steps: Vec::new(),
             ended_interfaces: Vec::new(),
+            changed_interface: None,
             guest_end: None,
             cause: self.cause,
         }
@@ -172,6 +189,11 @@ impl LoggedBatch {
         }
         for (step, outcome) in &self.completed_steps {
             tx.done(moves.iter().fold(*step, |key, moved| moved.step(key)), outcome)?;
+        }
+        if let Some(ChangedInterface { key, spec, rules }) = &self.changed_interface {
+            let key = moves.iter().fold(*key, |key, moved| moved.interface(key));
+            tx.interface_changes(key, spec)?;
+            tx.interface_is_filtered(key, rules.as_deref())?;
         }
         for interface in &self.ended_interfaces {
             tx.interface_ends(moves.iter().fold(*interface, |key, moved| moved.interface(key)))?;

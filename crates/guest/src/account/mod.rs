@@ -326,6 +326,7 @@ impl Account {
                 records,
                 completed_steps: batch.completed_steps,
                 ended_interfaces: batch.ended_interfaces,
+                changed_interface: batch.changed_interface,
                 guest_end: batch.guest_end,
                 cause: batch.cause,
             },
@@ -446,18 +447,33 @@ impl Account {
         })
     }
 
-    /// Writes an interface's new SPEC and the rules of its filter to the ledger.
-    pub(crate) fn change_interface(
+    /// Writes the intent to change an interface's settings, with its record: to be called before
+    /// anything is changed. After an error nothing may be, and the caller records that.
+    pub(crate) fn begin_update(
         &mut self,
-        interface: InterfaceKey,
-        spec: &str,
-        rules: Option<&Rules>,
-    ) -> Result<(), AccountError> {
-        let rules = rules.map(stored_rules).transpose()?;
-        self.update_ledger(|tx, _| {
-            tx.interface_changes(interface, spec)?;
-            tx.interface_is_filtered(interface, rules.as_deref())
-        })
+        mac: MacAddr,
+        begin: Record,
+        settings: &str,
+    ) -> Result<StepKey, AccountError> {
+        let (written, refusal) = self.send(LedgerBatch::default().record(begin))?;
+        if let Some(refusal) = refusal {
+            self.commit(written)?;
+            return Err(refusal);
+        }
+        let intended = self.transact(|tx, guest, moves| {
+            written.apply(tx, guest, moves)?;
+            tx.intend(guest, Step::Update, Some(mac), settings)
+        });
+        match intended {
+            Ok(step) => {
+                self.emit(&written);
+                Ok(step)
+            }
+            Err(error) => {
+                self.queue_for_retry(written, &error);
+                Err(error.into())
+            }
+        }
     }
 
     /// Makes this process the guest's supervisor in the ledger.
@@ -516,7 +532,7 @@ impl Account {
 }
 
 /// The rules of a filter as the ledger has them.
-fn stored_rules(rules: &Rules) -> Result<String, AccountError> {
+pub(crate) fn stored_rules(rules: &Rules) -> Result<String, AccountError> {
     serde_json::to_string(rules).map_err(AccountError::Rules)
 }
 

@@ -153,6 +153,10 @@ impl RecordedInterface {
     fn release(&self) -> Option<&LiveStep> {
         self.steps.iter().find(|step| step.step == Step::Release)
     }
+
+    fn update(&self) -> Option<&LiveStep> {
+        self.steps.iter().find(|step| step.step == Step::Update)
+    }
 }
 
 /// A release that was interrupted.
@@ -329,7 +333,10 @@ impl Driver {
                 let event = Event::Detach { mac, vm_pid: Some(self.qemu.id.pid), fds, forced };
                 batch = batch.record(self.account.record(event, Outcome::Success, None));
             }
-            self.account.post(batch.complete_steps(&record.keys(), "success"))?;
+            // What was half changed is gone, and whether it was changed is not known.
+            let batch = batch.complete_steps(record.update().map(|step| &step.key), "unknown");
+            let rest: Vec<_> = record.steps.iter().filter(|step| step.step != Step::Update).collect();
+            self.account.post(batch.complete_steps(rest.iter().map(|step| &step.key), "success"))?;
             if record.nic {
                 self.plug(&record, kept, PlugState::Revoked)?;
             }
@@ -341,6 +348,9 @@ impl Driver {
         let state = if step.is_some() { PlugState::Unplugging { step } } else { PlugState::Held };
         self.plug(&record, kept, state)?;
         let index = self.interfaces.len() - 1;
+        if let Some(update) = record.update() {
+            self.take_back_update(index, update.key, &update.detail);
+        }
         if !record.nic || release.is_some_and(|step| ReleaseKind::of(step) != ReleaseKind::Unplug) {
             // The guest has released the NIC, or was not to be asked: only QEMU has to close the
             // devices.

@@ -124,9 +124,7 @@ impl Driver {
         match self.host.refresh_link(&mut interface.resources) {
             Ok(LinkChange::None) => LinkCheck::Same,
             Ok(LinkChange::Renamed(name)) => {
-                info!("{mac}: link '{}' was renamed: it is '{name}' now", interface.ifname);
-                interface.ifname = name;
-                self.publish();
+                self.renamed(index, name);
                 LinkCheck::Renamed
             }
             Ok(LinkChange::MovedKeys(namespace, name)) => {
@@ -175,6 +173,14 @@ impl Driver {
                 LinkCheck::Same
             }
         }
+    }
+
+    /// Takes over the new name of an interface's link.
+    pub(super) fn renamed(&mut self, index: usize, name: IfName) {
+        let interface = &mut self.interfaces[index].interface;
+        info!("{}: link '{}' was renamed: it is '{name}' now", interface.mac, interface.ifname);
+        interface.ifname = name;
+        self.publish();
     }
 
     /// Handles a link in another network namespace: its filter can't be set there.
@@ -302,7 +308,7 @@ impl Driver {
     }
 
     /// Logs and records that an interface's filter is not in force; once until it is set again.
-    fn filter_is_lost(&mut self, index: usize, why: &str) {
+    pub(super) fn filter_is_lost(&mut self, index: usize, why: &str) {
         let interface = &mut self.interfaces[index].interface;
         interface.resources.filter_seen = None;
         if !std::mem::replace(&mut interface.resources.filter_lost, true) {

@@ -25,7 +25,6 @@ mod attach;
 mod attached;
 mod detach;
 mod error;
-mod filter;
 mod guard;
 mod manager;
 mod names;
@@ -34,6 +33,7 @@ mod qemu;
 mod release;
 mod start;
 mod stop;
+mod update;
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
@@ -280,8 +280,8 @@ impl Driver {
                 self.detach(mac, patience, requester, reply);
             }
             Some(Request::Revoke { mac, requester, reply }) => self.revoke(mac, requester, reply),
-            Some(Request::SetFilter { mac, filter, requester, reply }) => {
-                let answer = self.set_filter(mac, filter, requester);
+            Some(Request::Update { mac, change, requester, reply }) => {
+                let answer = self.update(mac, &change, requester);
                 self.publish();
                 log_if_client_gone(reply.send(answer));
             }

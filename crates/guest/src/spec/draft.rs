@@ -68,6 +68,11 @@ impl<'t> PartialSpec<'t> {
         Ok(())
     }
 
+    /// All that was given, in canonical order.
+    pub(super) fn given(&self) -> impl Iterator<Item = (Key, &Given<'t>)> {
+        Key::all().flat_map(|key| self.all(key).map(move |given| (key, given)))
+    }
+
     /// All that was given for a key.
     fn all(&self, key: Key) -> impl Iterator<Item = &Given<'t>> {
         let again = self.again.iter().filter(move |(of, _)| *of == key).map(|(_, given)| given);

@@ -159,6 +159,16 @@ pub enum Problem {
         "Only filters and their parameters can be changed: filter, ip, ipv6, dhcpserver, gateway-mac, filter-parameter"
     )]
     NotAFilter,
+    /// A key that can't be changed while the guest runs.
+    #[error(
+        "'{key}' can't be changed while the guest runs: {reason}; detach the interface, and attach it with the new value"
+    )]
+    NotWhileItRuns {
+        /// The key.
+        key: Key,
+        /// Why not.
+        reason: &'static str,
+    },
     /// Filters that can't be used.
     #[error("{}", crate::chain(.0))]
     Filter(FilterProblem),

@@ -1,7 +1,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::Property;
+use super::{Property, Setting};
 
 /// A key of a SPEC. The order is the canonical one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -111,6 +111,43 @@ impl Key {
     /// Whether it may be given several times.
     pub fn can_repeat(self) -> bool {
         Self::REPEATED.contains(&self)
+    }
+
+    /// Whether it can change while the guest runs.
+    pub fn can_change(self) -> bool {
+        self.setting().is_ok()
+    }
+
+    /// What is set again when it changes while the guest runs, or why it can't.
+    pub(super) fn setting(self) -> Result<Setting, &'static str> {
+        Ok(match self {
+            Self::Filter
+            | Self::Ip
+            | Self::Ipv6
+            | Self::Dhcpserver
+            | Self::GatewayMac
+            | Self::FilterParameter => Setting::Filter,
+            Self::Bridge | Self::Isolated | Self::Vlan | Self::Trunk | Self::VlanMode => Setting::Port,
+            Self::LinkState => Setting::Carrier,
+            Self::Mtu => Setting::Mtu,
+            Self::RxFrames => Setting::RxFrames,
+            Self::Inbound | Self::Outbound => Setting::Bandwidth,
+            Self::Tap | Self::NewTap | Self::Macvtap | Self::Vdpa | Self::Mode => {
+                return Err("its devices would have to be opened again");
+            }
+            Self::Queues | Self::Vhost | Self::TunPath | Self::VhostPath => {
+                return Err("its devices would have to be opened again");
+            }
+            Self::Mac | Self::Model | Self::Id | Self::Device(_) => {
+                return Err("QEMU takes it when the NIC is plugged");
+            }
+            Self::SendBuffer => return Err("QEMU takes it with the tap"),
+            Self::Ifname => return Err("records have the interface by it"),
+            Self::Ovs | Self::OvsProfile => return Err("a controller of Open vSwitch knows the port by it"),
+            Self::HostIp | Self::HostRoute | Self::Script | Self::Downscript => {
+                return Err("it is done when the link is made, and taken back with it");
+            }
+        })
     }
 
     /// The key as it is written.

@@ -13,6 +13,7 @@
 //! both, and an error points at its place in the text. The reference for users is
 //! `docs/nic-spec.md`.
 
+mod change;
 mod draft;
 mod error;
 mod host_side;
@@ -40,6 +41,7 @@ use taptrail_record::{IfName, MacAddr};
 
 pub use taptrail_kernel::link::MacvtapMode;
 
+pub use self::change::SpecChange;
 pub use self::error::{Problem, SpecError};
 pub use self::host_side::{HostSide, Limit, OpenVswitch};
 pub use self::key::Key;
@@ -48,6 +50,7 @@ pub use self::parse::SPEC_LIMIT;
 pub use self::property::Property;
 pub use self::unique::check_unique;
 
+pub(crate) use self::change::Setting;
 pub(crate) use self::draft::{Given, PartialSpec};
 pub(crate) use self::error::{Fault, either, quoted};
 pub(crate) use self::key::closest;

@@ -12,12 +12,7 @@ impl FromStr for NicSpec {
     type Err = SpecError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text.len() > SPEC_LIMIT {
-            let taken = &text[..text.floor_char_boundary(SPEC_LIMIT)];
-            let fault = Fault::new(taken.len()..taken.len(), Problem::TooLong { limit: SPEC_LIMIT });
-            return Err(SpecError::new(taken, fault));
-        }
-        parse(text).map_err(|fault| SpecError::new(text, fault))
+        parse(text).map_err(|fault| SpecError::new(&text[..text.floor_char_boundary(SPEC_LIMIT)], fault))
     }
 }
 
@@ -30,6 +25,18 @@ impl TryFrom<String> for NicSpec {
 }
 
 fn parse(text: &str) -> Result<NicSpec, Fault> {
+    draft(text)?.finish(0..text.len()).map_err(|fault| match fault.help {
+        None if text[fault.span.clone()].contains(",,") => fault.help(COMMAS),
+        _ => fault,
+    })
+}
+
+/// The keys and values of a text, whatever they are together.
+pub(super) fn draft(text: &str) -> Result<PartialSpec<'_>, Fault> {
+    if text.len() > SPEC_LIMIT {
+        let end = text.floor_char_boundary(SPEC_LIMIT);
+        return Err(Fault::new(end..end, Problem::TooLong { limit: SPEC_LIMIT }));
+    }
     if text.is_empty() {
         return Err(Fault::new(0..0, Problem::Empty));
     }
@@ -40,10 +47,12 @@ fn parse(text: &str) -> Result<NicSpec, Fault> {
     for span in pairs(text) {
         give_pair(&mut draft, text, span)?;
     }
-    draft.finish(0..text.len()).map_err(|fault| match fault.help {
-        None if text[fault.span.clone()].contains(",,") => fault.help(COMMAS),
-        _ => fault,
-    })
+    Ok(draft)
+}
+
+/// A value as it is written: QEMU's own options have a comma doubled, too.
+pub(super) fn escaped(value: &str) -> String {
+    value.replace(',', ",,")
 }
 
 const COMMAS: &str = "',' stands between pairs, ',,' for a comma in a value";

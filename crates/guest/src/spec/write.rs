@@ -3,6 +3,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use super::host_side::{list, written_address, written_limit, written_route};
+use super::parse::escaped;
 use super::{Backend, HostSide, Key, MacvtapMode, NicSpec};
 use crate::filter::FilterChoice;
 use crate::qemu::model::Model;
@@ -22,7 +23,7 @@ impl Canonical {
         self.text.push_str(key.as_str());
         self.text.push('=');
         let start = self.text.len();
-        self.text.push_str(&value.replace(',', ",,"));
+        self.text.push_str(&escaped(value));
         self.values.push((key, start..self.text.len()));
     }
 

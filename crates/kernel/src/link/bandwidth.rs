@@ -7,6 +7,8 @@ use netlink_packet_core::{DefaultNla, NLM_F_DUMP};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::tc::{TcAttribute, TcHandle, TcMessage};
 
+use rustix::io::Errno;
+
 use super::{LinkError, Links, failure, number};
 use crate::netlink::{attribute, u32_at};
 
@@ -163,6 +165,40 @@ impl Links {
         });
         let describe = |(rate, burst)| format!("{rate} bytes/s, burst of {burst} ticks");
         same(index, LIMIT_RECEIVED, (limit.average, burst), found, describe)
+    }
+
+    /// Removes the limit of what a link sends; none is no error.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses.
+    pub fn end_limit_sent(&mut self, index: u32) -> Result<(), LinkError> {
+        self.end_limit(index, QDISC, TcHandle::ROOT, "htb", LIMIT_SENT)
+    }
+
+    /// Removes the limit of what a link receives; none is no error.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses.
+    pub fn end_limit_received(&mut self, index: u32) -> Result<(), LinkError> {
+        self.end_limit(index, INGRESS, TcHandle::INGRESS, "ingress", LIMIT_RECEIVED)
+    }
+
+    fn end_limit(
+        &mut self,
+        index: u32,
+        handle: TcHandle,
+        parent: TcHandle,
+        kind: &str,
+        operation: &'static str,
+    ) -> Result<(), LinkError> {
+        let qdisc = message(index, handle, parent, 0, kind, Vec::new());
+        match self.change(index, RouteNetlinkMessage::DelQueueDiscipline(qdisc), operation) {
+            // There is none of this handle and kind.
+            Err(LinkError::Refused { source: Errno::NOENT | Errno::INVAL, .. }) => Ok(()),
+            ended => ended,
+        }
     }
 
     /// The options of each class or filter that is listed.

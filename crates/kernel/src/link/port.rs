@@ -1,13 +1,16 @@
 //! Settings of a bridge's port: isolation and VLANs.
 
+use netlink_packet_core::NLM_F_DUMP;
 use netlink_packet_route::link::{
     AfSpecBridge, BridgeVlanInfo, BridgeVlanInfoFlags, InfoBridgePort, InfoPortData, InfoPortKind,
-    LinkAttribute, LinkInfo, LinkMessage,
+    LinkAttribute, LinkExtentMask, LinkInfo, LinkMessage,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rustix::io::Errno;
 
 use super::socket::Failed;
+use crate::netlink::{attribute, attributes, u32_at};
+
 use super::{Link, LinkError, Links, failure, number, numbered, quoted};
 
 /// The VLAN that a bridge gives a new port (`default_pvid`).
@@ -24,7 +27,48 @@ pub struct PortVlans<'a> {
     pub tagged: &'a [u16],
 }
 
+/// Bytes of `struct ifinfomsg`.
+const IFINFOMSG: usize = 16;
+// linux/if_link.h and linux/if_bridge.h
+const IFLA_AF_SPEC: u16 = 26;
+const IFLA_BRIDGE_VLAN_INFO: u16 = 2;
+
 const PUT_IN_VLAN: &str = "put it in a VLAN";
+
+impl PortVlans<'_> {
+    /// Each VLAN, lowest first, and what becomes of its frames.
+    fn list(&self) -> Vec<(u16, BridgeVlanInfoFlags)> {
+        let mut all: Vec<_> = self
+            .tagged
+            .iter()
+            .filter(|vid| Some(**vid) != self.untagged)
+            .map(|vid| (*vid, BridgeVlanInfoFlags::empty()))
+            .collect();
+        all.extend(self.untagged.map(|vid| (vid, self.untagged_flags())));
+        all.sort_by_key(|(vid, _)| *vid);
+        all.dedup();
+        all
+    }
+
+    fn untagged_flags(&self) -> BridgeVlanInfoFlags {
+        match self.leaves_tagged {
+            true => BridgeVlanInfoFlags::Pvid,
+            false => BridgeVlanInfoFlags::Pvid | BridgeVlanInfoFlags::Untagged,
+        }
+    }
+}
+
+/// The VLANs in the kernel's description of a port.
+fn vlans_of(payload: &[u8]) -> Vec<(u16, BridgeVlanInfoFlags)> {
+    let attributes_of_link = payload.get(IFINFOMSG..).unwrap_or_default();
+    let nested = attribute(attributes_of_link, IFLA_AF_SPEC).unwrap_or_default();
+    let vlans = attributes(nested).filter(|(kind, _)| *kind == IFLA_BRIDGE_VLAN_INFO);
+    let read = |(_, value): (u16, &[u8])| {
+        let number = |at: usize| Some(u16::from_ne_bytes(value.get(at..at + 2)?.try_into().ok()?));
+        Some((number(2)?, BridgeVlanInfoFlags::from_bits_retain(number(0)?)))
+    };
+    vlans.filter_map(read).collect()
+}
 
 impl Links {
     /// Isolates a bridge's port from all other isolated ports, or ends the isolation.
@@ -75,16 +119,67 @@ impl Links {
             self.vlan(&port, DEFAULT_VID, BridgeVlanInfoFlags::empty(), RouteNetlinkMessage::DelLink)?;
         }
         if let Some(vid) = vlans.untagged {
-            let flags = match vlans.leaves_tagged {
-                true => BridgeVlanInfoFlags::Pvid,
-                false => BridgeVlanInfoFlags::Pvid | BridgeVlanInfoFlags::Untagged,
-            };
-            self.vlan(&port, vid, flags, RouteNetlinkMessage::SetLink)?;
+            self.vlan(&port, vid, vlans.untagged_flags(), RouteNetlinkMessage::SetLink)?;
         }
         for vid in vlans.tagged.iter().filter(|vid| Some(**vid) != vlans.untagged) {
             self.vlan(&port, *vid, BridgeVlanInfoFlags::empty(), RouteNetlinkMessage::SetLink)?;
         }
         Ok(())
+    }
+
+    /// Has a bridge's port carry these VLANs and no others, whatever it carried; none: the one that
+    /// a bridge gives a new port. Reads them back.
+    ///
+    /// # Errors
+    ///
+    /// As [`set_port_vlan`](Self::set_port_vlan), or they read back otherwise.
+    pub fn change_port_vlans(&mut self, index: u32, vlans: &PortVlans<'_>) -> Result<(), LinkError> {
+        let (port, bridge) = self.port(index, PUT_IN_VLAN)?;
+        let mut wanted = vlans.list();
+        let is_plain = wanted.is_empty();
+        if !is_plain {
+            self.set_port_vlans(index, vlans)?;
+        } else if bridge.vlan_filtering.is_none() {
+            return Ok(());
+        } else {
+            wanted.push((DEFAULT_VID, BridgeVlanInfoFlags::Pvid | BridgeVlanInfoFlags::Untagged));
+        }
+        for (vid, _) in self.port_vlans(index)? {
+            if !wanted.iter().any(|(known, _)| *known == vid) {
+                self.vlan(&port, vid, BridgeVlanInfoFlags::empty(), RouteNetlinkMessage::DelLink)?;
+            }
+        }
+        for (vid, flags) in wanted.iter().filter(|_| is_plain) {
+            self.vlan(&port, *vid, *flags, RouteNetlinkMessage::SetLink)?;
+        }
+        let found = self.port_vlans(index)?;
+        if found == wanted {
+            return Ok(());
+        }
+        let describe = |all: &[(u16, BridgeVlanInfoFlags)]| {
+            all.iter().map(|(vid, flags)| format!("{vid} {flags:?}")).collect::<Vec<_>>().join(", ")
+        };
+        Err(LinkError::Differs {
+            link: quoted(&port.name),
+            operation: PUT_IN_VLAN,
+            wanted: describe(&wanted),
+            found: describe(&found),
+        })
+    }
+
+    /// The VLANs of a bridge's port, lowest first, and what becomes of their frames.
+    fn port_vlans(&mut self, index: u32) -> Result<Vec<(u16, BridgeVlanInfoFlags)>, LinkError> {
+        let mut message = LinkMessage::default();
+        message.header.interface_family = AddressFamily::Bridge;
+        message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::Brvlan]));
+        let answers = self
+            .socket
+            .request(RouteNetlinkMessage::GetLink(message), NLM_F_DUMP)
+            .map_err(|failed| failure(failed, "list its VLANs", number(index)))?;
+        let of_port = answers.iter().filter(|answer| u32_at(answer, 4) == Some(index));
+        let mut all: Vec<_> = of_port.flat_map(|answer| vlans_of(answer)).collect();
+        all.sort_by_key(|(vid, _)| *vid);
+        Ok(all)
     }
 
     /// A bridge's port, and its bridge.

@@ -13,7 +13,10 @@ pub(crate) type Group = (&'static str, &'static [&'static str]);
 const GROUPS: [Group; 5] = [
     ("Read logs", &["summary", "trail", "who", "guests", "findings", "explain", "report", "serve", "top"]),
     ("Check this host", &["doctor", "verify", "watch"]),
-    ("Run guests", &["run", "check", "attach", "detach", "set-filter", "nics", "list", "events", "stop"]),
+    (
+        "Run guests",
+        &["run", "check", "attach", "detach", "update", "set-filter", "nics", "list", "events", "stop"],
+    ),
     ("Many hosts", &["archive", "lake"]),
     ("Look after it", &["adopt", "recover", "ledger", "schema", "help"]),
 ];

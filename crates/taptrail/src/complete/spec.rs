@@ -38,6 +38,16 @@ pub(super) fn candidates(spec: &str, host: &Host) -> Found {
     }
 }
 
+/// What can stand at the end of settings that change: whole settings.
+pub(super) fn settings(settings: &str, host: &Host) -> Found {
+    let begin = settings.rfind(',').map_or(0, |at| at + 1);
+    let (before, last) = settings.split_at(begin);
+    if last.contains('=') {
+        return candidates(settings, host);
+    }
+    Key::all().filter(|key| key.can_change()).map(|key| (format!("{before}{key}="), String::new())).collect()
+}
+
 /// The names of taptrail's own filters.
 pub(super) fn filters() -> impl Iterator<Item = String> {
     Store::shipped().names().map(str::to_owned).collect::<Vec<_>>().into_iter()

@@ -43,6 +43,7 @@ enum Values {
     Subject,
     Spec,
     Filter,
+    Setting,
     ThisHost,
     Pid,
     NetworkNamespace,
@@ -82,6 +83,7 @@ fn values(command: &str, argument: &Arg) -> Option<Values> {
         "QEMU" => Values::Native(Native::Command),
         "SPEC" => Values::Spec,
         "FILTER" => Values::Filter,
+        "KEY=VALUE" if command == "update" => Values::Setting,
         "GUEST" if matches!(command, "nics" | "verify") => Values::Guest,
         "GUEST" => Values::OwnGuest,
         "NAME|UUID" => Values::GuestOnRecord,
@@ -122,6 +124,7 @@ fn candidates(values: Values, current: &OsStr, host: &Host) -> Vec<CompletionCan
             all
         }
         Values::Spec => spec::candidates(current, host),
+        Values::Setting => spec::settings(current, host),
         Values::Filter => {
             spec::filters().chain(["none".to_owned()]).map(|name| (name, String::new())).collect()
         }
