@@ -1,3 +1,5 @@
+use std::net::Ipv4Addr;
+
 use compact_str::CompactString;
 use uuid::Uuid;
 
@@ -26,6 +28,10 @@ pub(crate) enum Key {
     Fd,
     Forced,
     Settings,
+    Ip,
+    IpChange,
+    DhcpServer,
+    LeaseEnd,
     Errno,
     LastSeen,
     Doubt,
@@ -36,7 +42,7 @@ pub(crate) enum Key {
 }
 
 /// Their names, in that order.
-pub(crate) const KEYS: [&str; 25] = [
+pub(crate) const KEYS: [&str; 29] = [
     "virt",
     "resrc",
     "op",
@@ -55,6 +61,10 @@ pub(crate) const KEYS: [&str; 25] = [
     "fd",
     "forced",
     "settings",
+    "ip",
+    "ip-change",
+    "dhcp-server",
+    "lease-end",
     "errno",
     "last-seen",
     "doubt",
@@ -86,6 +96,10 @@ impl Key {
             b"fd" => Self::Fd,
             b"forced" => Self::Forced,
             b"settings" => Self::Settings,
+            b"ip" => Self::Ip,
+            b"ip-change" => Self::IpChange,
+            b"dhcp-server" => Self::DhcpServer,
+            b"lease-end" => Self::LeaseEnd,
             b"errno" => Self::Errno,
             b"last-seen" => Self::LastSeen,
             b"doubt" => Self::Doubt,
@@ -245,6 +259,14 @@ impl<'a> FieldReader<'a> {
         }
     }
 
+    /// An IPv4 address.
+    pub(crate) fn ipv4(&self, key: Key) -> Result<Option<Ipv4Addr>, ParseError> {
+        match self.word(key)? {
+            None => Ok(None),
+            Some(word) => ipv4(word).map(Some).ok_or_else(|| invalid_value(key, Value::Bare(word))),
+        }
+    }
+
     /// A process id; libvirt's 0 and -1 mean none.
     pub(crate) fn pid(&self, key: Key) -> Result<Option<u32>, ParseError> {
         match self.word(key)? {
@@ -311,6 +333,11 @@ pub(crate) fn time(word: &[u8]) -> Option<u64> {
     let (seconds, millis) = word.split_at_checked(word.len().checked_sub(4)?)?;
     let [b'.', millis @ ..] = millis else { return None };
     decimal::<u64>(seconds)?.checked_mul(1000)?.checked_add(decimal(millis)?)
+}
+
+/// An IPv4 address, as it is written everywhere.
+pub(crate) fn ipv4(word: &[u8]) -> Option<Ipv4Addr> {
+    std::str::from_utf8(word).ok()?.parse().ok()
 }
 
 /// A uuid as RFC 9562 writes it; no other spelling has 36 characters.

@@ -40,6 +40,7 @@
 struct Readme;
 
 mod abend;
+mod address_change;
 mod bridge_close;
 mod bridge_fields;
 mod bridge_open;
@@ -79,6 +80,7 @@ mod words;
 mod write;
 
 pub use abend::Abend;
+pub use address_change::{AddressChange, FilterAddress};
 pub use bridge_close::BridgeClose;
 pub use bridge_open::BridgeOpen;
 pub use claim::parse_claim;

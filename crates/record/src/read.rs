@@ -1,9 +1,10 @@
+use crate::address_change::ChangeWord;
 use crate::field_reader::{FieldReader, Key, invalid_value, required};
 use crate::old_tail;
 use crate::pairs::{Pairs, Value};
 use crate::{
-    CloseDoubt, Descriptor, Device, Event, GuestId, Outcome, ParseError, Record, RecordType, Requester,
-    UpdatePhase,
+    CloseDoubt, Descriptor, Device, Event, FilterAddress, GuestId, Outcome, ParseError, Record, RecordType,
+    Requester, UpdatePhase,
 };
 
 /// Parses the text between `msg='` and `'`, in the grammar of any of libvirt's three generations or
@@ -115,7 +116,7 @@ fn interface(fields: &FieldReader<'_>) -> Result<Event, ParseError> {
             match reason {
                 b"open" => Event::Open { mac, device, queue },
                 b"close" => Event::Close { mac, device, queue },
-                b"filter" => Event::Filter { mac, device },
+                b"filter" => Event::Filter { mac, device, address: address(fields)? },
                 b"mac" => Event::Mac { mac, device },
                 b"updating" | b"update" => {
                     let phase = if reason == b"update" { UpdatePhase::End } else { UpdatePhase::Begin };
@@ -127,6 +128,16 @@ fn interface(fields: &FieldReader<'_>) -> Result<Event, ParseError> {
         }
         other => return Err(invalid_value(Key::Reason, Value::Bare(other))),
     })
+}
+
+/// The address that changed a filter, if one did.
+fn address(fields: &FieldReader<'_>) -> Result<Option<FilterAddress>, ParseError> {
+    let invalid = |word| invalid_value(Key::IpChange, Value::Bare(word));
+    let word = fields.word(Key::IpChange)?;
+    let change = word.map(|word| ChangeWord::from_word(word).ok_or_else(|| invalid(word))).transpose()?;
+    let (ip, server) = (fields.ipv4(Key::Ip)?, fields.ipv4(Key::DhcpServer)?);
+    let until = fields.time(Key::LeaseEnd)?;
+    FilterAddress::of(ip, change, server, until).ok_or_else(|| invalid(word.unwrap_or_default()))
 }
 
 #[inline(always)]

@@ -1,7 +1,7 @@
 use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
 
-use crate::{CloseDoubt, Device, GuestId, MacAddr, Reason, RecordType};
+use crate::{CloseDoubt, Device, FilterAddress, GuestId, MacAddr, Reason, RecordType};
 
 /// One audit record about a guest or one of its network devices.
 ///
@@ -124,12 +124,15 @@ pub enum Event {
         /// As in its open record.
         queue: Option<u32>,
     },
-    /// The filter of the guest's interface is in force again (success), or no longer (failed).
+    /// The filter of the guest's interface is in force again, or another one is (success), or none
+    /// is any longer (failed).
     Filter {
         /// The guest's interface.
         mac: MacAddr,
         /// The device whose link has the filter.
         device: Device,
+        /// The address that made it another one, where the filter learns addresses.
+        address: Option<FilterAddress>,
     },
     /// The link of the guest's interface has its configured MAC again (success), or had another
     /// (failed).

@@ -2,13 +2,16 @@
 //! record does not have. Archives outlast versions of this crate: fields may be added to the form,
 //! and none is ever renamed or removed.
 
+use std::net::Ipv4Addr;
+
 use compact_str::CompactString;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::address_change::ChangeWord;
 use crate::{
-    CloseDoubt, Descriptor, Device, DeviceKind, Event, GuestId, MacAddr, Outcome, Rdev, Reason, Record,
-    Requester, UpdatePhase,
+    CloseDoubt, Descriptor, Device, DeviceKind, Event, FilterAddress, GuestId, MacAddr, Outcome, Rdev,
+    Reason, Record, Requester, UpdatePhase,
 };
 
 /// The words of events.
@@ -55,6 +58,14 @@ struct Fields<Guest, Device, Reason> {
     reason: Option<Reason>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     settings: Option<CompactString>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ip: Option<Ipv4Addr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ip_change: Option<ChangeWord>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dhcp_server: Option<Ipv4Addr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lease_end_ms: Option<u64>,
     outcome: Outcome,
     #[serde(skip_serializing_if = "Option::is_none")]
     requester: Option<Requester>,
@@ -107,6 +118,10 @@ impl Serialize for Record {
             forced: false,
             reason: None,
             settings: None,
+            ip: None,
+            ip_change: None,
+            dhcp_server: None,
+            lease_end_ms: None,
             outcome: self.outcome,
             requester: self.requester,
             errno: self.errno,
@@ -138,7 +153,13 @@ impl Serialize for Record {
                 fields.queue = *queue;
                 EventWord::Close
             }
-            Event::Filter { mac: _, device: _ } => EventWord::Filter,
+            Event::Filter { mac: _, device: _, address } => {
+                if let Some(FilterAddress { ip, change }) = address {
+                    (fields.ip, fields.ip_change) = (Some(*ip), Some(change.word()));
+                    (fields.dhcp_server, fields.lease_end_ms) = (change.server(), change.until());
+                }
+                EventWord::Filter
+            }
             Event::Mac { mac: _, device: _ } => EventWord::Mac,
             Event::Update { mac: _, device: _, phase, settings } => {
                 fields.settings = Some(settings.clone());
@@ -191,7 +212,11 @@ impl Fields<GuestId, Device, Reason> {
             EventWord::Detach => Event::Detach { mac: mac?, vm_pid, fds, forced },
             EventWord::Keep => Event::Keep { mac: mac?, device: device?, queue, vm_pid },
             EventWord::Close => Event::Close { mac: mac?, device: device?, queue },
-            EventWord::Filter => Event::Filter { mac: mac?, device: device? },
+            EventWord::Filter => {
+                let Self { ip, ip_change, dhcp_server, lease_end_ms, .. } = self;
+                let address = FilterAddress::of(ip, ip_change, dhcp_server, lease_end_ms);
+                Event::Filter { mac: mac?, device: device?, address: address.ok_or("ip_change")? }
+            }
             EventWord::Mac => Event::Mac { mac: mac?, device: device? },
             EventWord::Updating | EventWord::Update => {
                 let ends = self.event == EventWord::Update;

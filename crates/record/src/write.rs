@@ -3,7 +3,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use crate::encode::push_string;
-use crate::{Descriptor, Device, Event, GuestId, MacAddr, Notice, Outcome, Reason, Record};
+use crate::{Descriptor, Device, Event, FilterAddress, GuestId, MacAddr, Notice, Outcome, Reason, Record};
 
 /// The longest text that the kernel does not cut, in bytes (`AUDIT_MESSAGE_TEXT_MAX`,
 /// linux/audit.h). A cut text loses its `res=`.
@@ -47,9 +47,7 @@ impl Record {
         text.0.push_str("virt=kvm");
         text.event(self);
         text.optional_pair("errno", self.errno);
-        if let Some(time) = self.last_seen {
-            text.pair("last-seen", format_args!("{}.{:03}", time / 1000, time % 1000));
-        }
+        text.optional_time("last-seen", self.last_seen);
         text.optional_pair("doubt", self.doubt);
         if let Some(requester) = self.requester {
             text.pair("req-uid", requester.uid);
@@ -93,9 +91,15 @@ impl Text {
                 self.device(*mac, device, *queue);
                 self.optional_pair("vm-pid", *vm_pid);
             }
-            Event::Filter { mac, device } => {
+            Event::Filter { mac, device, address } => {
                 self.net("filter", &record.guest);
                 self.device(*mac, device, None);
+                if let Some(FilterAddress { ip, change }) = address {
+                    self.pair("ip", ip);
+                    self.pair("ip-change", change.as_str());
+                    self.optional_pair("dhcp-server", change.server());
+                    self.optional_time("lease-end", change.until());
+                }
             }
             Event::Mac { mac, device } => {
                 self.net("mac", &record.guest);
@@ -213,6 +217,13 @@ impl Text {
     fn optional_pair(&mut self, key: &str, value: Option<impl fmt::Display>) {
         if let Some(value) = value {
             self.pair(key, value);
+        }
+    }
+
+    /// A time in milliseconds since 1970, as `SECONDS.mmm`.
+    fn optional_time(&mut self, key: &str, time: Option<u64>) {
+        if let Some(time) = time {
+            self.pair(key, format_args!("{}.{:03}", time / 1000, time % 1000));
         }
     }
 

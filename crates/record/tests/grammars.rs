@@ -10,7 +10,7 @@ use std::path::Path;
 
 use proptest::prelude::*;
 use taptrail_record::{
-    Descriptor, Device, Event, GuestId, MacAddr, Outcome, Rdev, Reason, Record, RecordType,
+    Descriptor, Device, Event, FilterAddress, GuestId, MacAddr, Outcome, Rdev, Reason, Record, RecordType,
     parse_interpreted, parse_text,
 };
 
@@ -80,7 +80,15 @@ fn interpreted(record: &Record) -> String {
         Event::Keep { mac, device, queue, vm_pid } => {
             (net("keep"), opened(*mac, device, *queue) + &maybe("vm-pid", *vm_pid))
         }
-        Event::Filter { mac, device } => (net("filter"), opened(*mac, device, None)),
+        Event::Filter { mac, device, address } => {
+            let learnt = address.map(|FilterAddress { ip, change }| {
+                let end = change.until().map(|time| format!("{}.{:03}", time / 1000, time % 1000));
+                format!(" ip={ip} ip-change={}", change.as_str())
+                    + &maybe("dhcp-server", change.server())
+                    + &maybe("lease-end", end)
+            });
+            (net("filter"), opened(*mac, device, None) + &learnt.unwrap_or_default())
+        }
         Event::Mac { mac, device } => (net("mac"), opened(*mac, device, None)),
         Event::Update { mac, device, phase, settings } => (
             net(phase.as_str()),

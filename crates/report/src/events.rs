@@ -8,7 +8,7 @@ use std::sync::Arc;
 use compact_str::{CompactString, ToCompactString as _, format_compact};
 use jiff::Timestamp;
 use serde::Serialize;
-use taptrail_record::{Device, Event, GuestId, Outcome, Record, ResourceChange};
+use taptrail_record::{Device, Event, FilterAddress, GuestId, Outcome, Record, ResourceChange};
 use taptrail_trail::{Content, Entry, Finding, FindingKind, Holding, Input, LineRef, Proof};
 
 use crate::csv::Rows;
@@ -113,7 +113,17 @@ impl GuestEvent {
             Event::Open { mac, device, .. } => of_device("open", Some(mac.to_string()), device),
             Event::Keep { mac, device, .. } => of_device("keep", Some(mac.to_string()), device),
             Event::Close { mac, device, .. } => of_device("close", Some(mac.to_string()), device),
-            Event::Filter { mac, device } => of_device("filter", Some(mac.to_string()), device),
+            Event::Filter { mac, device, address } => {
+                let mut event = of_device("filter", Some(mac.to_string()), device);
+                if let Some(FilterAddress { ip, change }) = address {
+                    let _ = write!(event.details, " ip={ip} ip-change={}", change.as_str());
+                    let _ = change.server().map(|server| write!(event.details, " dhcp-server={server}"));
+                    let end = change.until().and_then(|time| i64::try_from(time).ok());
+                    let end = end.and_then(|time| Timestamp::from_millisecond(time).ok());
+                    let _ = end.map(|end| write!(event.details, " lease-end={end:.3}"));
+                }
+                event
+            }
             Event::Mac { mac, device } => of_device("mac", Some(mac.to_string()), device),
             Event::Update { mac, device, phase, settings } => {
                 let mut event = of_device(phase.as_str(), Some(mac.to_string()), device);

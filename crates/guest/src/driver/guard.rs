@@ -447,7 +447,7 @@ impl Driver {
     }
 
     pub(super) fn post_filter(&mut self, index: usize, outcome: Outcome, requester: Option<Requester>) {
-        self.post(index, outcome, requester, |mac, device| Event::Filter { mac, device });
+        self.post(index, outcome, requester, |mac, device| Event::Filter { mac, device, address: None });
     }
 
     fn post_mac(&mut self, index: usize, outcome: Outcome) {

@@ -1,3 +1,4 @@
+use crate::field_reader::time;
 use crate::number::decimal;
 
 /// Reads pairs from the left of a text, each in its position.
@@ -18,6 +19,14 @@ impl<'a> Cursor<'a> {
     pub(super) fn number<T: TryFrom<u64>>(&mut self, key: &[u8]) -> Option<Option<T>> {
         match self.pair(key) {
             Some(word) => decimal(word).map(Some),
+            None => Some(None),
+        }
+    }
+
+    /// The time of ` key=`, likewise.
+    pub(super) fn time(&mut self, key: &[u8]) -> Option<Option<u64>> {
+        match self.pair(key) {
+            Some(word) => time(word).map(Some),
             None => Some(None),
         }
     }

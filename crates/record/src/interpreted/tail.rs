@@ -3,11 +3,12 @@ use uuid::Uuid;
 
 use super::cursor::Cursor;
 use super::head::Shape;
+use crate::address_change::ChangeWord;
 use crate::encode::{from_hex, needs_hex};
 use crate::field_reader;
 use crate::number::decimal;
 use crate::pairs::{Value, lossy_text};
-use crate::{CloseDoubt, Descriptor, Device, Event, MacAddr, ParseError, Rdev, Requester};
+use crate::{CloseDoubt, Descriptor, Device, Event, FilterAddress, MacAddr, ParseError, Rdev, Requester};
 
 /// The pairs behind a guest's name, up to libaudit's last ones.
 pub(super) struct Tail {
@@ -75,7 +76,7 @@ impl Tail {
         if earlier.any(|at| DeviceTail::of(shape, &rest[at..]).is_some()) {
             return Err(ParseError::Ambiguous);
         }
-        let DeviceTail { rdev, dev, queue, vm_pid, fd, settings, common } = tail;
+        let DeviceTail { rdev, dev, queue, vm_pid, fd, settings, address, common } = tail;
         let device = Device::new(lossy_text(&rest[..found]), rdev, dev.map(lossy_text));
         let event = match (shape, vm_pid, fd, mac) {
             (Shape::Seen, Some(vm_pid), Some(fd), _) => {
@@ -86,7 +87,7 @@ impl Tail {
             }
             (Shape::Open, .., Some(mac)) => Event::Open { mac, device, queue },
             (Shape::Close, None, None, Some(mac)) => Event::Close { mac, device, queue },
-            (Shape::Filter, None, None, Some(mac)) => Event::Filter { mac, device },
+            (Shape::Filter, None, None, Some(mac)) => Event::Filter { mac, device, address },
             (Shape::Mac, None, None, Some(mac)) => Event::Mac { mac, device },
             (Shape::Update(phase), None, None, Some(mac)) => {
                 let settings = lossy_text(settings.ok_or(ParseError::Order)?);
@@ -118,6 +119,7 @@ struct DeviceTail<'a> {
     vm_pid: Option<u32>,
     fd: Option<u32>,
     settings: Option<&'a [u8]>,
+    address: Option<FilterAddress>,
     common: CommonPairs,
 }
 
@@ -134,7 +136,8 @@ impl<'a> DeviceTail<'a> {
         let fd = if matches!(shape, Shape::Seen | Shape::Close) { cursor.number(b" fd=")? } else { None };
         let settings =
             if matches!(shape, Shape::Update(_)) { own_string(&mut cursor, b" settings=")? } else { None };
-        Some(Self { rdev, dev, queue, vm_pid, fd, settings, common: common_pairs(&mut cursor)? })
+        let address = if matches!(shape, Shape::Filter) { address(&mut cursor)? } else { None };
+        Some(Self { rdev, dev, queue, vm_pid, fd, settings, address, common: common_pairs(&mut cursor)? })
     }
 }
 
@@ -148,6 +151,17 @@ fn own_string<'a>(cursor: &mut Cursor<'a>, key: &[u8]) -> Option<Option<&'a [u8]
         Some(word) if from_hex(word).is_some_and(|bytes| needs_hex(&bytes)) => None,
         Some(word) => Some(Some(word)),
     }
+}
+
+/// The address that changed a filter, if one did.
+fn address(cursor: &mut Cursor<'_>) -> Option<Option<FilterAddress>> {
+    let Some(ip) = cursor.pair(b" ip=") else { return Some(None) };
+    let change = ChangeWord::from_word(cursor.pair(b" ip-change=")?)?;
+    let server = match cursor.pair(b" dhcp-server=") {
+        None => None,
+        Some(word) => Some(field_reader::ipv4(word)?),
+    };
+    FilterAddress::of(Some(field_reader::ipv4(ip)?), Some(change), server, cursor.time(b" lease-end=")?)
 }
 
 fn change(shape: &Shape, cursor: &mut Cursor<'_>) -> Option<Event> {
@@ -172,10 +186,7 @@ fn change(shape: &Shape, cursor: &mut Cursor<'_>) -> Option<Event> {
 /// The last pairs, and the program behind them, which must be present.
 fn common_pairs(cursor: &mut Cursor<'_>) -> Option<CommonPairs> {
     let errno = cursor.number(b" errno=")?;
-    let last_seen = match cursor.pair(b" last-seen=") {
-        None => None,
-        Some(word) => Some(field_reader::time(word)?),
-    };
+    let last_seen = cursor.time(b" last-seen=")?;
     let doubt = match cursor.pair(b" doubt=") {
         None => None,
         Some(word) => Some(CloseDoubt::from_word(word)?),

@@ -2,10 +2,12 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::net::Ipv4Addr;
+
 use proptest::prelude::*;
 use taptrail_record::{
-    CloseDoubt, Descriptor, Device, Event, GuestId, MacAddr, Outcome, Rdev, Reason, Record, Requester,
-    UpdatePhase,
+    AddressChange, CloseDoubt, Descriptor, Device, Event, FilterAddress, GuestId, MacAddr, Outcome, Rdev,
+    Reason, Record, Requester, UpdatePhase,
 };
 
 /// Names of every kind: plain, hex-like, imitating pairs and quotes, non-ASCII, with control bytes.
@@ -67,7 +69,16 @@ fn event() -> impl Strategy<Value = Event> {
                 let descriptor = Descriptor { mac, device, queue, vm_pid: qemu, fd };
                 if which == 7 { Event::Seen(descriptor) } else { Event::Gone(descriptor) }
             }
-            10 => Event::Filter { mac, device },
+            10 => {
+                let (ip, server) = (Ipv4Addr::from_bits(qemu), Ipv4Addr::from_bits(fd));
+                let change = match queue {
+                    None => AddressChange::Seen,
+                    Some(number) if number % 4 == 0 => AddressChange::Expired,
+                    Some(number) if number % 4 == 1 => AddressChange::Released,
+                    Some(_) => AddressChange::Leased { server, until: vm_pid.map(u64::from) },
+                };
+                Event::Filter { mac, device, address: known.then_some(FilterAddress { ip, change }) }
+            }
             11 => Event::Mac { mac, device },
             12 => {
                 let phase = if forced { UpdatePhase::Begin } else { UpdatePhase::End };

@@ -1,8 +1,11 @@
+use std::net::Ipv4Addr;
+
 use jiff::Timestamp;
 use proptest::prelude::*;
 use taptrail_record::{
-    Abend, BridgeClose, BridgeOpen, CloseDoubt, Denial, Descriptor, Device, DeviceKind, Event, Fragment,
-    GuestId, KernelOpen, MacAddr, Outcome, Rdev, Reason, Record, Requester, ResourceChange, UpdatePhase,
+    Abend, AddressChange, BridgeClose, BridgeOpen, CloseDoubt, Denial, Descriptor, Device, DeviceKind, Event,
+    FilterAddress, Fragment, GuestId, KernelOpen, MacAddr, Outcome, Rdev, Reason, Record, Requester,
+    ResourceChange, UpdatePhase,
 };
 use uuid::Uuid;
 
@@ -259,7 +262,26 @@ fn each_event_has_its_form() {
             Event::Close { mac, device: tun(), queue: None },
             format!(r#""event":"close",{mac_json},{tun_json}"#),
         ),
-        (Event::Filter { mac, device: tun() }, format!(r#""event":"filter",{mac_json},{tun_json}"#)),
+        (
+            Event::Filter { mac, device: tun(), address: None },
+            format!(r#""event":"filter",{mac_json},{tun_json}"#),
+        ),
+        (
+            Event::Filter {
+                mac,
+                device: tun(),
+                address: Some(FilterAddress {
+                    ip: Ipv4Addr::new(192, 0, 2, 5),
+                    change: AddressChange::Leased {
+                        server: Ipv4Addr::new(192, 0, 2, 1),
+                        until: Some(1_795_460_022_944),
+                    },
+                }),
+            },
+            format!(
+                r#""event":"filter",{mac_json},{tun_json},"ip":"192.0.2.5","ip_change":"leased","dhcp_server":"192.0.2.1","lease_end_ms":1795460022944"#
+            ),
+        ),
         (Event::Mac { mac, device: tun() }, format!(r#""event":"mac",{mac_json},{tun_json}"#)),
         (
             Event::Update { mac, device: tun(), phase: UpdatePhase::Begin, settings: "vlan=7".into() },
