@@ -97,8 +97,8 @@ fn capabilities(numbers: &[u32]) -> String {
 // Shows 5.36.
 #[test]
 fn a_supervisor_keeps_the_rights_that_its_guest_takes_and_no_others() {
-    // DAC_READ_SEARCH, KILL, NET_ADMIN, SYS_PTRACE, AUDIT_WRITE, AUDIT_CONTROL
-    let kept = capabilities(&[2, 5, 12, 19, 29, 30]);
+    // DAC_READ_SEARCH, KILL, NET_ADMIN, NET_RAW, SYS_PTRACE, AUDIT_WRITE, AUDIT_CONTROL
+    let kept = capabilities(&[2, 5, 12, 13, 19, 29, 30]);
     for user in USERS {
         let world = World::new();
         let guest = world.start("web1", &[&["--nic", ONE], user].concat());

@@ -14,6 +14,7 @@
 //! - [`script`](mod@script): programs of the user's that configure a link.
 //! - [`ovs`]: ports of Open vSwitch.
 //! - [`clock`]: whether the system's clock is synchronised.
+//! - [`packet`]: sockets that see the frames by which addresses are learnt.
 //! - [`changes`]: notifications of changes of links and filters by other programs.
 
 #![allow(unsafe_code)]
@@ -27,6 +28,7 @@ pub mod link;
 mod netlink;
 pub mod netns;
 pub mod ovs;
+pub mod packet;
 pub mod proc;
 pub mod process;
 mod program;

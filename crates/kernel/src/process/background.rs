@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use rustix::io::FdFlags;
 
+use super::privileges::PrivilegeDrop;
 use super::spawn::{Sigint, start};
 
 /// A request to start this program again, in the background.
@@ -29,12 +30,30 @@ pub struct BackgroundRequest<'a> {
 ///
 /// fork(2), setsid(2) or execve(2) fails.
 pub fn spawn_background(request: BackgroundRequest<'_>) -> io::Result<Child> {
+    start_in_background(this_program(), request)
+}
+
+/// Starts `/proc/self/exe` with these sockets as its standard input and output, and otherwise only
+/// this process's standard error: in a new session, without an environment, without any capability
+/// or a way to regain one.
+///
+/// # Errors
+///
+/// fork(2), setsid(2) or execve(2) fails.
+pub fn spawn_unprivileged(args: &[OsString], stdin: OwnedFd, stdout: OwnedFd) -> io::Result<Child> {
+    let mut command = this_program();
+    command.args(args).env_clear().stdin(stdin).stdout(stdout).current_dir("/");
+    let dropped = PrivilegeDrop { credentials: None, limits: Vec::new() };
+    start(command, &[], Sigint::Blocked, Some(dropped), true)
+}
+
+fn this_program() -> Command {
     let mut command = Command::new("/proc/self/exe");
     // It has the same name in process lists as this process.
     if let Some(name) = std::env::args_os().next() {
         command.arg0(name);
     }
-    start_in_background(command, request)
+    command
 }
 
 fn start_in_background(mut command: Command, request: BackgroundRequest<'_>) -> io::Result<Child> {

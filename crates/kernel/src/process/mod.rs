@@ -18,7 +18,7 @@ mod spawn;
 #[cfg(test)]
 mod testing;
 
-pub use background::{BackgroundRequest, spawn_background, take_inherited};
+pub use background::{BackgroundRequest, spawn_background, spawn_unprivileged, take_inherited};
 pub(crate) use confine::confine;
 pub use credentials::{Credentials, CredentialsError};
 pub use dev::{PrivateDev, PrivateDevError};
@@ -27,5 +27,5 @@ pub use limits::{Limit, LimitError};
 pub use memory::release_text_pages;
 pub use peer::{Peer, peer_credentials};
 pub use privileged::{become_caller, sanitize_process, take_only_inherited};
-pub use sandbox::{AllowedBpf, drop_all_capabilities, sandbox_after_start};
+pub use sandbox::{AllowedBpf, drop_all_capabilities, sandbox_after_start, sandbox_to_stdio};
 pub use spawn::{SpawnRequest, spawn};

@@ -22,11 +22,13 @@ use super::privileges::drop_bounding_set;
 /// The capabilities for hot-plug, hot-unplug and the guest's end:
 ///
 /// - links, taps and filters: `NET_ADMIN`;
+/// - sockets that see how a guest's addresses are learnt (`packet.rs`): `NET_RAW`;
 /// - records, and the proof that they were logged: `AUDIT_WRITE`, `AUDIT_CONTROL` (for the audit's
 ///   status);
 /// - kcmp(2) and `/proc/PID/fd` of a QEMU with another user: `SYS_PTRACE`, `DAC_READ_SEARCH`;
 ///   ending it: `KILL`.
 const KEPT_CAPABILITIES: CapabilitySet = CapabilitySet::NET_ADMIN
+    .union(CapabilitySet::NET_RAW)
     .union(CapabilitySet::AUDIT_WRITE)
     .union(CapabilitySet::AUDIT_CONTROL)
     .union(CapabilitySet::SYS_PTRACE)
@@ -131,6 +133,46 @@ pub fn drop_all_capabilities() -> io::Result<()> {
     keep(CapabilitySet::empty())
 }
 
+/// Leaves this process nothing but to receive on its standard input, to send on its standard output,
+/// to wait for both, to look at the clock, and to end; both are sockets. Any other system call kills
+/// it.
+///
+/// # Errors
+///
+/// The kernel refuses, for example without seccomp.
+pub fn sandbox_to_stdio() -> io::Result<()> {
+    drop_all_capabilities()?;
+    let program = stdio_filter().map_err(io::Error::other)?;
+    apply_filter_all_threads(&program).map_err(io::Error::other)
+}
+
+fn stdio_filter() -> Result<BpfProgram, BackendError> {
+    let on = |descriptor: libc::c_int| -> Result<Vec<SeccompRule>, BackendError> {
+        let (size, number) = (SeccompCmpArgLen::Dword, u64::from(descriptor.unsigned_abs()));
+        let condition = SeccompCondition::new(0, size, SeccompCmpOp::Eq, number)?;
+        Ok(vec![SeccompRule::new(vec![condition])?])
+    };
+    // From exit on: how Rust ends a thread, and how the kernel resumes a wait after SIGCONT.
+    let mut allowed: BTreeMap<i64, _> = [
+        libc::SYS_ppoll,
+        libc::SYS_clock_gettime,
+        libc::SYS_exit,
+        libc::SYS_exit_group,
+        libc::SYS_sigaltstack,
+        libc::SYS_munmap,
+        libc::SYS_futex,
+        libc::SYS_restart_syscall,
+    ]
+    .map(|call| (call, Vec::new()))
+    .into();
+    #[cfg(target_arch = "x86_64")]
+    allowed.insert(libc::SYS_poll, Vec::new());
+    allowed.insert(libc::SYS_recvfrom, on(libc::STDIN_FILENO)?);
+    allowed.insert(libc::SYS_sendto, on(libc::STDOUT_FILENO)?);
+    let arch = TargetArch::try_from(std::env::consts::ARCH)?;
+    SeccompFilter::new(allowed, SeccompAction::KillProcess, SeccompAction::Allow, arch)?.try_into()
+}
+
 fn keep(kept: CapabilitySet) -> io::Result<()> {
     let CapabilitySets { effective, permitted, inheritable } = capabilities(None)?;
     let sets = CapabilitySets {
@@ -221,6 +263,52 @@ mod tests {
             let others = (0..64).filter(|command| *command != BPF_MAP_LOOKUP_ELEM);
             assert!(others.into_iter().all(|command| bpf(command) == libc::EPERM));
         });
+    }
+
+    /// The status of a child that has its standard input and output alone, and makes a system call
+    /// with one argument and zeros.
+    fn status_of_call(number: libc::c_long, argument: libc::c_int) -> i32 {
+        // SAFETY: the child calls nothing that waits for another thread of this test, and ends
+        // without unwinding.
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            let confined = sandbox_to_stdio();
+            // SAFETY: the kernel refuses it, or touches no memory for it.
+            unsafe { libc::syscall(number, argument, 0, 0, 0, 0, 0) };
+            // SAFETY: ends the child, and nothing of the parent's is run.
+            unsafe { libc::_exit(i32::from(confined.is_err())) };
+        }
+        let mut status = 0;
+        // SAFETY: waits for our own child.
+        assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+        status
+    }
+
+    // Shows 5.50.
+    #[test]
+    fn a_process_that_has_its_stdio_alone_is_killed_for_any_other_call() {
+        assert_eq!(status_of_call(libc::SYS_recvfrom, libc::STDIN_FILENO), 0);
+        assert_eq!(status_of_call(libc::SYS_sendto, libc::STDOUT_FILENO), 0);
+        let refused = [
+            (libc::SYS_recvfrom, libc::STDOUT_FILENO),
+            (libc::SYS_sendto, libc::STDIN_FILENO),
+            (libc::SYS_sendto, libc::STDERR_FILENO),
+            (libc::SYS_read, libc::STDIN_FILENO),
+            (libc::SYS_write, libc::STDERR_FILENO),
+            (libc::SYS_openat, libc::AT_FDCWD),
+            (libc::SYS_kill, 0),
+            (libc::SYS_socket, libc::AF_UNIX),
+            (libc::SYS_mmap, 0),
+            (libc::SYS_clone, 0),
+            (libc::SYS_execve, 0),
+            (libc::SYS_ptrace, 0),
+            (libc::SYS_setsockopt, libc::STDIN_FILENO),
+        ];
+        for (number, argument) in refused {
+            let status = status_of_call(number, argument);
+            assert!(libc::WIFSIGNALED(status), "call {number}: {status}");
+            assert_eq!(libc::WTERMSIG(status), libc::SIGSYS, "call {number}");
+        }
     }
 
     // Shows 5.36.
