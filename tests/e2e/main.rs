@@ -27,6 +27,7 @@ mod lake_keeping;
 mod lake_queries;
 mod lake_s3;
 mod lake_sql;
+mod learning;
 mod ledger;
 mod libvirt;
 mod lifecycle;

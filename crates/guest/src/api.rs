@@ -5,10 +5,11 @@
 //! other calls wait in the driver's queue.
 
 use serde::{Deserialize, Serialize};
-use taptrail_record::{Event as Said, Record};
+use taptrail_record::{Event as Said, FilterAddress, Record};
 use zlink::introspect::{self, CustomType};
 
 use crate::events::{EventKind, GuestEvent};
+use crate::learning::LearntAddress;
 use crate::request::Failure;
 use crate::state::{InterfaceInfo, Snapshot};
 
@@ -55,6 +56,24 @@ pub struct Nic {
     pub since: String,
     /// One for each open(2).
     pub devices: Vec<Device>,
+    /// The addresses that its filter has learnt; absent where it learns none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub addresses: Option<Vec<Address>>,
+}
+
+/// An address that the filter of an interface has learnt, and lets the guest use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, CustomType)]
+pub struct Address {
+    /// The IPv4 address.
+    pub ip: String,
+    /// The DHCP server that gave it, or its relay; absent for the address from which the guest sent
+    /// first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
+    /// When its lease ends unless it is prolonged: RFC 3339, UTC, milliseconds; absent where it does
+    /// not end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<String>,
 }
 
 /// Answer to `Attach`, `Detach` and `Revoke`: the interface that was attached or released.
@@ -96,7 +115,8 @@ pub struct Event {
     /// The new state of the guest or the interface.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
-    /// Of a grant `start` or `attach`, of a release `detach`; of a guest why it started or stopped.
+    /// Of a grant `start` or `attach`, of a release `detach`; of a guest why it started or stopped; of
+    /// an address that a filter learns `leased`, `seen`, `expired` or `released`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// `success` or `failed`.
@@ -120,6 +140,15 @@ pub struct Event {
     /// Released with the NIC still plugged?
     #[serde(skip_serializing_if = "Option::is_none")]
     pub forced: Option<bool>,
+    /// The address that a filter lets the guest use from then on, or does not any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ip: Option<String>,
+    /// The DHCP server that gave the address, or its relay.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dhcp_server: Option<String>,
+    /// When the lease ends unless it is prolonged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lease_end: Option<String>,
     /// Where nobody saw it happen: the latest time at which it had not happened yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_seen: Option<String>,
@@ -228,7 +257,18 @@ impl From<InterfaceInfo> for Nic {
                     ..device(held.device, held.queue, held.qemu_fd)
                 })
                 .collect(),
+            addresses: info.addresses.map(|learnt| learnt.into_iter().map(Address::from).collect()),
             spec,
+        }
+    }
+}
+
+impl From<LearntAddress> for Address {
+    fn from(learnt: LearntAddress) -> Self {
+        Self {
+            ip: learnt.address.to_string(),
+            server: learnt.server.map(|server| server.to_string()),
+            until: learnt.until.map(time),
         }
     }
 }
@@ -254,6 +294,9 @@ impl From<&GuestEvent> for Event {
             device: None,
             fds: None,
             forced: None,
+            ip: None,
+            dhcp_server: None,
+            lease_end: None,
             last_seen: None,
             doubt: None,
             requester: None,
@@ -317,13 +360,20 @@ impl Event {
             | Said::Keep { device: of, queue, .. } => {
                 self.device = Some(device(of.clone(), queue.unwrap_or(0), None));
             }
-            Said::Filter { device: of, .. } | Said::Mac { device: of, .. } => {
-                self.device = Some(device(of.clone(), 0, None))
+            Said::Filter { device: of, address, .. } => {
+                self.device = Some(device(of.clone(), 0, None));
+                if let Some(FilterAddress { ip, change }) = address {
+                    self.ip = Some(ip.to_string());
+                    self.reason = Some(change.as_str().to_owned());
+                    self.dhcp_server = change.server().map(|server| server.to_string());
+                    self.lease_end = change.until().and_then(from_millis);
+                }
             }
             Said::Update { device: of, settings, .. } => {
                 self.device = Some(device(of.clone(), 0, None));
                 self.text = Some(settings.to_string());
             }
+            Said::Mac { device: of, .. } => self.device = Some(device(of.clone(), 0, None)),
             Said::Start { fds, .. } => self.handed("start", *fds),
             Said::Attach { fds, .. } => self.handed("attach", *fds),
             Said::Detach { fds, forced, .. } => {
@@ -341,11 +391,7 @@ impl Event {
         self.outcome = Some(record.outcome.as_str().to_owned());
         self.errno = record.errno.map(i64::from);
         self.doubt = record.doubt.map(|doubt| doubt.as_str().to_owned());
-        self.last_seen = record
-            .last_seen
-            .and_then(|millis| i64::try_from(millis).ok())
-            .and_then(|millis| jiff::Timestamp::from_millisecond(millis).ok())
-            .map(time);
+        self.last_seen = record.last_seen.and_then(from_millis);
         self.requester = record.requester.map(|requester| Requester {
             uid: i64::from(requester.uid),
             login_uid: (requester.auid != taptrail_record::Requester::UNSET)
@@ -370,6 +416,10 @@ fn device(device: taptrail_record::Device, queue: u32, qemu_fd: Option<i32>) -> 
         qemu_fd: qemu_fd.map(i64::from),
         doubt: None,
     }
+}
+
+fn from_millis(millis: u64) -> Option<String> {
+    jiff::Timestamp::from_millisecond(i64::try_from(millis).ok()?).ok().map(time)
 }
 
 /// RFC 3339, UTC, milliseconds.

@@ -5,7 +5,7 @@ use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 
 use taptrail_kernel::changes::Changes;
-use taptrail_kernel::filter::{Attachment, FilterError, InterfaceFilter, Nft, Rules, filter_hooks};
+use taptrail_kernel::filter::{FilterError, InterfaceFilter, Nft, Rules, filter_hooks};
 use taptrail_kernel::link::{Link, LinkError, Links, MacvtapMode, PlacedLink};
 use taptrail_kernel::proc::ProcessId;
 use taptrail_kernel::process::AllowedBpf;
@@ -16,6 +16,7 @@ use tracing::warn;
 use crate::account::OpenDevice;
 use crate::host_link::{HostLink, LinkKind, LinkLocation, LinkMatch, TapState, is_mark, mark};
 use crate::host_side::Teardown;
+use crate::learning::Learning;
 use crate::open_files::{LastClose, OpenFiles};
 use crate::spec::{Backend, NicSpec};
 
@@ -54,6 +55,8 @@ pub(crate) struct HostResources {
     pub(crate) mac: Option<MacAddr>,
     /// A record says that the filter was lost, and it was not set again.
     pub(crate) filter_lost: bool,
+    /// The addresses that the filter has learnt, and how more are.
+    pub(crate) learning: Option<Learning>,
     /// What is to be done when the devices are released.
     pub(crate) teardown: Option<Teardown>,
 }
@@ -208,7 +211,7 @@ impl Host {
         if filter.is_some() && resources.link.as_ref().filter(|link| link.is_ours()).is_some_and(is_there) {
             return warn!("{mac}: its filter stays, since its link may be there");
         }
-        (resources.filter, resources.unknown_filter) = (None, None);
+        (resources.filter, resources.unknown_filter, resources.learning) = (None, None, None);
         if let Some(ifindex) = filter
             && let Err(error) = self.nft().and_then(|nft| nft.remove(ifindex))
         {
@@ -477,7 +480,9 @@ fn resources(spec: &NicSpec, link: &Link, row: &LiveInterface, mark: Option<Stri
         let rules = match &row.rules {
             Some(stored) => serde_json::from_str(stored).map_err(|error| error.to_string()),
             // An older taptrail did not keep them.
-            None => choice.load_rules(mac).map_err(|error| crate::chain(&error)),
+            None => {
+                choice.load_rules(mac, link.kind().attachment(), &[]).map_err(|error| crate::chain(&error))
+            }
         };
         let rules = rules.inspect_err(|why| warn!("{mac}: its filter's rules are not known: {why}"));
         Some(interface_filter(link.kind(), link.name().clone(), link.index(), rules.ok()?))
@@ -490,6 +495,7 @@ fn resources(spec: &NicSpec, link: &Link, row: &LiveInterface, mark: Option<Stri
         filter_seen: None,
         mac: pinned,
         filter_lost: false,
+        learning: None,
         filter,
         link,
     }
@@ -515,9 +521,5 @@ pub(crate) fn interface_filter(
     ifindex: u32,
     rules: Rules,
 ) -> InterfaceFilter {
-    let attachment = match kind {
-        LinkKind::Tap => Attachment::Tap,
-        LinkKind::Macvtap => Attachment::Macvtap,
-    };
-    InterfaceFilter { ifindex, ifname, attachment, rules: rules.into() }
+    InterfaceFilter { ifindex, ifname, attachment: kind.attachment(), rules: rules.into() }
 }

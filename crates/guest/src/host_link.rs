@@ -1,5 +1,6 @@
 //! The host's link behind an interface, and how it is identified.
 
+use taptrail_kernel::filter::Attachment;
 use taptrail_kernel::link::{Link, PlacedLink, TunInfo};
 use taptrail_record::{GuestId, IfName, MacAddr};
 use uuid::Uuid;
@@ -65,6 +66,16 @@ pub(crate) enum LinkKind {
     Tap,
     /// An existing ipvtap, too, which differs only in how its frames are told apart.
     Macvtap,
+}
+
+impl LinkKind {
+    /// How filters are attached to it.
+    pub(crate) fn attachment(self) -> Attachment {
+        match self {
+            Self::Tap => Attachment::Tap,
+            Self::Macvtap => Attachment::Macvtap,
+        }
+    }
 }
 
 /// The state of a tap, by the kernel.

@@ -36,6 +36,7 @@ use crate::handover::{self, OpenFileCounts};
 use crate::host::{Host, HostResources, interface_filter, pinned_mac};
 use crate::host_link::{HostLink, LinkKind, is_mark, mark};
 use crate::host_side::{Teardown, add_ovs_port, limit_bandwidth};
+use crate::learning::{LearnError, Learning};
 use crate::marked::{MarkedError, MarkedLink};
 use crate::spec::{Backend, NicSpec, VdpaNode, Vhost};
 
@@ -211,6 +212,14 @@ pub enum OpenError {
         /// The error beneath it, which says why.
         source: FilterLoadError,
     },
+    /// The addresses of its filter can't be learnt.
+    #[error("Addresses of interface {mac} can't be learnt")]
+    Learn {
+        /// The MAC of the interface.
+        mac: MacAddr,
+        /// The error beneath it, which says why.
+        source: LearnError,
+    },
     /// The script can't be run, or failed.
     #[error("A script of interface {mac} can't be run, or failed")]
     Script {
@@ -316,6 +325,16 @@ enum ResolvedBackend {
     Vdpa(VdpaNode),
 }
 
+impl ResolvedBackend {
+    /// The kind of the link behind it; a vDPA device has none.
+    fn link_kind(&self) -> LinkKind {
+        match self {
+            Self::NewMacvtap { .. } | Self::OldMacvtap { .. } => LinkKind::Macvtap,
+            Self::NewTap { .. } | Self::OvsPort { .. } | Self::OldTap { .. } | Self::Vdpa(_) => LinkKind::Tap,
+        }
+    }
+}
+
 impl Host {
     /// Opens, configures and filters the devices of one interface. `spec` has its MAC and id.
     pub(crate) fn open_interface(
@@ -330,12 +349,13 @@ impl Host {
             |error| Box::new(OpenFailed { error, key: None, closed: Vec::new(), steps: Vec::new() });
         let failed = |source| OpenError::Account { mac, source };
         check_rom(&spec).map_err(refused)?;
-        let rules = spec.filter.as_ref().map(|choice| choice.load_rules(mac)).transpose();
-        let rules = rules.map_err(|source| refused(OpenError::Filters { mac, source }))?;
         for path in [&spec.host.script, &spec.host.downscript].into_iter().flatten() {
             script::check(path).map_err(|source| refused(OpenError::Script { mac, source }))?;
         }
         let place = self.resolve(&spec, mac, account).map_err(refused)?;
+        let attachment = place.link_kind().attachment();
+        let rules = spec.filter.as_ref().map(|choice| choice.load_rules(mac, attachment, &[])).transpose();
+        let rules = rules.map_err(|source| refused(OpenError::Filters { mac, source }))?;
         is_free(mac, account, &mut self.links).map_err(refused)?;
         let (step, key) = account
             .begin_interface(mac, &id, &spec.to_string(), rules.as_ref())
@@ -632,11 +652,16 @@ impl Host {
         }
         resources.mac = pinned_mac(spec, &link, mac);
         if let Some(rules) = rules {
-            let kind = resources.link.as_ref().map_or(LinkKind::Tap, HostLink::kind);
+            let kind = place.link_kind();
             let filter = interface_filter(kind, name.clone(), index, rules);
             let nft = self.nft().map_err(|source| OpenError::Filter { mac, source })?;
             resources.filter_seen = nft.apply(&filter).map_err(|source| OpenError::Filter { mac, source })?;
             resources.filter = Some(filter);
+            if let Some(reader) = spec.filter.as_ref().and_then(|choice| choice.frame_reader(mac)) {
+                let mut learning = Learning::new(reader, kind.attachment(), index);
+                learning.start().map_err(|source| OpenError::Learn { mac, source })?;
+                resources.learning = Some(learning);
+            }
         } else if let ResolvedBackend::OldTap { .. } | ResolvedBackend::OldMacvtap { .. } = place
             && filter_hooks().is_ok_and(|hooks| hooks.contains_key(&index))
         {

@@ -16,6 +16,7 @@
 //! - `qemu_devices`: finds the devices that QEMU holds.
 //! - `handover`: finds the evidence of a release.
 //! - `host_link`: the host's link behind an interface, and how it is identified.
+//! - [`learning`]: the addresses of an interface that its filter learns.
 //! - `host_side`: what an interface sets on the host beside that link.
 //! - `driver`: the state machine, the only thing that acts on the guest.
 //! - `recovery`: closes the accounts of ended supervisors, and removes their links and filters.
@@ -51,6 +52,7 @@ mod host;
 mod host_link;
 mod host_side;
 mod interface;
+pub mod learning;
 mod live;
 mod marked;
 mod monitor;

@@ -34,6 +34,9 @@ pub const NOFOLLOW: i32 = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
 /// The file whose flock(2) its supervisor holds.
 pub(crate) const LOCK_FILE: &str = "lock";
 
+/// The file of the addresses that interfaces have learnt.
+pub(crate) const LEARNT_FILE: &str = "addresses";
+
 /// How long to wait for a lock whose holder is about to release it: a killed supervisor whose last
 /// threads are ending, a supervisor that cleans up, or a recovery.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -298,8 +301,8 @@ impl RunDirLock {
         self.keep_log = true;
     }
 
-    /// Whether to keep the monitor's socket, QEMU's output FIFO and the log on drop: QEMU runs on,
-    /// and another supervisor may adopt it.
+    /// Whether to keep the monitor's socket, QEMU's output FIFO, the learnt addresses and the log on
+    /// drop: QEMU runs on, and another supervisor may adopt it.
     pub(crate) fn keep_for_adoption(&mut self, leave: bool) {
         self.keep_monitor = leave;
         self.keep_log = leave;
@@ -370,7 +373,7 @@ impl Drop for RunDirLock {
         // Errors don't matter: the next holder cleans up, too.
         let _ = self.lock.set_len(0);
         let log = if self.keep_log { Vec::new() } else { self.logs() };
-        let qemus: &[&str] = if self.keep_monitor { &[] } else { &["monitor", "output"] };
+        let qemus: &[&str] = if self.keep_monitor { &[] } else { &["monitor", "output", LEARNT_FILE] };
         // The lock file goes last: after that another process may use the directory.
         let names = ["api"].iter().chain(qemus).chain(&[LOCK_FILE]).map(|name| self.path.join(name));
         for path in log.into_iter().chain(names) {

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use taptrail_record::{CloseDoubt, Device, DeviceKind, MacAddr, Reason};
 
+use crate::learning::LearntAddress;
 use crate::spec::NicSpec;
 
 /// The state of a guest.
@@ -75,6 +76,8 @@ pub(crate) struct InterfaceInfo {
     pub(crate) since: Timestamp,
     /// Its devices, one for each open(2).
     pub(crate) devices: Vec<HeldDevice>,
+    /// The addresses that its filter has learnt; `None` where it learns none.
+    pub(crate) addresses: Option<Vec<LearntAddress>>,
 }
 
 impl InterfaceInfo {

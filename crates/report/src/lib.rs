@@ -68,7 +68,7 @@ pub use findings::findings_block;
 pub use fold::fold;
 pub use guests::{GuestRow, guest_table};
 pub use json::{json, json_line};
-pub use nics::{DeviceRow, NicRow, nic_table};
+pub use nics::{AddressRow, DeviceRow, NicRow, nic_table};
 pub use page::{
     Evidence, FileEvidence, Hash, MAX_PAGE_LINES, page_proofs, write_html, write_live_html, write_perfetto,
     write_svg,

@@ -1,3 +1,5 @@
+use std::net::Ipv4Addr;
+
 use compact_str::format_compact;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -30,6 +32,23 @@ pub struct NicRow {
     pub since: Option<Timestamp>,
     /// Its devices, one for each open(2).
     pub devices: Vec<DeviceRow>,
+    /// The addresses that its filter has learnt; none where it learns none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub addresses: Option<Vec<AddressRow>>,
+}
+
+/// An address that the filter of an interface has learnt, and lets the guest use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddressRow {
+    /// The address.
+    pub ip: Ipv4Addr,
+    /// The DHCP server that gave it, or its relay; none for the address from which the guest sent
+    /// first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<Ipv4Addr>,
+    /// When its lease ends unless it is prolonged, if it does.
+    #[serde(default, with = "millis", skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
 }
 
 /// One open device of an interface.
@@ -83,7 +102,27 @@ pub fn nic_table(nics: &[NicRow], style: &Style) -> String {
             left = (0..width).map(|_| cell("")).collect();
         }
     }
-    if table.fits(style) { table.text() } else { stacked(nics, &clock, style) }
+    let mut text = if table.fits(style) { table.text() } else { stacked(nics, &clock, style) };
+    text.extend(nics.iter().flat_map(|nic| learnt(nic, &clock)));
+    text
+}
+
+/// Lines with the addresses that an interface's filter has learnt.
+fn learnt(nic: &NicRow, clock: &TimeFormat) -> Vec<String> {
+    let Some(addresses) = &nic.addresses else { return Vec::new() };
+    let mac = nic.mac.map_or(NONE.to_owned(), |mac| mac.to_string());
+    if addresses.is_empty() {
+        return vec![format!("{mac} has learnt no address yet\n")];
+    }
+    let line = |address: &AddressRow| {
+        let from = match address.server {
+            Some(server) => format!("leased by {server}"),
+            None => "the first that the guest sent from".to_owned(),
+        };
+        let until = address.until.map(|until| format!(", until {}", clock.optional(Some(until))));
+        format!("    {}: {from}{}\n", address.ip, until.unwrap_or_default())
+    };
+    std::iter::once(format!("{mac} has learnt\n")).chain(addresses.iter().map(line)).collect()
 }
 
 /// The same in three columns of several lines each, for 80 columns.

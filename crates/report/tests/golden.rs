@@ -5,8 +5,8 @@
 use jiff::{SignedDuration, Timestamp};
 use taptrail_record::{Device, Event, GuestId, MacAddr, Rdev, Reason, Record};
 use taptrail_report::{
-    Columns, DeviceRow, GuestRow, HeldDeviceRow, ManagerRow, NicRow, ProcessGuest, ProcessRow, Style,
-    TrailSummary, UnseenReport, UnseenRow, Verified, VerifiedRow, guest_table, json, nic_table,
+    AddressRow, Columns, DeviceRow, GuestRow, HeldDeviceRow, ManagerRow, NicRow, ProcessGuest, ProcessRow,
+    Style, TrailSummary, UnseenReport, UnseenRow, Verified, VerifiedRow, guest_table, json, nic_table,
     other_hosts_line, trail_table, unseen_lines, verify_table,
 };
 use taptrail_trail::{Content, Entry, Holding, Report, State, Trail};
@@ -120,6 +120,14 @@ fn nics() -> Vec<NicRow> {
             row(vhost(), 0, Some(32)),
             row(vhost(), 1, None),
         ],
+        addresses: Some(vec![
+            AddressRow {
+                ip: [192, 0, 2, 5].into(),
+                server: Some([192, 0, 2, 1].into()),
+                until: "2026-11-23T21:31:05.017Z".parse().ok(),
+            },
+            AddressRow { ip: [192, 0, 2, 6].into(), server: None, until: None },
+        ]),
     };
     let kept = NicRow {
         mac: Some(MacAddr::kvm([0, 0, 2])),
@@ -130,6 +138,7 @@ fn nics() -> Vec<NicRow> {
         ifname: Some("macvtap0".into()),
         state: "kept".into(),
         devices: vec![row(macvtap(), 0, Some(33))],
+        addresses: Some(Vec::new()),
         ..tap.clone()
     };
     let bare = NicRow {
@@ -137,6 +146,7 @@ fn nics() -> Vec<NicRow> {
         ifname: None,
         since: None,
         devices: Vec::new(),
+        addresses: None,
         ..kept.clone()
     };
     vec![tap, kept, bare]

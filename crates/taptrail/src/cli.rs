@@ -9,6 +9,7 @@ mod groups;
 mod guests;
 mod lake;
 mod lake_sql;
+mod learn;
 mod man;
 mod queries;
 mod report;
@@ -40,6 +41,7 @@ pub(crate) use self::groups::{built_command, command, groups as command_groups};
 pub(crate) use self::guests::Guests;
 pub(crate) use self::lake::{CheckLake, Compact, FleetFindings, LakeCommand, PruneLake, Signing};
 pub(crate) use self::lake_sql::{AnswerFormat, LakeEngine, LakeSql};
+pub(crate) use self::learn::{Device as LearningDevice, LearnAddresses};
 pub(crate) use self::man::Man;
 pub(crate) use self::queries::{
     AssumedHost, Findings, Inputs, Output, Scope, Selection, Sources, Times, Trail,
@@ -206,6 +208,8 @@ pub(crate) enum Command {
     Schema(Schema),
     #[command(hide = true)]
     Complete(Complete),
+    #[command(hide = true)]
+    LearnAddresses(LearnAddresses),
     #[command(hide = true)]
     Man(Man),
 }

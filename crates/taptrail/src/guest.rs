@@ -7,7 +7,7 @@ use taptrail_guest::spec::{NicSpec, SpecChange, Vhost, check_unique};
 use taptrail_guest::{Client, Dirs, api, descriptors};
 use taptrail_kernel::device::DEV_VHOST_NET;
 use taptrail_record::{CloseDoubt, visible};
-use taptrail_report::{DeviceRow, NicRow, nic_table};
+use taptrail_report::{AddressRow, DeviceRow, NicRow, nic_table};
 use tracing::{info, warn};
 
 use crate::CommandResult;
@@ -181,6 +181,15 @@ fn row(nic: api::Nic) -> anyhow::Result<NicRow> {
         state: nic.state,
         since: Some(nic.since.parse()?),
         devices,
+        addresses: nic.addresses.map(|all| all.into_iter().map(address).collect()).transpose()?,
+    })
+}
+
+fn address(address: api::Address) -> anyhow::Result<AddressRow> {
+    Ok(AddressRow {
+        ip: address.ip.parse()?,
+        server: address.server.map(|server| server.parse()).transpose()?,
+        until: address.until.map(|until| until.parse()).transpose()?,
     })
 }
 

@@ -108,6 +108,7 @@ fn nic(held: &ScannedDevice, holder: &Holder, seen: &[LiveDevice]) -> NicRow {
     let row =
         |(queue, fd): (u32, i32)| DeviceRow { device: device.clone(), queue, qemu_fd: Some(fd), doubt: None };
     NicRow {
+        addresses: None,
         mac: mac(held, holder, seen),
         backend,
         model: "?".to_owned(),

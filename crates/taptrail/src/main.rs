@@ -16,6 +16,7 @@ mod events;
 mod guest;
 mod held_nics;
 mod lake;
+mod learn;
 mod ledger;
 mod libvirt_xml;
 mod list;
@@ -99,6 +100,7 @@ fn main() -> ExitCode {
         Command::Verify(arguments) => verify::verify(&arguments, &dirs),
         Command::Watch(arguments) => watch::watch(&arguments, &dirs),
         Command::Complete(arguments) => complete::complete(&arguments),
+        Command::LearnAddresses(ref arguments) => learn::learn(arguments),
         Command::Man(arguments) => man::man(&arguments),
     };
     match done {

@@ -21,6 +21,11 @@ pub(crate) struct DhcpServer {
 impl DhcpServer {
     /// Serves addresses of 10.0.0.0/24 on `link`, whose own address becomes 10.0.0.1.
     pub(crate) fn at(world: &World, link: &str) -> Self {
+        Self::with(world, link, &[])
+    }
+
+    /// The same, with more options.
+    pub(crate) fn with(world: &World, link: &str, options: &[&str]) -> Self {
         world.ip(&format!("address add 10.0.0.1/24 dev {link}"));
         let log = world.path("dhcp.log");
         let file = File::create(&log).expect("a file");
@@ -32,6 +37,7 @@ impl DhcpServer {
                 "--dhcp-authoritative",
                 "--dhcp-range=10.0.0.100,10.0.0.199,1h",
             ])
+            .args(options)
             .arg(format!("--interface={link}"))
             .arg(format!("--dhcp-leasefile={}", world.path("leases").display()))
             .arg(format!("--pid-file={}", world.path("dhcp.pid").display()))

@@ -32,6 +32,7 @@ use crate::account::{Account, LedgerBatch, Live, OpenDevice, live_guests, proces
 use crate::handover::{self, CheckedDevices, OpenFileCounts, ReleaseCheck};
 use crate::host::{Host, HostResources};
 use crate::interface::Interface;
+use crate::learning::LearntFile;
 use crate::qemu::Ports;
 use crate::qemu_devices;
 use crate::request::Inbox;
@@ -106,6 +107,7 @@ pub(super) fn adopt(options: &AdoptOptions, monitor: &Path, inbox: &Inbox) -> Re
         last_check_time: Timestamp::now(),
         unread_since: Some(Timestamp::now()),
         revoke_unfiltered: options.revoke_unfiltered,
+        learnt: LearntFile::of(&options.dirs, &options.name),
     };
     let unstarted = status.status == "prelaunch" && !live.paused;
     let mut driver = driver.adopt_interfaces(live, &nics)?;

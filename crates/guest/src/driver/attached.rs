@@ -1,5 +1,7 @@
 //! An interface of the running guest, and the port that it is plugged into.
 
+use std::os::fd::BorrowedFd;
+
 use jiff::Timestamp;
 use taptrail_ledger::StepKey;
 
@@ -62,6 +64,11 @@ impl AttachedInterface {
         self.nic && self.interface.spec.closes_after_unplug()
     }
 
+    /// Readable when there is something to be learnt about its addresses.
+    pub(super) fn learning_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.interface.resources.learning.as_ref()?.wait_fd()
+    }
+
     pub(super) fn info(&self) -> InterfaceInfo {
         let interface = &self.interface;
         InterfaceInfo {
@@ -80,6 +87,7 @@ impl AttachedInterface {
                     doubt: held.doubt,
                 })
                 .collect(),
+            addresses: interface.resources.learning.as_ref().map(|learning| learning.addresses.clone()),
         }
     }
 }

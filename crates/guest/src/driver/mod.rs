@@ -26,6 +26,7 @@ mod attached;
 mod detach;
 mod error;
 mod guard;
+mod learning;
 mod manager;
 mod names;
 mod options;
@@ -53,6 +54,7 @@ use uuid::Uuid;
 
 use crate::account::{Account, AccountError};
 use crate::host::Host;
+use crate::learning::LearntFile;
 use crate::request::{Failure, Inbox, OnTimeout, Reply, Request};
 use crate::state::{GuestState, InterfaceInfo};
 
@@ -163,6 +165,8 @@ pub(crate) struct Driver {
     unread_since: Option<Timestamp>,
     /// Revoke an interface whose filter can't be set again.
     revoke_unfiltered: bool,
+    /// The addresses that the filters of interfaces have learnt.
+    learnt: LearntFile,
 }
 
 /// The reason in QEMU's SHUTDOWN event.
@@ -189,6 +193,8 @@ pub(crate) fn run(
     ready: impl FnOnce(&Driver),
 ) -> Result<Ended, StartError> {
     let mut driver = start::start(options, socket, inbox)?;
+    // Another guest of its name may have left some.
+    driver.keep_addresses();
     driver.check_all_links();
     ready(&driver);
     Ok(driver.serve())
@@ -203,7 +209,10 @@ pub(crate) fn adopt(
     ready: impl FnOnce(&Driver),
 ) -> Result<Ended, AdoptError> {
     let mut driver = adopt::adopt(options, monitor, inbox)?;
+    driver.resume_learning();
     driver.check_all_links();
+    driver.start_learning();
+    driver.publish();
     ready(&driver);
     Ok(driver.serve())
 }
@@ -229,6 +238,7 @@ impl Driver {
             if self.next_check().is_some_and(|left| left.is_zero()) {
                 self.check_devices();
             }
+            self.check_learning();
             let more = self.take_events(MAX_EVENTS_PER_TURN);
             self.expire();
             if let Some(exit) = self.qemu.ended() {
@@ -244,7 +254,8 @@ impl Driver {
             self.publish();
             manager.update(&self);
             let at_most = if trimmed { None } else { Some(IDLE_BEFORE_TRIM) };
-            let at_most = manager.next_ping().into_iter().chain(at_most).chain(self.next_check()).min();
+            let at_most = manager.next_ping().into_iter().chain(at_most).chain(self.next_check());
+            let at_most = at_most.chain(self.next_learning()).min();
             let quiet = self.wait(at_most);
             if quiet
                 && !trimmed
@@ -272,6 +283,8 @@ impl Driver {
                 let begun = Instant::now();
                 let answer = self.attach(*spec, requester);
                 debug!("attach took {:?} from request to proof", begun.elapsed());
+                // Another interface of its MAC may have left some.
+                self.keep_addresses();
                 // Published first: a client that has its answer must see the effect.
                 self.publish();
                 log_if_client_gone(reply.send(answer));
@@ -282,6 +295,7 @@ impl Driver {
             Some(Request::Revoke { mac, requester, reply }) => self.revoke(mac, requester, reply),
             Some(Request::Update { mac, change, requester, reply }) => {
                 let answer = self.update(mac, &change, requester);
+                self.keep_addresses();
                 self.publish();
                 log_if_client_gone(reply.send(answer));
             }
@@ -373,6 +387,7 @@ impl Driver {
         if self.qemu.monitor.poisoned().is_none() {
             fds.push(self.qemu.monitor.as_fd());
         }
+        fds.extend(self.interfaces.iter().filter_map(AttachedInterface::learning_fd));
         fds.extend(self.host.changes.iter().flat_map(Changes::descriptors));
         fds.extend(self.host.close_events_fd());
         fds

@@ -21,6 +21,7 @@ use crate::account::{Account, AccountError, LedgerBatch, OpenDevice};
 use crate::handover::OpenFileCounts;
 use crate::host::Host;
 use crate::interface::{Interface, Opened};
+use crate::learning::LearntFile;
 use crate::qemu::{Additions, NicOnCommandLine, Ports};
 use crate::qemu_devices;
 use crate::request::{Inbox, Reply, Request};
@@ -91,7 +92,7 @@ pub(super) fn start(
         attempt.bring_up(&options, nics, socket, inbox)
     });
     match up {
-        Ok(ports) => Ok(attempt.into_driver(inbox, ports, options.revoke_unfiltered)?),
+        Ok(ports) => Ok(attempt.into_driver(inbox, ports, &options)?),
         Err(error) => {
             let stopped = attempt.stopped.take();
             attempt.roll_back(&error);
@@ -346,7 +347,7 @@ impl Attempt {
         self,
         inbox: &Inbox,
         ports: Vec<Port>,
-        revoke_unfiltered: bool,
+        options: &StartOptions,
     ) -> Result<Driver, StartError> {
         let Some(qemu) = self.qemu else { return Err(QmpError::Closed.into()) };
         for interface in &self.interfaces {
@@ -374,7 +375,8 @@ impl Attempt {
             last_check: Instant::now(),
             last_check_time: Timestamp::now(),
             unread_since: Some(Timestamp::now()),
-            revoke_unfiltered,
+            revoke_unfiltered: options.revoke_unfiltered,
+            learnt: LearntFile::of(&options.dirs, &options.guest.name),
         };
         driver.publish();
         Ok(driver)

@@ -17,7 +17,10 @@ use tracing::{info, warn};
 use super::names::netdev_id;
 use super::{Driver, MONITOR_TIMEOUT, log_error};
 use crate::account::{LedgerBatch, stored_rules};
+use crate::filter::FilterChoice;
 use crate::host::{LinkChange, interface_filter};
+use crate::interface::Interface;
+use crate::learning::Learning;
 use crate::request::Failure;
 use crate::spec::{NicSpec, Setting, SpecChange};
 use crate::state::InterfaceInfo;
@@ -67,6 +70,8 @@ impl Driver {
             |phase| Event::Update { mac, device: device.clone(), phase, settings: change.to_string().into() };
         let rules = new.filter.as_ref().map(|filter| stored_rules(&filter.rules)).transpose();
         let rules = rules.map_err(|error| Failure::Refused(crate::chain(&error)))?;
+        let learning = settings.contains(&Setting::Filter).then(|| self.new_learning(index, &new.spec));
+        let learning = learning.transpose()?.flatten();
         let begin = self.account.record(event(UpdatePhase::Begin), Outcome::Success, requester);
         let end = |driver: &Self, outcome| driver.account.record(event(UpdatePhase::End), outcome, requester);
         let step = match self.account.begin_update(mac, begin, &change.to_string()) {
@@ -94,9 +99,12 @@ impl Driver {
         if settings.contains(&Setting::Filter) {
             attached.resources.filter = new.filter;
             (attached.resources.filter_lost, attached.resources.unknown_filter) = (false, None);
+            if let Some(learning) = learning {
+                attached.resources.learning = learning;
+            }
             let outcome = if is_filtered { Outcome::Success } else { Outcome::Failed };
             batch = batch.record(self.account.record(
-                Event::Filter { mac, device: device.clone() },
+                Event::Filter { mac, device: device.clone(), address: None },
                 outcome,
                 requester,
             ));
@@ -180,12 +188,39 @@ impl Driver {
         }
         let mut filter = old.filter.clone();
         if let (true, Some(link)) = (settings.contains(&Setting::Filter), link) {
-            let rules = spec.filter.as_ref().map(|choice| choice.load_rules(mac)).transpose();
+            let attachment = link.kind().attachment();
+            let learnt = self.kept_learning(index, &spec).map(Learning::values).unwrap_or_default();
+            let load = |choice: &FilterChoice| choice.load_rules(mac, attachment, &learnt);
+            let rules = spec.filter.as_ref().map(load).transpose();
             let rules = rules.map_err(|error| Failure::Refused(crate::chain(&error)))?;
             filter =
                 rules.map(|rules| interface_filter(link.kind(), link.name().clone(), link.index(), rules));
         }
         Ok(Target { mtu: spec.mtu, spec, filter })
+    }
+
+    /// What an interface has learnt, if it goes on learning in the same way with this SPEC.
+    fn kept_learning(&self, index: usize, spec: &NicSpec) -> Option<&Learning> {
+        let interface = &self.interfaces[index].interface;
+        let reader = spec.filter.as_ref()?.frame_reader(interface.mac)?;
+        interface.resources.learning.as_ref().filter(|known| known.reader == reader)
+    }
+
+    /// What learns the addresses of an interface with another SPEC, started; `None` if it stays.
+    fn new_learning(&self, index: usize, spec: &NicSpec) -> Result<Option<Option<Learning>>, Failure> {
+        if self.kept_learning(index, spec).is_some() {
+            return Ok(None);
+        }
+        let Interface { mac, resources, .. } = &self.interfaces[index].interface;
+        let reader = spec.filter.as_ref().and_then(|choice| choice.frame_reader(*mac));
+        let Some((reader, link)) = reader.zip(resources.link.as_ref()) else { return Ok(Some(None)) };
+        let mut learning = Learning::new(reader, link.kind().attachment(), link.index());
+        match learning.start() {
+            Ok(()) => Ok(Some(Some(learning))),
+            Err(error) => {
+                Err(Failure::Failed(format!("Addresses can't be learnt: {}", crate::chain(&error))))
+            }
+        }
     }
 
     /// Sets one setting to what `to` has, and reads it back.

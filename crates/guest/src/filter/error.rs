@@ -52,9 +52,18 @@ pub enum FilterProblem {
     /// A variable that no filter of the interface has.
     #[error("No filter of the interface uses ${0}")]
     Unused(String),
-    /// A parameter that stands for a way of finding addresses out.
-    #[error("'{0}' can't be CTRL_IP_LEARNING: taptrail finds no addresses out; add an ip=ADDRESS for each")]
+    /// No way of learning addresses.
+    #[error("'{0}' is no way to learn addresses: dhcp, any or none is needed")]
     Learning(String),
+    /// Two ways of learning addresses.
+    #[error("Addresses can be learnt in one way only: dhcp or any")]
+    LearningTwice,
+    /// Addresses are given, and to be learnt.
+    #[error("With ip=, there is nothing to learn: leave out ip= or ip-learning=")]
+    NothingToLearn,
+    /// No filter uses the addresses.
+    #[error("No filter of the interface uses $IP: leave out ip-learning=")]
+    NothingLearns,
     /// A variable that has its value by itself.
     #[error("${0} has its value by itself, from the interface's MAC")]
     Reserved(String),

@@ -24,7 +24,7 @@ fn own(text: &str, parameters: &[(&str, &str)]) -> Result<Rules, FilterLoadError
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("own.txt");
     std::fs::write(&path, text).unwrap();
-    choice(&[path.to_str().unwrap()], parameters).load_rules(MAC)
+    choice(&[path.to_str().unwrap()], parameters).load_rules(MAC, Attachment::Tap, &[])
 }
 
 /// The order in which the entry chain has its rules: what is jumped to, or the verdict.
@@ -41,7 +41,7 @@ fn the_shipped_text_is_read() {
     let text = include_str!("shipped.toml");
     let read = Store::default().add("shipped.toml", text);
     let names = read.unwrap_or_else(|error| panic!("{}", error.render(false)));
-    assert_eq!(names.len(), 28);
+    assert_eq!(names.len(), 29);
     assert!(Store::shipped().names().eq(names.iter().map(String::as_str)));
 }
 
@@ -71,7 +71,7 @@ fn clean_traffic_is_tried_in_libvirts_order() {
 #[test]
 fn a_variable_without_a_value_is_named_with_the_way_out() {
     for (filter, message) in [
-        ("clean-traffic", "Filter 'no-ip-spoofing' needs a value for $IP: add ip=VALUE"),
+        ("clean-traffic", "Filter 'no-ip-spoofing' needs a value for $IP: add ip=VALUE, or ip-learning=dhcp"),
         ("no-ipv6-spoofing", "Filter 'no-ipv6-spoofing' needs a value for $IPV6: add ipv6=VALUE"),
         (
             "allow-dhcp-server",

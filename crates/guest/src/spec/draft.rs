@@ -284,7 +284,7 @@ impl<'t> PartialSpec<'t> {
             names.push(value::filter(&given.value).map_err(|problem| self.bad_value(given, problem))?);
         }
         let mut choice = FilterChoice::new(names);
-        for key in Key::REPEATED.into_iter().filter(|key| *key != Key::Filter) {
+        for key in Key::REPEATED.into_iter().filter(|key| *key != Key::Filter).chain([Key::IpLearning]) {
             for given in self.all(key) {
                 if choice.filters().is_empty() {
                     return Err(Fault::new(given.span(), Problem::NoFilter(key)));

@@ -25,6 +25,7 @@ pub enum Key {
     Dhcpserver,
     GatewayMac,
     FilterParameter,
+    IpLearning,
     Isolated,
     Vlan,
     Id,
@@ -65,7 +66,7 @@ impl Key {
     }
 
     /// Those that are no property of QEMU's device.
-    pub(super) const OWN: [Self; 36] = [
+    pub(super) const OWN: [Self; 37] = [
         Self::Bridge,
         Self::Tap,
         Self::NewTap,
@@ -84,6 +85,7 @@ impl Key {
         Self::Dhcpserver,
         Self::GatewayMac,
         Self::FilterParameter,
+        Self::IpLearning,
         Self::Isolated,
         Self::Vlan,
         Self::Id,
@@ -126,6 +128,7 @@ impl Key {
             | Self::Ipv6
             | Self::Dhcpserver
             | Self::GatewayMac
+            | Self::IpLearning
             | Self::FilterParameter => Setting::Filter,
             Self::Bridge | Self::Isolated | Self::Vlan | Self::Trunk | Self::VlanMode => Setting::Port,
             Self::LinkState => Setting::Carrier,
@@ -171,6 +174,7 @@ impl Key {
             Self::Dhcpserver => "dhcpserver",
             Self::GatewayMac => "gateway-mac",
             Self::FilterParameter => "filter-parameter",
+            Self::IpLearning => "ip-learning",
             Self::Isolated => "isolated",
             Self::Vlan => "vlan",
             Self::Id => "id",

@@ -495,7 +495,7 @@ fn errors_as_people_see_them() {
             "  <filterref filter='clean-traffic'>\n    <parameter name='IP' value='192.0.2'/>\n  </filterref>",
         ),
         bridge(
-            "  <filterref filter='clean-traffic'>\n    <parameter name='CTRL_IP_LEARNING' value='dhcp'/>\n  </filterref>",
+            "  <filterref filter='clean-traffic'>\n    <parameter name='CTRL_IP_LEARNING' value='arp'/>\n  </filterref>",
         ),
         bridge("  <vlan trunk='yes'>\n    <tag id='4095'/>\n  </vlan>"),
         bridge("  <vlan trunk='no'>\n    <tag id='2'/>\n    <tag id='3'/>\n  </vlan>"),

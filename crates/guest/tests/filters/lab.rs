@@ -1,6 +1,7 @@
 //! A guest's device on a bridge, and another one behind it.
 
 use std::convert::Infallible;
+use std::net::Ipv4Addr;
 use std::num::NonZeroU16;
 use std::path::Path;
 use std::process::Command;
@@ -9,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use taptrail_guest::filter::Store;
 use taptrail_guest::spec::NicSpec;
 use taptrail_kernel::device::{
     Admitted, DEV_NET_TUN, MacvtapRequest, OpenFacts, OpenRecorder, Opening, TapName, TapRequest,
@@ -74,6 +74,32 @@ impl Lab {
         Nft::discover().unwrap().apply(&self.filter(filter)).unwrap();
     }
 
+    /// The same, with addresses that were learnt.
+    pub(crate) fn set_with(&self, filter: &str, learnt: &[Ipv4Addr]) {
+        Nft::discover().unwrap().apply(&self.filter_with(filter, learnt)).unwrap();
+    }
+
+    pub(crate) fn ifindex(&self) -> u32 {
+        index(self.name)
+    }
+
+    pub(crate) fn attachment(&self) -> Attachment {
+        match self.device {
+            Device::Tap => Attachment::Tap,
+            Device::Macvtap => Attachment::Macvtap,
+        }
+    }
+
+    /// Sends a frame as it is.
+    pub(crate) fn send_as_guest(&self, frame: &[u8]) {
+        rustix::io::write(&self.guest, frame).unwrap();
+    }
+
+    /// Sends a frame as it is from the other side of the bridge.
+    pub(crate) fn send_to_guest(&self, frame: &[u8]) {
+        rustix::io::write(&self.peer, frame).unwrap();
+    }
+
     /// Sends a frame of the guest's again and again while these filters are set one after another,
     /// in place of one that is there; returns how many were sent, and how many got through.
     pub(crate) fn while_changing(&self, frame: &[u8], filters: &[&str]) -> (usize, usize) {
@@ -106,12 +132,13 @@ impl Lab {
     }
 
     fn filter(&self, filter: &str) -> InterfaceFilter {
+        self.filter_with(filter, &[])
+    }
+
+    fn filter_with(&self, filter: &str, learnt: &[Ipv4Addr]) -> InterfaceFilter {
         let spec: NicSpec = format!("bridge=br0,{filter}").parse().unwrap();
-        let rules = spec.filter.unwrap().rules(&Store::shipped(), GUEST).unwrap();
-        let attachment = match self.device {
-            Device::Tap => Attachment::Tap,
-            Device::Macvtap => Attachment::Macvtap,
-        };
+        let attachment = self.attachment();
+        let rules = spec.filter.unwrap().load_rules(GUEST, attachment, learnt).unwrap();
         InterfaceFilter {
             ifindex: index(self.name),
             ifname: self.name.parse().unwrap(),

@@ -8,6 +8,7 @@
 
 mod frames;
 mod lab;
+mod learning;
 
 use taptrail_guest::spec::NicSpec;
 

@@ -70,6 +70,7 @@ fn values(key: Key, host: &Host) -> Found {
         Key::Mode => words(&MODES.map(MacvtapMode::as_str)),
         Key::Vhost => words(&[Vhost::On, Vhost::Off, Vhost::Auto].map(Vhost::as_str)),
         Key::Filter => filters().map(|name| (name, String::new())).collect(),
+        Key::IpLearning => words(&["dhcp", "any", "none"]),
         Key::NewTap => words(&["on"]),
         Key::Isolated => words(&["on", "off"]),
         Key::LinkState => words(&["up", "down"]),

@@ -100,7 +100,7 @@ fn values(command: &str, argument: &Arg) -> Option<Values> {
         "NAME[=VALUE]" => Values::Variable,
         "KIND=PROGRAM" | "KIND=URL" => Values::FindingKind,
         "NAME" | "UUID" | "TIME" | "DURATION" | "N" | "FD" | "LINE" | "ROOT" | "COLUMNS" | "NAME[=PATH]"
-        | "ADDRESS:PORT" | "DATE" | "CHARACTERS" | "WORD" | "SIZE" | "SPAN" => Values::Free,
+        | "ADDRESS" | "ADDRESS:PORT" | "DATE" | "CHARACTERS" | "WORD" | "SIZE" | "SPAN" => Values::Free,
         _ => return None,
     })
 }
