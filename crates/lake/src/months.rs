@@ -20,6 +20,9 @@ const MAX_ROWS: usize = 1 << 20;
 /// The days of a month that has objects. Of one day, the day's own object does.
 const MIN_DAYS: usize = 2;
 
+/// The rows of each day that are in memory while those of a month are merged.
+const DAYS_ROWS: usize = 512;
+
 /// The objects of one table and month, in the order of their days.
 pub(crate) type DayObjects<'a> = Vec<&'a ObjectEntry>;
 
@@ -91,7 +94,7 @@ pub(crate) fn last_rows<R: Lasting + 'static>(
     let of_day = |object: &&ObjectEntry| {
         let last = Conditions::default().and(vec![Test::Set("last")]);
         let reader = ObjectReader::open_for(store, &object.path, object.bytes, Limits::default(), last)?;
-        Ok(Box::new(reader.rows()?) as SortedRows<R>)
+        Ok(Box::new(reader.rows_by(DAYS_ROWS)?) as SortedRows<R>)
     };
     Ok(merged(days.iter().map(of_day).collect::<Result<_, LakeError>>()?))
 }

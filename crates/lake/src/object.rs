@@ -308,10 +308,15 @@ impl<R: Row> ObjectReader<R> {
     ///
     /// The object is damaged.
     pub fn rows(self) -> Result<Rows<R>, LakeError> {
+        self.rows_by(BATCH)
+    }
+
+    /// The same, with so many in memory at a time: for many objects at once.
+    pub(crate) fn rows_by(self, batch: usize) -> Result<Rows<R>, LakeError> {
         let Self { object, builder, conditions, limits, row } = self;
         let builder = guarded(&object, || conditions.apply(builder))?;
         object.check_pages();
-        let batches = guarded(&object, || builder.with_batch_size(BATCH).build())?;
+        let batches = guarded(&object, || builder.with_batch_size(batch).build())?;
         Ok(Rows { object, batches, decoded: Vec::new().into_iter(), limits, row })
     }
 }
