@@ -15,6 +15,9 @@ use taptrail_kernel::poll_timeout;
 
 use super::{CLIENT_TIMEOUT, Challenge, MAX_VERDICT_BYTES, SOCKET, Verdict};
 
+/// How long the helper waits before it knocks again at a broker whose queue is full.
+const KNOCK_INTERVAL: Duration = Duration::from_millis(5);
+
 /// The tap is not in the ledger, although there is a broker.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AnnounceError {
@@ -24,6 +27,11 @@ pub(crate) enum AnnounceError {
     /// Whoever listens there is not root.
     #[error("The tap is not in the ledger, only in the kernel's audit: {SOCKET} is user {0}'s, not root's")]
     NotRoot(u32),
+    /// The queue of the broker was full all the time.
+    #[error(
+        "The tap is not in the ledger, only in the kernel's audit: too many helpers wait for `taptrail watch`"
+    )]
+    Crowded,
     /// The broker did not answer in time.
     #[error(
         "The tap is not in the ledger, only in the kernel's audit: `taptrail watch` has not answered within \
@@ -54,16 +62,7 @@ pub(crate) fn announce() -> Result<(), AnnounceError> {
 
 pub(super) fn announce_at(path: &Path, timeout: Duration) -> Result<(), AnnounceError> {
     let until = Instant::now() + timeout;
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
-    match connect(&socket, &SocketAddrUnix::new(path)?) {
-        Ok(()) => {}
-        // No watcher runs.
-        Err(Errno::NOENT | Errno::CONNREFUSED) => return Ok(()),
-        // Its queue is full.
-        Err(Errno::AGAIN) => return Err(AnnounceError::Late),
-        Err(errno) => return Err(errno.into()),
-    }
+    let Some(socket) = reach(path, until)? else { return Ok(()) };
     let listener = sockopt::socket_peercred(&socket)?.uid;
     if !listener.is_root() {
         return Err(AnnounceError::NotRoot(listener.as_raw()));
@@ -75,6 +74,27 @@ pub(super) fn announce_at(path: &Path, timeout: Duration) -> Result<(), Announce
     match Verdict::parse(receive(&socket, &mut message, until)?) {
         Verdict::Recorded => Ok(()),
         Verdict::Refused(why) => Err(AnnounceError::Refused(why)),
+    }
+}
+
+/// A connection to the broker; none if no watcher runs.
+fn reach(path: &Path, until: Instant) -> Result<Option<OwnedFd>, AnnounceError> {
+    let address = SocketAddrUnix::new(path)?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    loop {
+        match connect(&socket, &address) {
+            Ok(()) => return Ok(Some(socket)),
+            Err(Errno::NOENT | Errno::CONNREFUSED) => return Ok(None),
+            // Its queue is full: any user can fill it, and the broker empties it.
+            Err(Errno::AGAIN) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(AnnounceError::Crowded);
+        }
+        std::thread::sleep(left.min(KNOCK_INTERVAL));
     }
 }
 
