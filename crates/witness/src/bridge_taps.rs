@@ -10,6 +10,7 @@
 //! that starts goes on with those of the one before it.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
@@ -46,14 +47,34 @@ pub enum AccountError {
     #[error("the ledger can't be written")]
     Ledger(#[from] LedgerError),
     /// Too many taps are open.
-    #[error("{count} taps of the bridge helper are open, which is the most that are kept")]
+    #[error("{count} taps of {whose} have open accounts, the most that are kept")]
     Full {
         /// Their number.
         count: usize,
+        /// Whose they are.
+        whose: Whose,
     },
     /// The record lacks what an account needs.
     #[error("the tap has no name, ifindex or network namespace, or its names are too long")]
     Incomplete,
+}
+
+/// Whose taps are counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whose {
+    /// Those of one user, by its id.
+    User(u32),
+    /// All of this host.
+    AllUsers,
+}
+
+impl fmt::Display for Whose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::User(uid) => write!(f, "user {uid}"),
+            Self::AllUsers => f.write_str("all users"),
+        }
+    }
 }
 
 /// The open accounts of this host, and what is needed to end them.
@@ -180,10 +201,7 @@ impl BridgeTaps {
         if self.open.iter().any(|tap| is_it(tap) && tap.close.is_none()) {
             return Ok(());
         }
-        let of_user = self.open.iter().filter(|tap| tap.record.requester.uid == record.requester.uid).count();
-        if self.open.len() >= MAX_OPEN || of_user >= MAX_OPEN_PER_USER {
-            return Err(AccountError::Full { count: of_user.max(self.open.len()) });
-        }
+        has_room(self.open.iter().map(|tap| tap.record.requester.uid), record.requester.uid)?;
         let text = record.text(&self.exe).map_err(|_| AccountError::Incomplete)?;
         let row = self.row(text, BridgeOpen::RECORD_TYPE.number());
         let requester = record.start_time.map(|start| Process { pid: record.requester.pid, start });
@@ -344,6 +362,22 @@ impl BridgeTaps {
     }
 }
 
+/// Whether another tap of `uid` may have an account beside those of the users `open`.
+fn has_room(open: impl Iterator<Item = u32>, uid: u32) -> Result<(), AccountError> {
+    let (mut all, mut of_user) = (0, 0);
+    for of in open {
+        all += 1;
+        of_user += usize::from(of == uid);
+    }
+    if of_user >= MAX_OPEN_PER_USER {
+        return Err(AccountError::Full { count: of_user, whose: Whose::User(uid) });
+    }
+    if all >= MAX_OPEN {
+        return Err(AccountError::Full { count: all, whose: Whose::AllUsers });
+    }
+    Ok(())
+}
+
 fn dev_of(record: &BridgeOpen) -> Option<String> {
     record.device.as_ref()?.dev.as_ref().map(|dev| dev.to_string())
 }
@@ -362,4 +396,26 @@ fn may_be_held_elsewhere(record: &BridgeOpen, here: u64) -> bool {
         held.ifname.is_some() && is_callers(*pid) && is_elsewhere(*pid, held.fd)
     };
     holders.found.iter().any(found)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_limit_is_named_with_whose_it_is() {
+        let full = |open: &[u32], uid| has_room(open.iter().copied(), uid).unwrap_err().to_string();
+        let mut open = vec![1000; MAX_OPEN_PER_USER - 1];
+        open.push(1001);
+        has_room(open.iter().copied(), 1000).unwrap();
+        open.push(1000);
+        assert_eq!(full(&open, 1000), "512 taps of user 1000 have open accounts, the most that are kept");
+        // Another user's is not affected.
+        has_room(open.iter().copied(), 1001).unwrap();
+        open.extend((2000..).take(MAX_OPEN - open.len()));
+        assert_eq!(full(&open, 1001), "4096 taps of all users have open accounts, the most that are kept");
+        assert_eq!(full(&open, 1000), "512 taps of user 1000 have open accounts, the most that are kept");
+    }
 }
