@@ -200,17 +200,20 @@ fn a_supervisor_that_ends_in_the_middle_has_its_change_taken_back() {
         let mut world = World::new();
         world.ip("link add br1 type bridge");
         world.extra.push(("FAILPOINTS".to_owned(), format!("{point}=return")));
-        let nic = "bridge=br0,mac=52:54:00:00:00:01,vhost=off,filter=no-mac-spoofing";
+        let nic = "bridge=br0,mac=52:54:00:00:00:01,vhost=off,filter=no-mac-spoofing,inbound=1000";
         let guest = world.start("web1", &["--nic", nic]);
-        let (rules, before) = (world.ruleset(), spec(&world));
-        // Bridge and filter, of which one is set; and the filter alone.
-        for settings in ["bridge=br1,filter=none", "filter=none"] {
+        let limits = || printed("/sbin/tc", "class show dev vnet0");
+        let (rules, before, limited) = (world.ruleset(), spec(&world), limits());
+        assert!(limited.contains("htb"), "{limited}");
+        // Bridge and filter, of which one is set; and one alone.
+        for settings in ["bridge=br1,filter=none", "filter=none", "inbound=none"] {
             assert!(!update(&world, &[settings]).success());
             assert_eq!(kinds(&world).last().map(String::as_str), Some("update-unknown"), "{point}");
             replaced(&mut world);
             assert_eq!(spec(&world), before, "{point}");
             assert_eq!(world.ruleset(), rules, "{point}");
             assert_eq!(world.link("vnet0")["master"], "br0", "{point}");
+            assert_eq!(limits(), limited, "{point}");
             let last = world.record_lines().pop().unwrap();
             assert_eq!(last, format!("update 01 tun vnet0 {settings} FAILED"), "{point}");
             assert!(!kinds(&world).contains(&"update-unknown".to_owned()), "{point}");
@@ -267,6 +270,9 @@ fn a_filter_is_set_under_the_name_that_its_link_has_by_then() {
     let rules = world.ruleset();
     assert!(rules.contains("device \"web0\"") || rules.contains("devices = { \"web0\" }"), "{rules}");
     assert_eq!(world.nics(&guest)[0]["ifname"], "web0");
+    // The supervisor knows that name, too.
+    world.nft("flush ruleset");
+    world.until("the filter is set again", || world.ruleset() == rules);
     world.stop(&guest);
     world.assert_clean();
 }

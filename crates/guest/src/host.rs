@@ -66,6 +66,15 @@ impl HostResources {
     pub(crate) fn lacks_filter(&self) -> bool {
         self.filter_lost && self.filter.is_some()
     }
+
+    /// Takes the filter that was set just now, or none, under the name that its link has by now.
+    pub(crate) fn now_has(&mut self, filter: Option<InterfaceFilter>) {
+        self.filter = filter;
+        if let (Some(filter), Some(link)) = (&mut self.filter, &self.link) {
+            filter.ifname.clone_from(link.name());
+        }
+        (self.filter_lost, self.unknown_filter) = (false, None);
+    }
 }
 
 /// What became of the link behind an interface.

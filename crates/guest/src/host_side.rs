@@ -92,11 +92,12 @@ pub(crate) fn change_bandwidth(
     to: &NicSpec,
     index: u32,
 ) -> Result<(), LinkError> {
-    let (sent, received) = limits(from);
-    if sent.is_some() {
+    // Of a change that was interrupted it is not known which of both are there.
+    let (has, is_to_have) = (limits(from), limits(to));
+    if has.0.is_some() || is_to_have.0.is_some() {
         links.end_limit_sent(index)?;
     }
-    if received.is_some() {
+    if has.1.is_some() || is_to_have.1.is_some() {
         links.end_limit_received(index)?;
     }
     limit_bandwidth(links, to, index)

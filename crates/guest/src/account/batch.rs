@@ -31,8 +31,9 @@ impl Change {
 #[derive(Debug, Clone)]
 pub(super) struct ChangedInterface {
     key: InterfaceKey,
-    spec: String,
-    rules: Option<String>,
+    spec: Option<String>,
+    /// The new rules of its filter, if they change; `None` within if it has no filter any more.
+    rules: Option<Option<String>>,
 }
 
 /// Records that are committed together, and the ledger changes that belong to them.
@@ -105,8 +106,13 @@ impl LedgerBatch {
         self
     }
 
-    /// Gives an interface its new SPEC, and the rules of its filter.
-    pub(crate) fn change_interface(mut self, key: InterfaceKey, spec: String, rules: Option<String>) -> Self {
+    /// Gives an interface its new SPEC, and the new rules of its filter, or none.
+    pub(crate) fn change_interface(
+        mut self,
+        key: InterfaceKey,
+        spec: Option<String>,
+        rules: Option<Option<String>>,
+    ) -> Self {
         self.changed_interface = Some(ChangedInterface { key, spec, rules });
         self
     }
@@ -192,8 +198,12 @@ impl LoggedBatch {
         }
         if let Some(ChangedInterface { key, spec, rules }) = &self.changed_interface {
             let key = moves.iter().fold(*key, |key, moved| moved.interface(key));
-            tx.interface_changes(key, spec)?;
-            tx.interface_is_filtered(key, rules.as_deref())?;
+            if let Some(spec) = spec {
+                tx.interface_changes(key, spec)?;
+            }
+            if let Some(rules) = rules {
+                tx.interface_is_filtered(key, rules.as_deref())?;
+            }
         }
         for interface in &self.ended_interfaces {
             tx.interface_ends(moves.iter().fold(*interface, |key, moved| moved.interface(key)))?;

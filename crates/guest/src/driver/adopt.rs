@@ -353,6 +353,9 @@ impl Driver {
         if let Some(update) = record.update() {
             self.take_back_update(index, update.key, &update.detail);
         }
+        // It is gone if its filter could not be set again, and it is not to be without.
+        let is_it = |of: &AttachedInterface| of.interface.key == record.row.key;
+        let Some(index) = self.interfaces.iter().position(is_it) else { return Ok(None) };
         if !record.nic || release.is_some_and(|step| ReleaseKind::of(step) != ReleaseKind::Unplug) {
             // The guest has released the NIC, or was not to be asked: only QEMU has to close the
             // devices.

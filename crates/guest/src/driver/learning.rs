@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use super::{Driver, log_error};
 use crate::account::{LedgerBatch, stored_rules};
 use crate::host::interface_filter;
-use crate::learning::{Learning, LearntAddress, MAX_ADDRESSES, Received, Sighting};
+use crate::learning::{KeptAddresses, Learning, LearntAddress, MAX_ADDRESSES, Received, Sighting};
 
 impl Driver {
     /// Continues what another supervisor has learnt, before links and filters are checked.
@@ -35,6 +35,8 @@ impl Driver {
             let attachment = link.kind().attachment();
             let mut learning = Learning::new(reader, attachment, link.index());
             let kept = known.remove(&interface.mac.to_string()).unwrap_or_default();
+            // Not what a reader learnt that believes others, before a change or for another interface.
+            let kept = if kept.reader.is(&learning.reader) { kept } else { KeptAddresses::default() };
             (learning.addresses, learning.pending) = (kept.addresses, kept.pending);
             learning.addresses.truncate(MAX_ADDRESSES);
             if !learning.pending.is_empty() {
@@ -186,13 +188,14 @@ impl Driver {
                 return learning.retry_later();
             }
         };
-        match self.host.nft().and_then(|nft| nft.replace(&filter)) {
-            Ok(seen) => {
-                resources.filter = Some(filter);
-                resources.filter_seen = seen;
-                resources.filter_lost = false;
+        let set = self.set_filter_to(index, Some(filter.clone()));
+        let resources = &mut self.interfaces[index].interface.resources;
+        let Some(learning) = &mut resources.learning else { return };
+        match set {
+            Ok(()) => {
                 learning.retry = None;
                 let changes = std::mem::take(&mut learning.pending);
+                resources.now_has(Some(filter));
                 self.post_addresses(index, &changes);
                 self.keep_addresses();
             }
@@ -204,7 +207,7 @@ impl Driver {
                 if !is_in_force {
                     // Something else than the old filter stands, or nothing.
                     resources.filter = Some(filter.clone());
-                    self.post_filter(index, Outcome::Failed, None);
+                    self.filter_is_lost(index, "the rules for its addresses can't be set");
                     let _ = self.set_filter_again(index, &filter);
                 }
             }
@@ -234,7 +237,7 @@ impl Driver {
             // By these rules the next supervisor goes.
             match interface.resources.filter.as_ref().map(|filter| stored_rules(&filter.rules)) {
                 Some(Ok(rules)) => {
-                    batch = batch.change_interface(interface.key, interface.spec.to_string(), Some(rules));
+                    batch = batch.change_interface(interface.key, None, Some(Some(rules)));
                 }
                 Some(Err(error)) => warn!("{mac}: {}", crate::chain(&error)),
                 None => {}

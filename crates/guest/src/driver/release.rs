@@ -224,5 +224,9 @@ impl Driver {
     pub(super) fn remove(&mut self, index: usize) {
         let gone = self.interfaces.remove(index);
         self.free_port(gone.interface.port.as_deref());
+        if gone.interface.resources.learning.is_some() {
+            // The next interface with its MAC is another one.
+            self.keep_addresses();
+        }
     }
 }

@@ -70,6 +70,7 @@ impl Driver {
             |phase| Event::Update { mac, device: device.clone(), phase, settings: change.to_string().into() };
         let rules = new.filter.as_ref().map(|filter| stored_rules(&filter.rules)).transpose();
         let rules = rules.map_err(|error| Failure::Refused(crate::chain(&error)))?;
+        let rules = settings.contains(&Setting::Filter).then_some(rules);
         let learning = settings.contains(&Setting::Filter).then(|| self.new_learning(index, &new.spec));
         let learning = learning.transpose()?.flatten();
         let begin = self.account.record(event(UpdatePhase::Begin), Outcome::Success, requester);
@@ -97,8 +98,7 @@ impl Driver {
         attached.spec.clone_from(&new.spec);
         let mut batch = LedgerBatch::default();
         if settings.contains(&Setting::Filter) {
-            attached.resources.filter = new.filter;
-            (attached.resources.filter_lost, attached.resources.unknown_filter) = (false, None);
+            attached.resources.now_has(new.filter);
             if let Some(learning) = learning {
                 attached.resources.learning = learning;
             }
@@ -111,7 +111,7 @@ impl Driver {
         }
         let batch = batch
             .record(end(self, Outcome::Success))
-            .change_interface(key, new.spec.to_string(), rules)
+            .change_interface(key, Some(new.spec.to_string()), rules)
             .complete_steps([&step], "success");
         log_error(self.account.post(batch));
         info!("{mac}: changed: {change}");
@@ -129,7 +129,7 @@ impl Driver {
                 // What it says of filters does not count: the old filter is set.
                 let spec = change.apply(&old.spec).unwrap_or_else(|_| old.spec.clone());
                 let begun = Target { mtu: spec.mtu, spec, filter: None };
-                let all = in_order(&change, &old.spec);
+                let all = in_order(&change, &begun.spec);
                 match self.set_back(index, &all, &begun, &old, None, None) {
                     Ok(text) => {
                         warn!("{mac}: a change was interrupted ({settings}): {text}");
@@ -256,7 +256,11 @@ impl Driver {
 
     /// Sets a filter in place of another, or removes it. nftables hooks a filter to a name, and the
     /// link may be renamed at any time: it is set again, until the name is that of the link's number.
-    fn set_filter_to(&mut self, index: usize, filter: Option<InterfaceFilter>) -> Result<(), FilterError> {
+    pub(super) fn set_filter_to(
+        &mut self,
+        index: usize,
+        filter: Option<InterfaceFilter>,
+    ) -> Result<(), FilterError> {
         let Some(mut filter) = filter else {
             let link = self.interfaces[index].interface.resources.link.clone();
             let nft = self.host.nft()?;
@@ -306,7 +310,14 @@ impl Driver {
         requester: Option<Requester>,
     ) -> Result<String, String> {
         let (mut texts, mut left) = (Vec::new(), false);
+        let key = self.interfaces[index].interface.key;
         for setting in settings.iter().rev() {
+            // It is revoked where its filter can't be set again, if that was asked for.
+            if self.interfaces.get(index).is_none_or(|of| of.interface.key != key) {
+                texts.push("its devices are revoked".to_owned());
+                left = true;
+                break;
+            }
             let done = match setting {
                 Setting::Filter => self.set_filter_back(index, requester),
                 _ => self
@@ -329,6 +340,9 @@ impl Driver {
     /// The old filter stands, or is set again, or is lost, on record.
     fn set_filter_back(&mut self, index: usize, requester: Option<Requester>) -> Result<String, String> {
         let resources = &self.interfaces[index].interface.resources;
+        if resources.unknown_filter.is_some() {
+            return Err("the rules of the old filter are not known, and what there is stays".to_owned());
+        }
         let Some(old) = resources.filter.clone() else {
             return match self.set_filter_to(index, None) {
                 Ok(()) => Ok("the interface has no filter, as before".to_owned()),

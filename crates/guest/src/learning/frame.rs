@@ -8,10 +8,12 @@ use std::net::Ipv4Addr;
 use std::str::FromStr;
 
 use etherparse::{ArpHardwareId, ArpPacketSlice, EtherType, Ethernet2HeaderSlice, Ipv4HeaderSlice, UdpSlice};
+use serde::{Deserialize, Serialize};
 use taptrail_record::MacAddr;
 
 /// How an interface's addresses are learnt: libvirt's `CTRL_IP_LEARNING`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Method {
     /// From the leases that DHCP servers give to the guest.
     Dhcp,

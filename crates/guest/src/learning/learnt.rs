@@ -255,9 +255,30 @@ impl Drop for Process {
 /// What is kept of an interface.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct KeptAddresses {
+    /// By whom they were learnt.
+    #[serde(flatten)]
+    pub(crate) reader: KeptReader,
     pub(crate) addresses: Vec<LearntAddress>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) pending: Vec<FilterAddress>,
+}
+
+/// What makes a reader another one, for the next supervisor.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct KeptReader {
+    method: Option<Method>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    servers: Vec<Ipv4Addr>,
+}
+
+impl KeptReader {
+    fn of(reader: &FrameReader) -> Self {
+        Self { method: Some(reader.method), servers: reader.servers.clone() }
+    }
+
+    pub(crate) fn is(&self, reader: &FrameReader) -> bool {
+        *self == Self::of(reader)
+    }
 }
 
 /// The learnt addresses of a guest, in its run directory: by them the next supervisor continues.
@@ -294,8 +315,12 @@ impl LearntFile {
     /// The file can't be written; then the old one stays.
     pub(crate) fn write<'l>(&self, learnt: impl Iterator<Item = &'l Learning>) -> io::Result<()> {
         let kept = |learning: &Learning| {
-            let Learning { addresses, pending, .. } = learning;
-            KeptAddresses { addresses: addresses.clone(), pending: pending.clone() }
+            let Learning { reader, addresses, pending, .. } = learning;
+            KeptAddresses {
+                reader: KeptReader::of(reader),
+                addresses: addresses.clone(),
+                pending: pending.clone(),
+            }
         };
         let all: BTreeMap<String, KeptAddresses> =
             learnt.map(|learning| (learning.reader.mac.to_string(), kept(learning))).collect();

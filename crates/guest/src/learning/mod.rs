@@ -23,5 +23,5 @@ mod tests;
 
 pub use frame::{FrameReader, Method, Sighting};
 pub use learnt::LearnError;
-pub(crate) use learnt::{Learning, LearntAddress, LearntFile, MAX_ADDRESSES, Received};
+pub(crate) use learnt::{KeptAddresses, Learning, LearntAddress, LearntFile, MAX_ADDRESSES, Received};
 pub use process::learn_addresses;

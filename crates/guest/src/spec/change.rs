@@ -87,7 +87,8 @@ impl SpecChange {
     pub(crate) fn apply(&self, spec: &NicSpec) -> Result<NicSpec, SpecError> {
         let of_filter = self.given.iter().any(|(key, _)| *key == Key::Filter);
         let is_replaced = |key: Key| {
-            self.given.iter().any(|(given, _)| *given == key) || (of_filter && Key::REPEATED.contains(&key))
+            let is_given = self.given.iter().any(|(given, _)| *given == key);
+            is_given || (of_filter && key.setting() == Ok(Setting::Filter))
         };
         let canonical = Canonical::from(spec);
         let kept = canonical.values.iter().filter(|(key, _)| !is_replaced(*key));
@@ -137,6 +138,13 @@ mod tests {
             ("filter=none,inbound=none", "bridge=br0,mac=52:54:00:00:00:01,vlan=7"),
         ] {
             assert_eq!(changed(spec, change).as_deref(), Ok(expected), "{change}");
+        }
+        let learns = "bridge=br0,mac=52:54:00:00:00:01,filter=clean-traffic,ip-learning=dhcp";
+        for (change, expected) in [
+            ("filter=no-mac-spoofing", "bridge=br0,mac=52:54:00:00:00:01,filter=no-mac-spoofing"),
+            ("filter=none", "bridge=br0,mac=52:54:00:00:00:01"),
+        ] {
+            assert_eq!(changed(learns, change).as_deref(), Ok(expected), "{change}");
         }
     }
 

@@ -32,6 +32,9 @@ const IFINFOMSG: usize = 16;
 // linux/if_link.h and linux/if_bridge.h
 const IFLA_AF_SPEC: u16 = 26;
 const IFLA_BRIDGE_VLAN_INFO: u16 = 2;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_INFO_SLAVE_DATA: u16 = 5;
+const IFLA_BRPORT_ISOLATED: u16 = 33;
 
 const PUT_IN_VLAN: &str = "put it in a VLAN";
 
@@ -70,6 +73,14 @@ fn vlans_of(payload: &[u8]) -> Vec<(u16, BridgeVlanInfoFlags)> {
     vlans.filter_map(read).collect()
 }
 
+/// Whether the kernel's description of a port says that it is isolated.
+fn is_isolated(payload: &[u8]) -> bool {
+    let attributes_of_link = payload.get(IFINFOMSG..).unwrap_or_default();
+    let nested = attribute(attributes_of_link, IFLA_LINKINFO);
+    let port = nested.and_then(|nested| attribute(nested, IFLA_INFO_SLAVE_DATA));
+    port.and_then(|port| attribute(port, IFLA_BRPORT_ISOLATED)).is_some_and(|value| value == [1])
+}
+
 impl Links {
     /// Isolates a bridge's port from all other isolated ports, or ends the isolation.
     ///
@@ -86,6 +97,18 @@ impl Links {
         ]));
         // RTM_SETLINK ignores a port's data; RTM_NEWLINK of an existing link sets it.
         self.change(index, RouteNetlinkMessage::NewLink(message), OPERATION)
+    }
+
+    /// Whether a bridge's port is isolated.
+    ///
+    /// # Errors
+    ///
+    /// There is no such link.
+    pub fn is_isolated(&mut self, index: u32) -> Result<bool, LinkError> {
+        let request = RouteNetlinkMessage::GetLink(numbered(index));
+        let answers = self.socket.request(request, 0);
+        let answers = answers.map_err(|failed| failure(failed, "read its port's flags", number(index)))?;
+        Ok(answers.iter().any(|answer| is_isolated(answer)))
     }
 
     /// Puts a bridge's port into one VLAN: frames from the guest belong to it, frames to the guest
