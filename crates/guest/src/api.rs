@@ -163,7 +163,7 @@ pub struct Event {
     /// How much it matters: `grave`, `warning` or `notice`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub severity: Option<String>,
-    /// The finding in a sentence; of a grant that failed, why.
+    /// The finding in a sentence; of a grant that failed, why; of `updating` and `update`, the settings.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
 }

@@ -666,7 +666,8 @@ pub(crate) struct Update {
     pub(crate) mac: MacAddr,
 
     /// What to change, in keys and values of a SPEC: bridge, filter and its parameters, isolated,
-    /// vlan, trunk, vlan-mode, link, mtu, rx-frames, inbound, outbound; none takes a value away
+    /// vlan, trunk, vlan-mode, link, mtu, rx-frames, inbound, outbound; none removes a value, except
+    /// of bridge and mtu
     #[arg(required = true, value_name = "KEY=VALUE")]
     pub(crate) settings: Vec<String>,
 

@@ -156,7 +156,7 @@ pub enum Problem {
     NoFilter(Key),
     /// Keys of the interface itself, where its filter alone is changed.
     #[error(
-        "Only filters and their parameters can be changed: filter, ip, ipv6, dhcpserver, gateway-mac, filter-parameter"
+        "Only filters and their parameters can be changed: filter, ip, ipv6, dhcpserver, gateway-mac, ip-learning, filter-parameter; `taptrail update` changes other settings"
     )]
     NotAFilter,
     /// A key that can't be changed while the guest runs.

@@ -113,8 +113,9 @@ pub(crate) struct PruneLake {
 /// Check that a lake is as it was written
 ///
 /// Each object is compared with the SHA-256, the size and the order of rows that its manifest has,
-/// each generation with its predecessor, and the signatures with --key. Exit code 1: something is
-/// missing, altered or out of order. Who can write the whole lake and has no key can also write
+/// summaries and objects of months with the objects of days, each generation with its predecessor,
+/// and the signatures with --key. Exit code 1: something is missing, altered, out of order or
+/// inconsistent. Who can write the whole lake and has no key can also write
 /// matching manifests: only signatures, or a root that was kept elsewhere, show that.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  taptrail lake check s3://audit/taptrail --key lake.pub\n  \
@@ -128,7 +129,7 @@ pub(crate) struct CheckLake {
     /// A root that was printed earlier: that generation must be there, as it was
     #[arg(long, value_name = "ROOT")]
     pub(crate) root: Option<Root>,
-    /// Only whether the objects are there and have their sizes
+    /// Check only that the objects are there and have their sizes; read none of them
     #[arg(long)]
     pub(crate) quick: bool,
     #[command(flatten)]
