@@ -53,7 +53,7 @@ const fn subject(
     Subject { area: Area::Rights, id, purpose, needs }
 }
 
-const GROUPS: [Group; 10] = [
+const GROUPS: [Group; 11] = [
     Group {
         subject: subject(
             "cap-net-admin",
@@ -122,6 +122,12 @@ const GROUPS: [Group; 10] = [
         ),
         name: "CAP_AUDIT_READ",
         needed: CapabilitySet::AUDIT_READ,
+        instead: CapabilitySet::empty(),
+    },
+    Group {
+        subject: subject("cap-net-raw", "filters that learn addresses (ip-learning=)", &[(Job::Run, Useful)]),
+        name: "CAP_NET_RAW",
+        needed: CapabilitySet::NET_RAW,
         instead: CapabilitySet::empty(),
     },
     Group {
