@@ -2,6 +2,7 @@
 //! belong to a command. Which command has which follows from its options.
 
 use clap::Command;
+use taptrail_bridge_helper::broker;
 use taptrail_guest::filter::FILTERS_DIR;
 
 /// A word and what it means.
@@ -95,7 +96,7 @@ pub(super) fn files(command: &Command) -> Vec<Entry> {
     if matches!(command.get_name(), "taptrail" | "run" | "check") {
         all.push(entry("/etc/taptrail/guests/NAME.toml", "Guest files, as taptrail@.service reads them."));
     }
-    if matches!(command.get_name(), "taptrail" | "run" | "check" | "attach" | "set-filter") {
+    if matches!(command.get_name(), "taptrail" | "run" | "check" | "attach" | "set-filter" | "update") {
         all.push(entry(FILTERS_DIR, "Filters of one's own, as NAME.xml or NAME.toml."));
     }
     if has(command, "log") || command.get_name() == "taptrail" {
@@ -106,6 +107,7 @@ pub(super) fn files(command: &Command) -> Vec<Entry> {
     }
     if command.get_name() == "watch" {
         all.push(entry("/run/libvirt/qemu", "Where libvirt keeps the state of running guests."));
+        all.push(entry(broker::SOCKET, "With `--bridge-taps`: the socket to which bridge helpers connect."));
     }
     all
 }
