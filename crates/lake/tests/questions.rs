@@ -387,6 +387,12 @@ fn without_months(store: &Arc<Store>) -> Arc<Store> {
     copy
 }
 
+/// Whether all of some texts are among others, each as often at least. Both are sorted.
+fn are_among(some: &[String], others: &[String]) -> bool {
+    let mut others = others.iter();
+    some.iter().all(|of| others.any(|other| other == of))
+}
+
 /// Compares what the objects of months give with what those of days give. Returns how much was
 /// compared.
 fn compare_with_days(store: &Arc<Store>) -> usize {
@@ -403,10 +409,12 @@ fn compare_with_days(store: &Arc<Store>) -> usize {
         let conditions = Conditions(vec![vec![test]]);
         let (mine, theirs) = (asked(&lake, &conditions, When::Any), asked(&by_days, &conditions, When::Any));
         assert_eq!(mine, theirs, "{conditions:?}");
-        // Of a time since then, more may be passed on, but nothing less.
-        let since = When::Since("2026-11-20T12:00:00Z".parse().unwrap());
-        let (more, least) = (asked(&lake, &conditions, since), asked(&by_days, &conditions, since));
-        assert!(least.iter().all(|of| more.contains(of)) && more.iter().all(|of| mine.contains(of)));
+        // Of these times, more may be passed on, but nothing less, and nothing twice.
+        let [at, since] = ["2026-10-29T12:00:00Z", "2026-11-20T12:00:00Z"].map(|of| of.parse().unwrap());
+        for when in [When::Since(since), When::At(Span { from: at, until: at })] {
+            let (more, least) = (asked(&lake, &conditions, when), asked(&by_days, &conditions, when));
+            assert!(are_among(&least, &more) && are_among(&more, &mine), "{conditions:?}, {when:?}");
+        }
         compared += mine.len();
     };
     let macs: BTreeSet<String> = all.iter().map(|holding| holding.mac.to_string()).collect();
@@ -476,6 +484,18 @@ fn months_that_are_over_give_what_their_days_give() {
     snapshot.objects().filter(of_month).for_each(|of| earlier.delete(&of.path).unwrap());
     let mac = Conditions(vec![vec![Test::Is("mac", "52:54:00:00:00:00".into())]]);
     asked(&lake, &mac, When::Any);
+}
+
+#[test]
+fn a_month_passes_nothing_on_twice() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Arc::new(Store::open(&format!("file://{}", directory.path().display())).unwrap());
+    let options =
+        Options { hosts: 8, days: 10, guests: 1, first_day: "2026-10-24".parse().unwrap(), seed: 5 };
+    write_lake(&store, &options).unwrap();
+    // While it waits, the summary is not one of all.
+    add_batch(&store, "kvm0001", "2026-11-02T06:00:00Z", "2026-11-05T00:00:00Z");
+    assert!(compare_with_days(&store) > 100);
 }
 
 /// Adds a batch with the coverage of a host, and one holding that lasts.

@@ -39,15 +39,18 @@ impl LakeReader {
             When::At(at) => Some(at.from),
         };
         let last_rows = conditions.clone().and(vec![Test::Set("last")]);
-        if let When::At(at) = question.when {
-            self.possibly_later(&last_rows, Day::of(at.from), take)?;
-        }
         let days = self.days(R::TABLE, since, None);
         let pieces = if conditions.name_a_subject() {
             self.pieces(R::TABLE, days)
         } else {
             days.map(Piece::Day).collect()
         };
+        if let When::At(at) = question.when {
+            // A month has the rows of its earlier days, too: they are passed on once.
+            let first = pieces.first().and_then(Piece::first_day);
+            let day = Day::of(at.from);
+            self.possibly_later(&last_rows, first.map_or(day, |first| first.min(day)), take)?;
+        }
         if self.parts.divided_hosts() == 0 {
             return self.of_pieces::<R, E>(&pieces, &last_rows, take);
         }

@@ -18,6 +18,16 @@ pub(super) enum Piece<'a> {
     Month(Vec<&'a ObjectEntry>),
 }
 
+impl Piece<'_> {
+    /// The first day of which it may have rows.
+    pub(super) fn first_day(&self) -> Option<Day> {
+        match self {
+            Self::Day(day) => Some(*day),
+            Self::Month(objects) => objects.first().map(|object| object.day),
+        }
+    }
+}
+
 impl LakeReader {
     /// These days of a table, in their order: of several of a month that has objects, the month.
     pub(super) fn pieces(&self, table: Table, days: impl Iterator<Item = Day>) -> Vec<Piece<'_>> {
