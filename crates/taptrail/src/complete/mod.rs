@@ -84,7 +84,7 @@ impl Candidates {
     fn of(words: &[OsString]) -> Self {
         let Some(current) = words.last().filter(|_| words.len() > 1) else { return Self::default() };
         let host = Arc::new(Host::of(words));
-        let mut command = values::with_completers(cli::built_command(clap::ColorChoice::Never), &host);
+        let mut command = values::with_completers(cli::command(clap::ColorChoice::Never), &host);
         let found = engine::complete(&mut command, words.to_vec(), words.len() - 1, None).unwrap_or_default();
         let mut candidates = Self::default();
         for candidate in found {
