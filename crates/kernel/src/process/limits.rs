@@ -2,23 +2,26 @@
 
 use std::str::FromStr;
 
+use rustix::process::Resource;
+
 /// One limit, both soft and hard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limit {
-    pub(super) resource: libc::__rlimit_resource_t,
-    pub(super) value: libc::rlim_t,
+    pub(super) resource: Resource,
+    /// `None` is unlimited.
+    pub(super) value: Option<u64>,
 }
 
 impl Limit {
     /// No core dump: a file would contain the guest's memory.
-    pub(super) const NO_CORE: Self = Self { resource: libc::RLIMIT_CORE, value: 0 };
+    pub(super) const NO_CORE: Self = Self { resource: Resource::Core, value: Some(0) };
 }
 
-const NAMES: [(&str, libc::__rlimit_resource_t); 4] = [
-    ("core", libc::RLIMIT_CORE),
-    ("memlock", libc::RLIMIT_MEMLOCK),
-    ("nofile", libc::RLIMIT_NOFILE),
-    ("nproc", libc::RLIMIT_NPROC),
+const NAMES: [(&str, Resource); 4] = [
+    ("core", Resource::Core),
+    ("memlock", Resource::Memlock),
+    ("nofile", Resource::Nofile),
+    ("nproc", Resource::Nproc),
 ];
 
 /// The text is not a limit.
@@ -34,7 +37,7 @@ impl FromStr for Limit {
         let limit = || {
             let (name, value) = text.split_once('=')?;
             let (_, resource) = NAMES.iter().find(|(known, _)| *known == name)?;
-            let value = if value == "unlimited" { libc::RLIM_INFINITY } else { value.parse().ok()? };
+            let value = if value == "unlimited" { None } else { Some(value.parse().ok()?) };
             Some(Self { resource: *resource, value })
         };
         limit().ok_or_else(|| LimitError(text.to_owned()))
@@ -48,8 +51,8 @@ mod tests {
     #[test]
     fn limits_are_written_as_names_and_numbers() {
         let limit = |resource, value| Ok(Limit { resource, value });
-        assert_eq!("nofile=4096".parse(), limit(libc::RLIMIT_NOFILE, 4096));
-        assert_eq!("memlock=unlimited".parse(), limit(libc::RLIMIT_MEMLOCK, libc::RLIM_INFINITY));
+        assert_eq!("nofile=4096".parse(), limit(Resource::Nofile, Some(4096)));
+        assert_eq!("memlock=unlimited".parse(), limit(Resource::Memlock, None));
         for text in ["", "nofile", "nofile=", "nofile=-1", "nofile=1k", "files=1", "=1"] {
             assert_eq!(text.parse::<Limit>(), Err(LimitError(text.to_owned())));
         }

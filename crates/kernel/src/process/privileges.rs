@@ -3,6 +3,7 @@
 
 use std::io;
 
+use rustix::process::{Rlimit, setrlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 
 use super::inherit::{check, prctl};
@@ -43,9 +44,7 @@ impl PrivilegeDrop {
 }
 
 pub(super) fn set_limit(limit: Limit) -> io::Result<()> {
-    let value = libc::rlimit { rlim_cur: limit.value, rlim_max: limit.value };
-    // SAFETY: the kernel reads one live rlimit.
-    check(unsafe { libc::setrlimit(limit.resource, &raw const value) })
+    Ok(setrlimit(limit.resource, Rlimit { current: limit.value, maximum: limit.value })?)
 }
 
 /// Drops all capabilities except `kept` from the bounding set, from which an exec by root regains
