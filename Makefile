@@ -69,9 +69,9 @@ crates: ## The crates for others, as cargo would publish them: what is in them, 
 			grep -vE '^(src/.*\.rs|examples/follow_log\.rs|README\.md|LICENSE-(APACHE|MIT)|Cargo\.(toml|toml\.orig|lock)|\.cargo_vcs_info\.json)$$'); \
 		[ -z "$$stray" ] || { echo "crates: taptrail-$$crate has files that nobody needs: $$stray" >&2; exit 1; }; \
 	done
-	@# Cargo keeps what it unpacks of them by version, and takes it for the next state of the same version.
-	@rm -rf $${CARGO_HOME:-$$HOME/.cargo}/registry/src/-*/taptrail-*
-	$(CARGO) package --quiet --allow-dirty --locked -p taptrail-record -p taptrail-trail -p taptrail-source
+	@# Cargo keeps what it unpacked and built of them by version, and takes it for the next state of that version.
+	@rm -rf $${CARGO_HOME:-$$HOME/.cargo}/registry/src/-*/taptrail-* target/crates/debug/.fingerprint/taptrail-*
+	$(CARGO) package --quiet --allow-dirty --locked --target-dir target/crates -p taptrail-record -p taptrail-trail -p taptrail-source
 
 deny: ## Licences, origins and duplicates of dependencies (needs cargo-deny)
 	$(CARGO) deny --locked check bans licenses sources
