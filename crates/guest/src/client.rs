@@ -363,9 +363,14 @@ impl Client {
 /// # Errors
 /// When the client can't be started.
 pub fn statuses(run: &Path, guests: &[String]) -> Result<Vec<Result<Status, ClientError>>, ClientError> {
-    let ask = async |guest: &String| {
+    let once = async |guest: &String| {
         let mut connection = connect(run, guest).await?;
         status(run, guest, &mut connection).await
+    };
+    let ask = async |guest: &String| match once(guest).await {
+        // The connection of a supervisor that ends just now breaks: asked again, it is not there.
+        Err(ClientError::Broken { .. }) => once(guest).await,
+        answer => answer,
     };
     Ok(runtime()?.block_on(join_all(guests.iter().map(ask))))
 }
