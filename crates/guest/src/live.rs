@@ -72,12 +72,12 @@ impl Host {
         // One that could be moved in part only stays down: its frames are not for the new bridge.
         self.set_bridge_port(spec, index, moves.then_some(&bridge))?;
         self.links.set_up(index, true)?;
-        let (found, isolated) = (self.link_now(link)?, self.links.is_isolated(index)?);
+        let found = self.link_now(link)?;
         let has = |master: Option<u32>, up, isolated| {
             format!("bridge number {}, up: {up}, isolated: {isolated}", master.unwrap_or_default())
         };
         let wanted = has(Some(bridge.index), true, spec.isolated);
-        same(name, wanted, has(found.master, found.up, isolated), "")
+        same(name, wanted, has(found.master, found.up, found.isolated), "")
     }
 
     fn set_bridge_port(&mut self, spec: &NicSpec, index: u32, to: Option<&Link>) -> Result<(), LinkError> {

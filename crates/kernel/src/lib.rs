@@ -33,6 +33,7 @@ pub mod proc;
 pub mod process;
 mod program;
 pub mod script;
+mod socket_filter;
 mod sysfs;
 mod timeout;
 

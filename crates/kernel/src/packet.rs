@@ -9,6 +9,8 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd};
 
+use crate::socket_filter::{self, step};
+
 /// The frames that a socket sees. All are untagged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FrameKind {
@@ -56,14 +58,12 @@ pub fn open_packet_socket(ifindex: u32, kind: FrameKind) -> io::Result<OwnedFd> 
     }
     // SAFETY: it was opened just now, and nothing else owns it.
     let socket = unsafe { OwnedFd::from_raw_fd(number) };
-    let mut program = match kind {
+    let program = match kind {
         FrameKind::Dhcp => dhcp(),
         FrameKind::ArpAndIpv4 => arp_and_ipv4(),
     };
-    let length = u16::try_from(program.len()).map_err(io::Error::other)?;
-    let attached = libc::sock_fprog { len: length, filter: program.as_mut_ptr() };
-    set_option(&socket, libc::SO_ATTACH_FILTER, &attached)?;
-    set_option(&socket, libc::SO_LOCK_FILTER, &1_i32)?;
+    socket_filter::attach(socket.as_fd(), program)?;
+    socket_filter::lock(socket.as_fd())?;
 
     // SAFETY: all-zero bytes are a sockaddr_ll.
     let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
@@ -78,16 +78,6 @@ pub fn open_packet_socket(ifindex: u32, kind: FrameKind) -> io::Result<OwnedFd> 
         return Err(io::Error::last_os_error());
     }
     Ok(socket)
-}
-
-fn set_option<T>(socket: &OwnedFd, option: libc::c_int, value: &T) -> io::Result<()> {
-    let size = size_of::<T>() as libc::socklen_t;
-    // SAFETY: the kernel reads one live value, as long as `size` says, and the program that a
-    // sock_fprog points to, which lives as long.
-    let set = unsafe {
-        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, option, std::ptr::from_ref(value).cast(), size)
-    };
-    if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Receives a frame; `None` if there is none now. What does not fit into the buffer is cut off.
@@ -195,9 +185,4 @@ fn program(tests: &[(Load, Test)]) -> Vec<libc::sock_filter> {
     }
     steps.extend([MAX_FRAME, 0].map(|length| step(libc::BPF_RET | libc::BPF_K, 0, 0, length)));
     steps
-}
-
-/// `jt` and `jf` steps are skipped where the condition is true or false.
-fn step(code: u32, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
-    libc::sock_filter { code: code as u16, jt, jf, k }
 }

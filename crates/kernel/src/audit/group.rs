@@ -8,7 +8,7 @@
 use std::fs::File;
 use std::io;
 use std::ops::RangeInclusive;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::thread;
 
@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::socket::open_socket;
+use crate::socket_filter::{self, step};
 
 /// `AUDIT_NLGRP_READLOG` (linux/audit.h) as a bit mask.
 const READLOG: u32 = 1 << 0;
@@ -89,46 +90,30 @@ fn is_own_namespace(namespace: &File) -> bool {
 /// Attaches a filter that accepts only records of these types, and replaces an earlier one (classic
 /// BPF over the `nlmsghdr`).
 pub(super) fn attach_filter(socket: BorrowedFd<'_>, types: &[Types]) -> io::Result<()> {
-    let mut program = filter(types);
-    let len = u16::try_from(program.len()).map_err(io::Error::other)?;
-    let program = libc::sock_fprog { len, filter: program.as_mut_ptr() };
-    let size = libc::socklen_t::try_from(size_of_val(&program)).map_err(io::Error::other)?;
-    // SAFETY: `program` points to live instructions, as many as it says, and the kernel copies
-    // them before the call returns.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_ATTACH_FILTER,
-            (&raw const program).cast(),
-            size,
-        )
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    socket_filter::attach(socket, filter(types))
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "BPF codes are of 16 bits, and there are a few types")]
+#[expect(clippy::cast_possible_truncation, reason = "there are a few types")]
 fn filter(types: &[Types]) -> Vec<libc::sock_filter> {
-    let op = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter { code: code as u16, jt, jf, k };
     let load = libc::BPF_LD | libc::BPF_B | libc::BPF_ABS;
     let jump = libc::BPF_JMP | libc::BPF_K;
     let end = libc::BPF_RET | libc::BPF_K;
     // BPF loads 16-bit words in network order, but `nlmsg_type` at 4 is in native order.
     let (low, high) = if cfg!(target_endian = "little") { (4, 5) } else { (5, 4) };
     let mut program = vec![
-        op(load, 0, 0, high),
-        op(libc::BPF_ALU | libc::BPF_LSH | libc::BPF_K, 0, 0, 8),
-        op(libc::BPF_MISC | libc::BPF_TAX, 0, 0, 0),
-        op(load, 0, 0, low),
-        op(libc::BPF_ALU | libc::BPF_OR | libc::BPF_X, 0, 0, 0),
+        step(load, 0, 0, high),
+        step(libc::BPF_ALU | libc::BPF_LSH | libc::BPF_K, 0, 0, 8),
+        step(libc::BPF_MISC | libc::BPF_TAX, 0, 0, 0),
+        step(load, 0, 0, low),
+        step(libc::BPF_ALU | libc::BPF_OR | libc::BPF_X, 0, 0, 0),
     ];
     for (left, types) in (0..types.len()).rev().zip(types) {
         // Jumps to the last instruction, over those for the remaining types and over the refusal.
         let taken = 2 * left as u8 + 1;
-        program.push(op(jump | libc::BPF_JGE, 0, 1, (*types.start()).into()));
-        program.push(op(jump | libc::BPF_JGT, 0, taken, (*types.end()).into()));
+        program.push(step(jump | libc::BPF_JGE, 0, 1, (*types.start()).into()));
+        program.push(step(jump | libc::BPF_JGT, 0, taken, (*types.end()).into()));
     }
-    program.push(op(end, 0, 0, 0));
-    program.push(op(end, 0, 0, u32::MAX));
+    program.push(step(end, 0, 0, 0));
+    program.push(step(end, 0, 0, u32::MAX));
     program
 }

@@ -3,6 +3,7 @@
 //! Only the needed attributes are parsed, so that attributes which a later kernel adds or extends
 //! can't make a reply unreadable.
 
+use netlink_packet_route::link::BridgeVlanInfoFlags;
 use taptrail_record::MacAddr;
 
 use super::{Link, LinkError, TunInfo};
@@ -20,8 +21,13 @@ const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFALIAS: u16 = 20;
+const IFLA_AF_SPEC: u16 = 26;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
+const IFLA_INFO_SLAVE_DATA: u16 = 5;
+const IFLA_BRPORT_ISOLATED: u16 = 33;
+// linux/if_bridge.h
+const IFLA_BRIDGE_VLAN_INFO: u16 = 2;
 const IFLA_BR_VLAN_FILTERING: u16 = 7;
 const IFLA_BR_VLAN_PROTOCOL: u16 = 8;
 const IFLA_TUN_OWNER: u16 = 1;
@@ -48,6 +54,7 @@ pub(super) fn read(payload: &[u8]) -> Result<Link, LinkError> {
         lower: None,
         tun: None,
         vlan_filtering: None,
+        isolated: false,
     };
     for (kind, value) in attributes(payload.get(IFINFOMSG..).ok_or_else(short)?) {
         match kind {
@@ -76,9 +83,25 @@ fn info(link: &mut Link, nested: &[u8]) {
             (IFLA_INFO_DATA, Some("bridge")) => {
                 link.vlan_filtering = vlan_filtering(value);
             }
+            (IFLA_INFO_SLAVE_DATA, _) => {
+                // Other masters have no attribute of that number.
+                link.isolated = attribute(value, IFLA_BRPORT_ISOLATED) == Some(&[1]);
+            }
             _ => {}
         }
     }
+}
+
+/// Reads the VLANs of a port in the payload of an `RTM_NEWLINK` of the bridges' family.
+pub(super) fn vlans(payload: &[u8]) -> Vec<(u16, BridgeVlanInfoFlags)> {
+    let attributes_of_link = payload.get(IFINFOMSG..).unwrap_or_default();
+    let nested = attribute(attributes_of_link, IFLA_AF_SPEC).unwrap_or_default();
+    let vlans = attributes(nested).filter(|(kind, _)| *kind == IFLA_BRIDGE_VLAN_INFO);
+    let read = |(_, value): (u16, &[u8])| {
+        let number = |at: usize| Some(u16::from_ne_bytes(value.get(at..at + 2)?.try_into().ok()?));
+        Some((number(2)?, BridgeVlanInfoFlags::from_bits_retain(number(0)?)))
+    };
+    vlans.filter_map(read).collect()
 }
 
 /// Whether a bridge filters VLANs. A kernel without `CONFIG_BRIDGE_VLAN_FILTERING` reports 0, too,

@@ -66,6 +66,8 @@ pub struct Link {
     /// Whether a bridge filters VLANs; `None` for other links and for kernels without VLAN
     /// filtering.
     pub vlan_filtering: Option<bool>,
+    /// Whether it is a bridge's port that is isolated from other such ports.
+    pub isolated: bool,
 }
 
 /// The state of a tun or tap link (`tun_fill_info()` in drivers/net/tun.c).

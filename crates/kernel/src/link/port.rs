@@ -9,9 +9,8 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rustix::io::Errno;
 
 use super::socket::Failed;
-use crate::netlink::{attribute, attributes, u32_at};
-
-use super::{Link, LinkError, Links, failure, number, numbered, quoted};
+use super::{Link, LinkError, Links, answer, failure, number, numbered, quoted};
+use crate::netlink::u32_at;
 
 /// The VLAN that a bridge gives a new port (`default_pvid`).
 const DEFAULT_VID: u16 = 1;
@@ -26,15 +25,6 @@ pub struct PortVlans<'a> {
     /// Those of frames with a tag.
     pub tagged: &'a [u16],
 }
-
-/// Bytes of `struct ifinfomsg`.
-const IFINFOMSG: usize = 16;
-// linux/if_link.h and linux/if_bridge.h
-const IFLA_AF_SPEC: u16 = 26;
-const IFLA_BRIDGE_VLAN_INFO: u16 = 2;
-const IFLA_LINKINFO: u16 = 18;
-const IFLA_INFO_SLAVE_DATA: u16 = 5;
-const IFLA_BRPORT_ISOLATED: u16 = 33;
 
 const PUT_IN_VLAN: &str = "put it in a VLAN";
 
@@ -61,26 +51,6 @@ impl PortVlans<'_> {
     }
 }
 
-/// The VLANs in the kernel's description of a port.
-fn vlans_of(payload: &[u8]) -> Vec<(u16, BridgeVlanInfoFlags)> {
-    let attributes_of_link = payload.get(IFINFOMSG..).unwrap_or_default();
-    let nested = attribute(attributes_of_link, IFLA_AF_SPEC).unwrap_or_default();
-    let vlans = attributes(nested).filter(|(kind, _)| *kind == IFLA_BRIDGE_VLAN_INFO);
-    let read = |(_, value): (u16, &[u8])| {
-        let number = |at: usize| Some(u16::from_ne_bytes(value.get(at..at + 2)?.try_into().ok()?));
-        Some((number(2)?, BridgeVlanInfoFlags::from_bits_retain(number(0)?)))
-    };
-    vlans.filter_map(read).collect()
-}
-
-/// Whether the kernel's description of a port says that it is isolated.
-fn is_isolated(payload: &[u8]) -> bool {
-    let attributes_of_link = payload.get(IFINFOMSG..).unwrap_or_default();
-    let nested = attribute(attributes_of_link, IFLA_LINKINFO);
-    let port = nested.and_then(|nested| attribute(nested, IFLA_INFO_SLAVE_DATA));
-    port.and_then(|port| attribute(port, IFLA_BRPORT_ISOLATED)).is_some_and(|value| value == [1])
-}
-
 impl Links {
     /// Isolates a bridge's port from all other isolated ports, or ends the isolation.
     ///
@@ -97,18 +67,6 @@ impl Links {
         ]));
         // RTM_SETLINK ignores a port's data; RTM_NEWLINK of an existing link sets it.
         self.change(index, RouteNetlinkMessage::NewLink(message), OPERATION)
-    }
-
-    /// Whether a bridge's port is isolated.
-    ///
-    /// # Errors
-    ///
-    /// There is no such link.
-    pub fn is_isolated(&mut self, index: u32) -> Result<bool, LinkError> {
-        let request = RouteNetlinkMessage::GetLink(numbered(index));
-        let answers = self.socket.request(request, 0);
-        let answers = answers.map_err(|failed| failure(failed, "read its port's flags", number(index)))?;
-        Ok(answers.iter().any(|answer| is_isolated(answer)))
     }
 
     /// Puts a bridge's port into one VLAN: frames from the guest belong to it, frames to the guest
@@ -141,11 +99,8 @@ impl Links {
         if vlans.untagged != Some(DEFAULT_VID) {
             self.vlan(&port, DEFAULT_VID, BridgeVlanInfoFlags::empty(), RouteNetlinkMessage::DelLink)?;
         }
-        if let Some(vid) = vlans.untagged {
-            self.vlan(&port, vid, vlans.untagged_flags(), RouteNetlinkMessage::SetLink)?;
-        }
-        for vid in vlans.tagged.iter().filter(|vid| Some(**vid) != vlans.untagged) {
-            self.vlan(&port, *vid, BridgeVlanInfoFlags::empty(), RouteNetlinkMessage::SetLink)?;
+        for (vid, flags) in vlans.list() {
+            self.vlan(&port, vid, flags, RouteNetlinkMessage::SetLink)?;
         }
         Ok(())
     }
@@ -200,7 +155,7 @@ impl Links {
             .request(RouteNetlinkMessage::GetLink(message), NLM_F_DUMP)
             .map_err(|failed| failure(failed, "list its VLANs", number(index)))?;
         let of_port = answers.iter().filter(|answer| u32_at(answer, 4) == Some(index));
-        let mut all: Vec<_> = of_port.flat_map(|answer| vlans_of(answer)).collect();
+        let mut all: Vec<_> = of_port.flat_map(|answer| answer::vlans(answer)).collect();
         all.sort_by_key(|(vid, _)| *vid);
         Ok(all)
     }
