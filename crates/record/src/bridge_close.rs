@@ -109,11 +109,7 @@ impl BridgeClose {
 
     /// Whether it is the end of the tap that a record of an open is about.
     pub fn is_of(&self, open: &BridgeOpen) -> bool {
-        let dev = open.device.as_ref().and_then(|device| device.dev.as_ref());
-        dev == Some(&self.dev)
-            && open.requester.pid == self.requester.pid
-            && open.requester.uid == self.requester.uid
-            && open.start_time == self.start_time
+        open.is_tap_of(Some(&self.dev), &self.requester, self.start_time)
     }
 }
 

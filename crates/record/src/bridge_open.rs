@@ -94,6 +94,29 @@ impl BridgeOpen {
     /// The record type for the kernel's audit.
     pub const RECORD_TYPE: RecordType = RecordType::VIRT_RESOURCE;
 
+    /// The name of the tap, if it came to an open(2).
+    pub fn dev(&self) -> Option<&CompactString> {
+        self.device.as_ref()?.dev.as_ref()
+    }
+
+    /// Whether another record is of a tap with this name and caller.
+    pub fn is_same_tap(&self, other: &Self) -> bool {
+        self.is_tap_of(other.dev(), &other.requester, other.start_time)
+    }
+
+    /// A caller's pid may be another process's later; with the start time it is not.
+    pub(crate) fn is_tap_of(
+        &self,
+        dev: Option<&CompactString>,
+        caller: &Requester,
+        start_time: Option<u64>,
+    ) -> bool {
+        self.dev() == dev
+            && self.requester.pid == caller.pid
+            && self.requester.uid == caller.uid
+            && self.start_time == start_time
+    }
+
     /// The text between `msg='` and `'`, as written by the program `exe`.
     ///
     /// # Errors

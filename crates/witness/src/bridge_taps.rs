@@ -157,7 +157,7 @@ impl BridgeTaps {
     fn adopt(&mut self) -> Result<(), LedgerError> {
         for live in self.ledger.live_bridge_taps()? {
             let record = BridgeOpen::parse(BridgeOpen::RECORD_TYPE, live.opened.as_bytes()).ok().flatten();
-            let named = record.and_then(|record| Some((dev_of(&record)?, record.ifindex?, record)));
+            let named = record.and_then(|record| Some((record.dev()?.to_string(), record.ifindex?, record)));
             let Some((dev, ifindex, record)) = named else {
                 self.warn_once(format!("The account of a tap has no record of its open: {}", live.opened));
                 continue;
@@ -189,7 +189,9 @@ impl BridgeTaps {
     ///
     /// The ledger can't be written, or has too many.
     pub fn account(&mut self, record: BridgeOpen) -> Result<(), AccountError> {
-        let (Some(dev), Some(ifindex), Some(netns)) = (dev_of(&record), record.ifindex, record.netns) else {
+        let (Some(dev), Some(ifindex), Some(netns)) =
+            (record.dev().map(ToString::to_string), record.ifindex, record.netns)
+        else {
             return Err(AccountError::Incomplete);
         };
         if self.open.is_empty() {
@@ -376,10 +378,6 @@ fn has_room(open: impl Iterator<Item = u32>, uid: u32) -> Result<(), AccountErro
         return Err(AccountError::Full { count: all, whose: Whose::AllUsers });
     }
     Ok(())
-}
-
-fn dev_of(record: &BridgeOpen) -> Option<String> {
-    record.device.as_ref()?.dev.as_ref().map(|dev| dev.to_string())
 }
 
 /// Whether a process of the caller's may hold a tap that was moved out of this network namespace,

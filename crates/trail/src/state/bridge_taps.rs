@@ -41,7 +41,8 @@ struct End {
 impl BridgeTaps {
     /// The helper, or a watcher, recorded a request.
     pub(crate) fn on_open(&mut self, entry: &Entry, open: &BridgeOpen, out: &mut Output) {
-        let known = self.0.iter().position(|tap| tap.is_same(open));
+        // Or a later one of this name and caller.
+        let known = self.0.iter().position(|tap| tap.open.is_same_tap(open));
         if open.outcome == Outcome::Failed {
             // After a success, this is the failure to pass it.
             let passed = known.filter(|_| open.refusal.as_deref() == Some("hand-over"));
@@ -50,7 +51,7 @@ impl BridgeTaps {
             }
             return;
         }
-        if open.device.as_ref().is_none_or(|device| device.dev.is_none()) {
+        if open.dev().is_none() {
             return;
         }
         // The helper writes one record of a tap, and the watcher another.
@@ -125,20 +126,10 @@ impl BridgeTaps {
 }
 
 impl OpenTap {
-    /// Whether a record is about this tap, or about a later one of its name and caller.
-    fn is_same(&self, open: &BridgeOpen) -> bool {
-        let dev = |open: &BridgeOpen| open.device.as_ref().and_then(|device| device.dev.clone());
-        dev(&self.open) == dev(open)
-            && self.open.requester.pid == open.requester.pid
-            && self.open.requester.uid == open.requester.uid
-            && self.open.start_time == open.start_time
-    }
-
     /// Whether a tap that was passed now has its name: a network namespace has each name once.
     fn has_name_of(&self, open: &BridgeOpen) -> bool {
-        let name = |open: &BridgeOpen| open.device.as_ref().and_then(|device| device.dev.clone());
         let same_netns = self.open.netns.is_some() && self.open.netns == open.netns;
-        name(&self.open) == name(open) && (same_netns || self.is_same(open))
+        self.open.dev() == open.dev() && (same_netns || self.open.is_same_tap(open))
     }
 
     fn end(mut self, host: &Arc<str>, end: End, entry: Option<&Entry>) -> BridgeTap {

@@ -31,7 +31,7 @@ impl BridgeTap {
         let pid = open.requester.pid;
         Some(Self {
             bridge: open.bridge.to_string(),
-            dev: open.device.as_ref()?.dev.as_ref()?.to_string(),
+            dev: open.dev()?.to_string(),
             uid: open.requester.uid,
             parent: open.start_time.map(|start_time| ProcessId { pid, start_time }),
             passed,
