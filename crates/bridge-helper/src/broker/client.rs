@@ -7,13 +7,10 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recv, send,
-    socket_with, sockopt,
-};
+use rustix::net::{RecvFlags, SendFlags, SocketAddrUnix, connect, recv, send, sockopt};
 use taptrail_kernel::poll_timeout;
 
-use super::{CLIENT_TIMEOUT, Challenge, MAX_VERDICT_BYTES, SOCKET, Verdict};
+use super::{CLIENT_TIMEOUT, Challenge, MAX_VERDICT_BYTES, SOCKET, Verdict, socket};
 
 /// How long the helper waits before it knocks again at a broker whose queue is full.
 const KNOCK_INTERVAL: Duration = Duration::from_millis(5);
@@ -80,8 +77,7 @@ pub(super) fn announce_at(path: &Path, timeout: Duration) -> Result<(), Announce
 /// A connection to the broker; none if no watcher runs.
 fn reach(path: &Path, until: Instant) -> Result<Option<OwnedFd>, AnnounceError> {
     let address = SocketAddrUnix::new(path)?;
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    let socket = socket()?;
     loop {
         match connect(&socket, &address) {
             Ok(()) => return Ok(Some(socket)),

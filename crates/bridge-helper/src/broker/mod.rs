@@ -26,9 +26,11 @@ mod server;
 #[cfg(test)]
 mod tests;
 
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use rustix::rand::{GetRandomFlags, getrandom};
 
 pub(crate) use self::client::announce;
@@ -45,6 +47,12 @@ const VERSION: u8 = 1;
 
 /// The longest verdict, in bytes.
 const MAX_VERDICT_BYTES: usize = 256;
+
+/// A socket of either end, which waits for nothing.
+fn socket() -> Result<OwnedFd, Errno> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
+}
 
 /// What the broker sends first, and gets back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,9 +10,8 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags,
-    SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen, recvmsg, send, socket_with,
-    sockopt,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags, SocketAddrUnix,
+    SocketFlags, accept_with, bind, connect, listen, recvmsg, send, sockopt,
 };
 use rustix::thread::CapabilitySet;
 use taptrail_kernel::link::{LinkError, Links};
@@ -21,7 +20,7 @@ use taptrail_kernel::proc::{ProcessId, has_capability, raw_devices};
 use taptrail_kernel::process::peer_credentials;
 use taptrail_record::{BridgeOpen, Device, DeviceKind, Outcome};
 
-use super::{Challenge, SOCKET, Verdict};
+use super::{Challenge, SOCKET, Verdict, socket};
 use crate::caller::Caller;
 
 /// How many connections are open at one time, in all and of one user.
@@ -270,8 +269,7 @@ impl Connection {
 }
 
 fn open_listener(address: &SocketAddrUnix) -> Result<OwnedFd, Errno> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let listener = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    let listener = socket()?;
     // Its connections have that from their first message on.
     sockopt::set_socket_passcred(&listener, true)?;
     bind(&listener, address)?;
@@ -281,8 +279,7 @@ fn open_listener(address: &SocketAddrUnix) -> Result<OwnedFd, Errno> {
 
 /// Whether a process listens on a socket.
 fn is_served(address: &SocketAddrUnix) -> Result<bool, Errno> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    let socket = socket()?;
     match connect(&socket, address) {
         Ok(()) | Err(Errno::AGAIN) => Ok(true),
         Err(Errno::NOENT | Errno::CONNREFUSED) => Ok(false),
