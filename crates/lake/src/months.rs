@@ -41,9 +41,10 @@ pub fn write(
     objects: &[ObjectEntry],
     generation: Generation,
 ) -> Result<Vec<ObjectEntry>, LakeError> {
-    let is_there =
-        |of: &GenerationManifest| Ok::<_, LakeError>((!of.months.is_empty()).then(|| sizes(store)));
-    let there = before.map(is_there).transpose()?.flatten().transpose()?.unwrap_or_default();
+    let there = match before {
+        Some(before) if !before.months.is_empty() => sizes(store)?,
+        _ => HashMap::new(),
+    };
     let mut writer = Writer { store, before, there, objects, generation, all: Vec::new() };
     writer.table::<HeldRow>(last_rows)?;
     writer.table::<RunRow>(last_rows)?;
