@@ -5,7 +5,7 @@ use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 
 use taptrail_kernel::changes::Changes;
-use taptrail_kernel::filter::{FilterError, InterfaceFilter, Nft, Rules, filter_hooks};
+use taptrail_kernel::filter::{FilterError, InterfaceFilter, Nft, filter_hooks};
 use taptrail_kernel::link::{Link, LinkError, Links, MacvtapMode, PlacedLink};
 use taptrail_kernel::proc::ProcessId;
 use taptrail_kernel::process::AllowedBpf;
@@ -14,7 +14,7 @@ use taptrail_record::{GuestId, IfName, MacAddr};
 use tracing::warn;
 
 use crate::account::OpenDevice;
-use crate::host_link::{HostLink, LinkKind, LinkLocation, LinkMatch, TapState, is_mark, mark};
+use crate::host_link::{HostLink, LinkLocation, LinkMatch, TapState, is_mark, mark};
 use crate::host_side::Teardown;
 use crate::learning::Learning;
 use crate::open_files::{LastClose, OpenFiles};
@@ -494,7 +494,7 @@ fn resources(spec: &NicSpec, link: &Link, row: &LiveInterface, mark: Option<Stri
             }
         };
         let rules = rules.inspect_err(|why| warn!("{mac}: its filter's rules are not known: {why}"));
-        Some(interface_filter(link.kind(), link.name().clone(), link.index(), rules.ok()?))
+        Some(link.filter(rules.ok()?))
     });
     let is_unknown = spec.filter.is_some() && filter.is_none();
     HostResources {
@@ -522,13 +522,4 @@ pub(crate) fn pinned_mac(spec: &NicSpec, link: &Link, mac: MacAddr) -> Option<Ma
         Backend::Tap(_) => link.mac,
         Backend::Vdpa(_) => None,
     }
-}
-
-pub(crate) fn interface_filter(
-    kind: LinkKind,
-    ifname: IfName,
-    ifindex: u32,
-    rules: Rules,
-) -> InterfaceFilter {
-    InterfaceFilter { ifindex, ifname, attachment: kind.attachment(), rules: rules.into() }
 }

@@ -1,6 +1,6 @@
 //! The host's link behind an interface, and how it is identified.
 
-use taptrail_kernel::filter::Attachment;
+use taptrail_kernel::filter::{Attachment, InterfaceFilter, Rules};
 use taptrail_kernel::link::{Link, PlacedLink, TunInfo};
 use taptrail_record::{GuestId, IfName, MacAddr};
 use uuid::Uuid;
@@ -129,6 +129,12 @@ impl HostLink {
         Self { kind, name, index, mark: None, mac: None, tun }
     }
 
+    /// The filter of its interface, with these rules.
+    pub(crate) fn filter(&self, rules: Rules) -> InterfaceFilter {
+        let (ifindex, ifname) = (self.index, self.name.clone());
+        InterfaceFilter { ifindex, ifname, attachment: self.kind.attachment(), rules: rules.into() }
+    }
+
     /// A link as the kernel describes it; `None` for links of other kinds.
     pub(crate) fn new(link: &Link, mark: Option<String>) -> Option<Self> {
         let kind = LinkKind::of(link)?;
@@ -221,6 +227,7 @@ mod tests {
             lower: None,
             tun: None,
             vlan_filtering: None,
+            isolated: false,
         }
     }
 

@@ -18,7 +18,7 @@ use taptrail_kernel::device::{
     Admitted, DEV_NET_TUN, DEV_VHOST_NET, DeviceError, MacvtapRequest, Opening, TapName, TapRequest,
     VdpaRequest, admit, open_macvtap, open_tap, open_vhost_net, open_vhost_vdpa,
 };
-use taptrail_kernel::filter::{FilterError, Rules, filter_hooks};
+use taptrail_kernel::filter::{FilterError, InterfaceFilter, Rules, filter_hooks};
 use taptrail_kernel::link::{
     Change, Link, LinkError, Links, MacvtapMode, MacvtapName, NewMacvtap, PortVlans, TunInfo,
 };
@@ -33,7 +33,7 @@ use uuid::Uuid;
 use crate::account::{Account, AccountError, LedgerBatch, OpenDevice, Opens};
 use crate::filter::FilterLoadError;
 use crate::handover::{self, OpenFileCounts};
-use crate::host::{Host, HostResources, interface_filter, pinned_mac};
+use crate::host::{Host, HostResources, pinned_mac};
 use crate::host_link::{HostLink, LinkKind, is_mark, mark};
 use crate::host_side::{Teardown, add_ovs_port, limit_bandwidth};
 use crate::learning::{LearnError, Learning};
@@ -653,7 +653,9 @@ impl Host {
         resources.mac = pinned_mac(spec, &link, mac);
         if let Some(rules) = rules {
             let kind = place.link_kind();
-            let filter = interface_filter(kind, name.clone(), index, rules);
+            let (ifindex, ifname) = (index, name.clone());
+            let filter =
+                InterfaceFilter { ifindex, ifname, attachment: kind.attachment(), rules: rules.into() };
             let nft = self.nft().map_err(|source| OpenError::Filter { mac, source })?;
             resources.filter_seen = nft.apply(&filter).map_err(|source| OpenError::Filter { mac, source })?;
             resources.filter = Some(filter);

@@ -27,22 +27,15 @@ impl Change {
     }
 }
 
-/// An interface with its new settings.
-#[derive(Debug, Clone)]
-pub(super) struct ChangedInterface {
-    key: InterfaceKey,
-    spec: Option<String>,
-    /// The new rules of its filter, if they change; `None` within if it has no filter any more.
-    rules: Option<Option<String>>,
-}
-
 /// Records that are committed together, and the ledger changes that belong to them.
 #[derive(Debug, Default)]
 pub(crate) struct LedgerBatch {
     pub(super) records: Vec<(Record, Option<Change>)>,
     pub(super) completed_steps: Vec<(StepKey, String)>,
     pub(super) ended_interfaces: Vec<InterfaceKey>,
-    pub(super) changed_interface: Option<ChangedInterface>,
+    pub(super) changed_spec: Option<(InterfaceKey, String)>,
+    /// The rules of an interface's filter; `None` within if it has no filter any more.
+    pub(super) changed_rules: Option<(InterfaceKey, Option<String>)>,
     pub(super) guest_end: Option<Reason>,
     pub(super) cause: Option<String>,
 }
@@ -106,14 +99,15 @@ impl LedgerBatch {
         self
     }
 
-    /// Gives an interface its new SPEC, and the new rules of its filter, or none.
-    pub(crate) fn change_interface(
-        mut self,
-        key: InterfaceKey,
-        spec: Option<String>,
-        rules: Option<Option<String>>,
-    ) -> Self {
-        self.changed_interface = Some(ChangedInterface { key, spec, rules });
+    /// Gives an interface its new SPEC.
+    pub(crate) fn change_spec(mut self, key: InterfaceKey, spec: String) -> Self {
+        self.changed_spec = Some((key, spec));
+        self
+    }
+
+    /// Gives the filter of an interface its new rules; without any, it has none any more.
+    pub(crate) fn change_rules(mut self, key: InterfaceKey, rules: Option<String>) -> Self {
+        self.changed_rules = Some((key, rules));
         self
     }
 
@@ -153,7 +147,8 @@ pub(super) struct LoggedBatch {
     pub(super) records: Vec<(LoggedRecord, Option<Change>)>,
     pub(super) completed_steps: Vec<(StepKey, String)>,
     pub(super) ended_interfaces: Vec<InterfaceKey>,
-    pub(super) changed_interface: Option<ChangedInterface>,
+    pub(super) changed_spec: Option<(InterfaceKey, String)>,
+    pub(super) changed_rules: Option<(InterfaceKey, Option<String>)>,
     pub(super) guest_end: Option<Reason>,
     pub(super) cause: Option<String>,
 }
@@ -166,7 +161,8 @@ impl LoggedBatch {
             records,
             completed_steps: Vec::new(),
             ended_interfaces: Vec::new(),
-            changed_interface: None,
+            changed_spec: None,
+            changed_rules: None,
             guest_end: None,
             cause: self.cause,
         }
@@ -196,17 +192,15 @@ impl LoggedBatch {
         for (step, outcome) in &self.completed_steps {
             tx.done(moves.iter().fold(*step, |key, moved| moved.step(key)), outcome)?;
         }
-        if let Some(ChangedInterface { key, spec, rules }) = &self.changed_interface {
-            let key = moves.iter().fold(*key, |key, moved| moved.interface(key));
-            if let Some(spec) = spec {
-                tx.interface_changes(key, spec)?;
-            }
-            if let Some(rules) = rules {
-                tx.interface_is_filtered(key, rules.as_deref())?;
-            }
+        let moved = |key: InterfaceKey| moves.iter().fold(key, |key, moved| moved.interface(key));
+        if let Some((key, spec)) = &self.changed_spec {
+            tx.interface_changes(moved(*key), spec)?;
+        }
+        if let Some((key, rules)) = &self.changed_rules {
+            tx.interface_is_filtered(moved(*key), rules.as_deref())?;
         }
         for interface in &self.ended_interfaces {
-            tx.interface_ends(moves.iter().fold(*interface, |key, moved| moved.interface(key)))?;
+            tx.interface_ends(moved(*interface))?;
         }
         match &self.guest_end {
             Some(reason) => tx.guest_ends(guest, reason.as_str()),

@@ -16,7 +16,6 @@ use tracing::{info, warn};
 
 use super::{Driver, log_error};
 use crate::account::{LedgerBatch, stored_rules};
-use crate::host::interface_filter;
 use crate::learning::{KeptAddresses, Learning, LearntAddress, MAX_ADDRESSES, Received, Sighting};
 
 impl Driver {
@@ -47,7 +46,7 @@ impl Driver {
             if !learning.pending.is_empty() {
                 match choice.load_rules(interface.mac, attachment, &learning.values()) {
                     Ok(rules) => {
-                        let filter = interface_filter(link.kind(), link.name().clone(), link.index(), rules);
+                        let filter = link.filter(rules);
                         if self.host.filter_is_in_force(&filter).is_ok() {
                             interface.resources.filter = Some(filter);
                         }
@@ -66,12 +65,7 @@ impl Driver {
     /// Starts the processes that read frames, where they don't run.
     pub(super) fn start_learning(&mut self) {
         for attached in &mut self.interfaces {
-            let interface = &mut attached.interface;
-            let Some(learning) = &mut interface.resources.learning else { continue };
-            if let Err(error) = learning.start() {
-                warn!("{}: addresses are not learnt now: {}", interface.mac, crate::chain(&error));
-                learning.failed();
-            }
+            attached.interface.resources.learning.iter_mut().for_each(Learning::start_or_retry);
         }
     }
 
@@ -98,10 +92,7 @@ impl Driver {
             let is_due = learning.retry.is_some_and(|at| at <= Instant::now());
             if is_due {
                 learning.retry = None;
-                if let Err(error) = learning.start() {
-                    warn!("{}: addresses are not learnt now: {}", learning.reader.mac, crate::chain(&error));
-                    learning.failed();
-                }
+                learning.start_or_retry();
             }
             if has_lapsed || (is_due && !learning.pending.is_empty()) {
                 self.apply_addresses(index);
@@ -182,7 +173,7 @@ impl Driver {
         };
         let loaded = choice.load_rules(mac, link.kind().attachment(), &learning.values());
         let filter = match loaded {
-            Ok(rules) => interface_filter(link.kind(), link.name().clone(), link.index(), rules),
+            Ok(rules) => link.filter(rules),
             Err(error) => {
                 warn!("{mac}: its filter stays as it is, without the addresses: {}", crate::chain(&error));
                 return learning.retry_later();
@@ -237,7 +228,7 @@ impl Driver {
             // By these rules the next supervisor goes.
             match interface.resources.filter.as_ref().map(|filter| stored_rules(&filter.rules)) {
                 Some(Ok(rules)) => {
-                    batch = batch.change_interface(interface.key, None, Some(Some(rules)));
+                    batch = batch.change_rules(interface.key, Some(rules));
                 }
                 Some(Err(error)) => warn!("{mac}: {}", crate::chain(&error)),
                 None => {}

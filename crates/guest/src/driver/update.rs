@@ -18,7 +18,7 @@ use super::names::netdev_id;
 use super::{Driver, MONITOR_TIMEOUT, log_error};
 use crate::account::{LedgerBatch, stored_rules};
 use crate::filter::FilterChoice;
-use crate::host::{LinkChange, interface_filter};
+use crate::host::LinkChange;
 use crate::interface::Interface;
 use crate::learning::Learning;
 use crate::request::Failure;
@@ -70,9 +70,8 @@ impl Driver {
             |phase| Event::Update { mac, device: device.clone(), phase, settings: change.to_string().into() };
         let rules = new.filter.as_ref().map(|filter| stored_rules(&filter.rules)).transpose();
         let rules = rules.map_err(|error| Failure::Refused(crate::chain(&error)))?;
-        let rules = settings.contains(&Setting::Filter).then_some(rules);
-        let learning = settings.contains(&Setting::Filter).then(|| self.new_learning(index, &new.spec));
-        let learning = learning.transpose()?.flatten();
+        let relearns = settings.contains(&Setting::Filter) && self.kept_learning(index, &new.spec).is_none();
+        let learning = if relearns { self.new_learning(index, &new.spec)? } else { None };
         let begin = self.account.record(event(UpdatePhase::Begin), Outcome::Success, requester);
         let end = |driver: &Self, outcome| driver.account.record(event(UpdatePhase::End), outcome, requester);
         let step = match self.account.begin_update(mac, begin, &change.to_string()) {
@@ -99,11 +98,11 @@ impl Driver {
         let mut batch = LedgerBatch::default();
         if settings.contains(&Setting::Filter) {
             attached.resources.now_has(new.filter);
-            if let Some(learning) = learning {
+            if relearns {
                 attached.resources.learning = learning;
             }
             let outcome = if is_filtered { Outcome::Success } else { Outcome::Failed };
-            batch = batch.record(self.account.record(
+            batch = batch.change_rules(key, rules).record(self.account.record(
                 Event::Filter { mac, device: device.clone(), address: None },
                 outcome,
                 requester,
@@ -111,7 +110,7 @@ impl Driver {
         }
         let batch = batch
             .record(end(self, Outcome::Success))
-            .change_interface(key, Some(new.spec.to_string()), rules)
+            .change_spec(key, new.spec.to_string())
             .complete_steps([&step], "success");
         log_error(self.account.post(batch));
         info!("{mac}: changed: {change}");
@@ -193,8 +192,7 @@ impl Driver {
             let load = |choice: &FilterChoice| choice.load_rules(mac, attachment, &learnt);
             let rules = spec.filter.as_ref().map(load).transpose();
             let rules = rules.map_err(|error| Failure::Refused(crate::chain(&error)))?;
-            filter =
-                rules.map(|rules| interface_filter(link.kind(), link.name().clone(), link.index(), rules));
+            filter = rules.map(|rules| link.filter(rules));
         }
         Ok(Target { mtu: spec.mtu, spec, filter })
     }
@@ -206,17 +204,14 @@ impl Driver {
         interface.resources.learning.as_ref().filter(|known| known.reader == reader)
     }
 
-    /// What learns the addresses of an interface with another SPEC, started; `None` if it stays.
-    fn new_learning(&self, index: usize, spec: &NicSpec) -> Result<Option<Option<Learning>>, Failure> {
-        if self.kept_learning(index, spec).is_some() {
-            return Ok(None);
-        }
+    /// What learns the addresses of an interface with another SPEC, if they are learnt; started.
+    fn new_learning(&self, index: usize, spec: &NicSpec) -> Result<Option<Learning>, Failure> {
         let Interface { mac, resources, .. } = &self.interfaces[index].interface;
         let reader = spec.filter.as_ref().and_then(|choice| choice.frame_reader(*mac));
-        let Some((reader, link)) = reader.zip(resources.link.as_ref()) else { return Ok(Some(None)) };
+        let Some((reader, link)) = reader.zip(resources.link.as_ref()) else { return Ok(None) };
         let mut learning = Learning::new(reader, link.kind().attachment(), link.index());
         match learning.start() {
-            Ok(()) => Ok(Some(Some(learning))),
+            Ok(()) => Ok(Some(learning)),
             Err(error) => {
                 Err(Failure::Failed(format!("Addresses can't be learnt: {}", crate::chain(&error))))
             }

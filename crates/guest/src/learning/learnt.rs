@@ -17,6 +17,7 @@ use taptrail_kernel::filter::Attachment;
 use taptrail_kernel::packet::{FrameKind, open_packet_socket};
 use taptrail_kernel::process::spawn_unprivileged;
 use taptrail_record::{AddressChange, FilterAddress};
+use tracing::warn;
 
 use super::{FrameReader, Method, Sighting, report};
 use crate::run_dir::{Dirs, LEARNT_FILE};
@@ -115,6 +116,14 @@ impl Learning {
             self.process = Some(Process::start(&self.reader, self.attachment, self.ifindex)?);
         }
         Ok(())
+    }
+
+    /// The same; what can't be started is tried again later.
+    pub(crate) fn start_or_retry(&mut self) {
+        if let Err(error) = self.start() {
+            warn!("{}: addresses are not learnt now: {}", self.reader.mac, crate::chain(&error));
+            self.failed();
+        }
     }
 
     /// Whether an address is known that is never replaced by another.
