@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use crate::world::{EMPTY, World, mac};
 use serde_json::{Value, json};
-use taptrail_kernel::proc::Signal;
+use taptrail_kernel::link::Links;
+use taptrail_kernel::proc::{PidFd, Signal};
 use taptrail_ledger::Ledger;
 
 const ONE: &str = "bridge=br0,mac=52:54:00:00:00:01,vhost=off";
@@ -261,6 +262,28 @@ fn links_that_vanish_under_a_guest_end_in_order_all_the_same() {
     assert_eq!(guest.holds().len(), 1);
     world.stop(&guest);
     assert_eq!(world.record_lines().iter().filter(|line| line.starts_with("close")).count(), 3);
+    world.assert_clean();
+}
+
+// Shows 2.44.
+#[test]
+fn a_burst_of_changes_of_others_links_leaves_no_release_in_doubt() {
+    let world = World::new();
+    let guest = world.start("web1", &["--nic", ONE]);
+    world.ip("link add others type bridge");
+    let mut links = Links::open().unwrap();
+    let others = links.find(&"others".parse().unwrap()).unwrap().unwrap().index;
+    let supervisor = PidFd::open(world.supervisor("web1")).unwrap();
+    supervisor.send_signal(Signal::STOP).unwrap();
+    // Each is announced, and the buffer of a socket holds fewer than a hundred.
+    (0..1_000).for_each(|mtu| links.set_mtu(others, 1_000 + mtu % 400).unwrap());
+    guest.kill();
+    world.until("the tap is gone", || world.links() == ["others"]);
+    supervisor.send_signal(Signal::CONT).unwrap();
+    world.supervisor_is_gone("web1");
+    let holding = &world.trail()["holdings"][0];
+    assert_eq!((&holding["certainty"], &holding["end_doubt"]), (&json!("definitive"), &Value::Null));
+    world.ip("link delete others");
     world.assert_clean();
 }
 

@@ -115,6 +115,9 @@ impl Host {
     pub(crate) fn follow(&mut self, link: HostLink) -> HostLink {
         if let Some(changes) = &mut self.changes {
             changes.follow(link.index());
+            // What happened before it was followed is not announced. If this look fails, it is not
+            // known where the link is, and a later one may find it.
+            let _ = self.find_link(&link);
         }
         link
     }

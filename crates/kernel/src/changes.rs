@@ -4,6 +4,10 @@
 //! notification only says which link or filter to check again. Only the move of a link to another
 //! namespace is known by the notification alone: it is that of a deletion, and says that the link
 //! still exists elsewhere.
+//!
+//! Of links, the kernel delivers the notifications of those that are followed, and no others: a
+//! socket's buffer holds fewer than a hundred, and a host on which many guests start or end at once
+//! would make each supervisor lose its own.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,6 +19,7 @@ use rustix::io::Errno;
 
 use crate::filter::{interface_of_message, is_table_message};
 use crate::netlink::{attribute, messages, u32_at};
+use crate::socket_filter::{self, step};
 
 /// `RTNLGRP_LINK` (linux/rtnetlink.h).
 const RTNLGRP_LINK: u32 = 1;
@@ -24,6 +29,8 @@ const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 /// Bytes of `struct ifinfomsg`, with the link's number at 4.
 const IFINFOMSG: usize = 16;
+/// The place of that number in a message: after its header (`struct nlmsghdr`).
+const LINK_NUMBER: u32 = 16 + 4;
 /// `IFLA_NEW_NETNSID` (linux/if_link.h): only in the notification of a move, not of a deletion
 /// (`rtnl_fill_ifinfo()` in net/core/rtnetlink.c).
 const IFLA_NEW_NETNSID: u16 = 45;
@@ -52,7 +59,8 @@ pub struct Changes {
     links: Socket,
     /// None on a kernel without nftables.
     filters: Option<Socket>,
-    /// For each followed link, whether it has left, or may have left without a notification.
+    /// For each followed link, whether it has left, or may have left without a notification. The
+    /// kernel delivers the notifications of these.
     left: BTreeMap<u32, bool>,
     /// Changes of links that were read and not taken yet.
     pending: Changed,
@@ -79,7 +87,9 @@ impl Changes {
                 None
             }
         };
-        Ok(Self { links, filters, left: BTreeMap::new(), pending: Changed::default() })
+        let changes = Self { links, filters, left: BTreeMap::new(), pending: Changed::default() };
+        changes.select_links()?;
+        Ok(changes)
     }
 
     /// The descriptors to poll for reading.
@@ -117,21 +127,39 @@ impl Changes {
         Ok(changed)
     }
 
-    /// Follows a link that was found in this namespace after the subscription.
+    /// Follows a link. It may have left until it is found in this namespace afterwards
+    /// ([`settle`](Self::settle)).
     pub fn follow(&mut self, link: u32) {
-        self.left.entry(link).or_insert(false);
-        self.read_or_assume_left();
+        if self.left.contains_key(&link) {
+            return;
+        }
+        self.left.insert(link, true);
+        if let Err(error) = self.select_links() {
+            tracing::debug!(%error, "a link can't be followed");
+            self.left.remove(&link);
+        }
     }
 
-    /// Notes that a link was found in this namespace, or was deleted: it is not elsewhere until
-    /// there is another notification of it.
+    /// Notes that a link that is followed was found in this namespace, or was deleted: it is not
+    /// elsewhere until there is another notification of it.
     pub fn settle(&mut self, link: u32) {
-        self.left.insert(link, false);
+        self.left.entry(link).and_modify(|left| *left = false);
     }
 
     /// Stops following a link.
     pub fn forget(&mut self, link: u32) {
-        self.left.remove(&link);
+        if self.left.remove(&link).is_some() {
+            // If it fails, there are more notifications than needed.
+            let _ = self.select_links();
+        }
+    }
+
+    /// Makes the kernel deliver the notifications of followed links alone; of all, if they are too
+    /// many for a filter.
+    fn select_links(&self) -> io::Result<()> {
+        let socket = self.links.as_fd();
+        let followed = self.left.keys().copied();
+        socket_filter::attach(socket, selection(followed)).or_else(|_| socket_filter::detach(socket))
     }
 
     /// Whether a link that is not in this namespace may be in another one: it has left, or
@@ -182,6 +210,21 @@ impl Changes {
         }
         Ok(())
     }
+}
+
+/// A socket's filter that passes messages about these links.
+fn selection(links: impl Iterator<Item = u32>) -> Vec<libc::sock_filter> {
+    let load = step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, LINK_NUMBER);
+    let pass = |bytes| step(libc::BPF_RET | libc::BPF_K, 0, 0, bytes);
+    let mut program = vec![load];
+    for link in links {
+        // Loads are big-endian, and netlink's numbers are the host's.
+        let number = u32::from_be_bytes(link.to_ne_bytes());
+        program.push(step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, number));
+        program.push(pass(u32::MAX));
+    }
+    program.push(pass(0));
+    program
 }
 
 fn join(protocol: isize, group: u32) -> io::Result<Socket> {

@@ -16,6 +16,14 @@ pub(crate) fn attach(socket: BorrowedFd<'_>, mut program: Vec<libc::sock_filter>
     set(socket, libc::SO_ATTACH_FILTER, &libc::sock_fprog { len, filter: program.as_mut_ptr() })
 }
 
+/// Removes the program, if there is one.
+pub(crate) fn detach(socket: BorrowedFd<'_>) -> io::Result<()> {
+    match set(socket, libc::SO_DETACH_FILTER, &0_i32) {
+        Err(error) if error.raw_os_error() != Some(libc::ENOENT) => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// Lets nobody replace or remove the socket's program any more.
 pub(crate) fn lock(socket: BorrowedFd<'_>) -> io::Result<()> {
     set(socket, libc::SO_LOCK_FILTER, &1_i32)

@@ -267,8 +267,10 @@ impl BridgeTaps {
             return Shown::Unknown;
         }
         match TapQueues::of(&mut self.links, ifindex) {
-            Ok(Some(tap)) if tap.queues > 0 => Shown::Open,
-            Ok(Some(_)) => Shown::Closed,
+            Ok(Some(tap)) => {
+                self.changes.settle(ifindex);
+                if tap.queues > 0 { Shown::Open } else { Shown::Closed }
+            }
             // It may be in another network namespace: a move looks like a deletion from here.
             Ok(None)
                 if (!is_seen || self.changes.may_be_elsewhere(ifindex))

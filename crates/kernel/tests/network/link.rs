@@ -2,7 +2,7 @@ use std::os::fd::AsFd as _;
 use std::path::Path;
 
 use rustix::io::Errno;
-use taptrail_kernel::changes::Changes;
+use taptrail_kernel::changes::{Changed, Changes};
 use taptrail_kernel::device::{DEV_NET_TUN, TapName, TapRequest, open_tap};
 use taptrail_kernel::link::{Change, LinkError, Links};
 use taptrail_record::MacAddr;
@@ -256,17 +256,26 @@ fn a_move_is_told_from_a_deletion() {
         let (goner, stayer, free) = (index("goner"), index("stayer"), index("free"));
         for link in [goner, stayer, free] {
             changes.follow(link);
+            // It may have left before it was followed.
+            assert!(changes.may_be_elsewhere(link));
+            changes.settle(link);
         }
         ip("link delete goner");
         ip(&format!("link set dev free netns /proc/{thread}/ns/net"));
         assert!(changes.may_be_elsewhere(free) && !changes.may_be_elsewhere(goner));
         assert!(!changes.may_be_elsewhere(stayer));
-        // A link that is not followed is not reported.
-        assert!(changes.may_be_elsewhere(index("mover")));
+        // A link that is not followed is not reported, and takes no room from those that are.
+        let mut links = Links::open().unwrap();
+        let mover = index("mover");
+        let mut reported = [goner, free];
+        reported.sort_unstable();
+        assert_eq!(changes.take().unwrap().links, reported);
+        (0..1_000).for_each(|mtu| links.set_mtu(mover, 1000 + mtu % 400).unwrap());
+        assert!(changes.may_be_elsewhere(mover) && !changes.may_be_elsewhere(stayer));
+        assert_eq!(changes.take().unwrap(), Changed::default());
         changes.settle(free);
         assert!(!changes.may_be_elsewhere(free));
         // More notifications than fit: the loss is reported.
-        let mut links = Links::open().unwrap();
         (0..1_000).for_each(|mtu| links.set_mtu(stayer, 1000 + mtu % 400).unwrap());
         assert!(changes.may_be_elsewhere(stayer));
         drop(stay.0);
