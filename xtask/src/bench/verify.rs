@@ -1,5 +1,6 @@
 //! `cargo xtask bench-verify`: `taptrail verify` beside many guests, each a paused QEMU with a tap
-//! of two queues, against lsof and fuser over the same processes.
+//! of two queues, against lsof and fuser over the same processes; and what else asks for all of a
+//! host's guests, beside many interfaces.
 
 use std::ffi::OsStr;
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
@@ -20,59 +21,78 @@ const LSOF: &str = "/usr/bin/lsof";
 const NODE: &str = "/dev/net/tun";
 
 const MACHINE: &str = "-machine q35,accel=tcg -m 8 -nodefaults -display none -S";
+/// Interfaces of a guest where there are many: a machine has few more places.
+const NICS_EACH: u16 = 20;
 /// Times verify of this network namespace, in which there are no differences.
 const VERIFY: [&str; 5] = ["verify", "--netns", "/proc/self/ns/net", "--ignore-pid", "1"];
 const RUNS: Runs = Runs { warm_up: 1, timed: 10, accepts: ExitStatus::success };
 
-/// Measures it all and prints a table.
+/// Measures it all and prints tables.
 pub(crate) fn run(arguments: &VerifyArguments) -> Result<ExitCode> {
     super::need_root()?;
     need(&[LSOF, FUSER, QEMU], "lsof psmisc qemu-system-x86 ipxe-qemu")?;
     let place = Place::prepare(&arguments.common)?;
-    let before = load()?;
     super::enter_own_network()?;
     super::add_bridge("br0")?;
-    let guests = arguments.guests;
-    say(&format!("starting {guests} guests"));
-    let mut running = Guests { place: &place, count: 0 };
-    for _ in 0..guests {
-        running.start_one()?;
-    }
-    say("looking");
-    let seen = all_processes(&place)?;
-    let listed = output_of(Command::new(LSOF).args(["-nPw", "-F", "f", NODE]))?;
-    let is_descriptor = |line: &&str| {
-        let number = line.strip_prefix('f');
-        number.is_some_and(|rest| rest.starts_with(|digit: char| digit.is_ascii_digit()))
-    };
-    let samples = measure(&place, arguments.rounds)?;
-
-    let devices = seen["devices"].as_array().into_iter().flatten();
-    let taps = devices.filter(|one| one["process"].is_object() && one["device"]["kind"] == "tun");
-    let counts = json!({
-        "guests": guests,
-        "devices": seen["counts"]["accounted"],
-        "descriptors": taps.filter_map(|one| one["device"]["fds"].as_array()).map(Vec::len).sum::<usize>(),
-        "descriptors_lsof": listed.lines().filter(is_descriptor).count(),
-        "processes": seen["processes"],
-        "load": { "before": before, "after": load()? },
-    });
-    let mut figures = counts.clone();
-    figures["results"] = samples.json("command");
-    place.write("verify.json", &figures)?;
-
-    table::print(&format!(
-        "{guests} guests, {} devices, {} descriptors (lsof: {}), {} processes; load {} before, {} after\n",
-        counts["devices"],
-        counts["descriptors"],
-        counts["descriptors_lsof"],
-        counts["processes"],
-        counts["load"]["before"],
-        counts["load"]["after"]
-    ))?;
-    let rows = samples.0.iter().map(|(name, times)| (format!("`{name}`"), &times[..]));
-    table::of_times(&["Command", "Median, ms", "Least", "Most", "Runs"], rows, 1)?;
+    let many_guests = Scene { guests: arguments.guests, nics: 1, queues: 2 };
+    place.write("verify.json", &many_guests.measure(&place, arguments.rounds)?)?;
+    let many_nics = Scene { guests: arguments.nics.div_ceil(NICS_EACH), nics: NICS_EACH, queues: 1 };
+    place.write("many-nics.json", &many_nics.measure(&place, arguments.rounds)?)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Guests, each with so many interfaces of so many queues.
+#[derive(Debug)]
+struct Scene {
+    guests: u16,
+    nics: u16,
+    queues: u16,
+}
+
+impl Scene {
+    /// Measures beside these guests, and prints a table; returns the figures.
+    fn measure(&self, place: &Place, rounds: usize) -> Result<Value> {
+        let before = load()?;
+        say(&format!("starting {} guests", self.guests));
+        let mut running = Guests { place, scene: self, count: 0 };
+        for _ in 0..self.guests {
+            running.start_one()?;
+        }
+        say("looking");
+        let seen = all_processes(place)?;
+        let listed = output_of(Command::new(LSOF).args(["-nPw", "-F", "f", NODE]))?;
+        let is_descriptor = |line: &&str| {
+            let number = line.strip_prefix('f');
+            number.is_some_and(|rest| rest.starts_with(|digit: char| digit.is_ascii_digit()))
+        };
+        let samples = measure(place, rounds)?;
+
+        let devices = seen["devices"].as_array().into_iter().flatten();
+        let taps = devices.filter(|one| one["process"].is_object() && one["device"]["kind"] == "tun");
+        let counts = json!({
+            "guests": self.guests,
+            "devices": seen["counts"]["accounted"],
+            "descriptors": taps.filter_map(|one| one["device"]["fds"].as_array()).map(Vec::len).sum::<usize>(),
+            "descriptors_lsof": listed.lines().filter(is_descriptor).count(),
+            "processes": seen["processes"],
+            "load": { "before": before, "after": load()? },
+        });
+        table::print(&format!(
+            "{} guests, {} devices, {} descriptors (lsof: {}), {} processes; load {} before, {} after\n",
+            self.guests,
+            counts["devices"],
+            counts["descriptors"],
+            counts["descriptors_lsof"],
+            counts["processes"],
+            counts["load"]["before"],
+            counts["load"]["after"]
+        ))?;
+        let rows = samples.0.iter().map(|(name, times)| (format!("`{name}`"), &times[..]));
+        table::of_times(&["Command", "Median, ms", "Least", "Most", "Runs"], rows, 1)?;
+        let mut figures = counts;
+        figures["results"] = samples.json("command");
+        Ok(figures)
+    }
 }
 
 /// taptrail that reads its own ledger alone.
@@ -104,6 +124,9 @@ fn measure(place: &Place, rounds: usize) -> Result<Samples> {
         ("lsof -nPw /dev/net/tun", lsof),
         ("fuser /dev/net/tun", fuser),
         ("taptrail trail --held", taptrail(place, ["trail", "--held"])),
+        ("taptrail trail", taptrail(place, ["trail"])),
+        ("taptrail list", taptrail(place, ["list"])),
+        ("taptrail nics web0", taptrail(place, ["nics", "web0"])),
     ];
     let mut samples = Samples::default();
     for _ in 0..rounds {
@@ -118,18 +141,23 @@ fn measure(place: &Place, rounds: usize) -> Result<Samples> {
 #[derive(Debug)]
 struct Guests<'a> {
     place: &'a Place,
+    scene: &'a Scene,
     count: u16,
 }
 
 impl Guests<'_> {
     fn start_one(&mut self) -> Result<()> {
-        let [high, low] = self.count.to_be_bytes();
-        let nic = format!("bridge=br0,mac=52:54:00:00:{high:02x}:{low:02x},queues=2,vhost=off");
         let name = format!("web{}", self.count);
+        let mut run = taptrail(self.place, ["-q", "run", "--background", "--name", &name]);
+        run.args(["--hotplug-ports", "0"]);
+        let Scene { nics, queues, .. } = self.scene;
+        for number in (0..*nics).map(|nic| self.count * nics + nic) {
+            let [high, low] = number.to_be_bytes();
+            let mac = format!("52:54:00:00:{high:02x}:{low:02x}");
+            run.args(["--nic", &format!("bridge=br0,mac={mac},queues={queues},vhost=off")]);
+        }
         self.count += 1;
-        let words =
-            ["-q", "run", "--background", "--name", &name, "--hotplug-ports", "0", "--nic", &nic, "--", QEMU];
-        output_of(taptrail(self.place, words).args(MACHINE.split(' '))).map(drop)
+        output_of(run.args(["--", QEMU]).args(MACHINE.split(' '))).map(drop)
     }
 }
 

@@ -104,6 +104,10 @@ pub(crate) struct VerifyArguments {
     #[arg(long, value_name = "COUNT", default_value_t = 200, env = "BENCH_GUESTS", hide_env = true)]
     pub(crate) guests: u16,
 
+    /// Interfaces of further QEMUs, which have 20 each
+    #[arg(long, value_name = "COUNT", default_value_t = 1000)]
+    pub(crate) nics: u16,
+
     /// How often the commands take turns
     #[arg(long, value_name = "COUNT", default_value_t = 3)]
     pub(crate) rounds: usize,
