@@ -43,6 +43,16 @@ supervisor=$(property taptrail@web1 MainPID)
 watcher=$(property taptrail-watch MainPID)
 check "web1 runs" lives "${qemu:-of web1}"
 
+echo "== $suite: a user's QEMU, by the bridge helper"
+mkdir -p "$root/etc/qemu"
+echo 'allow br0' >"$root/etc/qemu/bridge.conf"
+check "the helper gets its rights" on_host setcap cap_net_admin,cap_audit_write+ep /usr/libexec/taptrail-bridge-helper
+check "it gets a tap, and the watcher answers" silent on_host setpriv --reuid=65534 --regid=65534 --clear-groups \
+	qemu-system-x86_64 -name guest=mine -machine q35 -m 64 -nodefaults -display none -daemonize -pidfile /tmp/mine.pid \
+	-netdev bridge,id=n0,br=br0,helper=/usr/libexec/taptrail-bridge-helper -device virtio-net-pci,netdev=n0
+mine=$(on_host cat /tmp/mine.pid)
+check_says "its tap has an account" '"state": *"held"' on_host taptrail who mine --format json
+
 echo "== $suite: upgrade with guests that run"
 check_says "a guest without a unit is named" 'process [0-9]+ goes on as the older version: .*web2' on_host dpkg -i /debs/taptrail-999.0-1.deb
 check "QEMU lives on" lives "$qemu"
@@ -55,6 +65,13 @@ check_says "both guests run" 'web2' on_host taptrail list
 check "trail and processes agree" on_host taptrail verify
 check "the adopted guest obeys: a NIC is plugged" on_host taptrail attach web1 --nic bridge=br0,mac=52:54:00:00:00:03,vhost=off
 check "the other, too" on_host taptrail stop web2 --force
+
+tap_is_released() {
+	on_host taptrail who mine --format json | grep -qE '"ended_by": *"close"'
+}
+check "the helper's tap is still accounted for" refused tap_is_released
+check "the user's QEMU ends" on_host kill "$mine"
+check "the new watcher records the close" eventually tap_is_released
 
 echo "== $suite: remove with a guest that runs"
 check_says "it is named" 'taptrail@web1.service runs on' on_host dpkg --remove taptrail

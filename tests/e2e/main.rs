@@ -7,6 +7,7 @@ mod archive;
 mod auditing;
 mod bpf;
 mod bridge_helper;
+mod bridge_taps;
 mod cli_queries;
 mod completions;
 mod confinement;

@@ -10,6 +10,7 @@ use crate::span::QueryRange;
 use crate::style::{Clock, TimeFormat};
 use crate::table::{Cell, Table, cell, display, good, number, warning};
 use crate::text::{NONE, escape_name};
+use crate::trail::count;
 
 /// Above the rows.
 pub(crate) const TITLE: &str = "Taps of the bridge helper, whose guest and MAC are on no record";
@@ -60,6 +61,16 @@ fn released(tap: &BridgeTap, clock: &TimeFormat) -> Cell {
         Some(_) => cell(format_compact!("by {time}")),
         None => cell(time),
     }
+}
+
+/// Says that a picture has no lane for them.
+pub(crate) fn left_out(taps: &[BridgeTap]) -> Option<String> {
+    (!taps.is_empty()).then(|| {
+        let taps = count(taps.len() as u64, "tap");
+        format!(
+            "{taps} of the bridge helper, whose guest and MAC are on no record: 'taptrail trail' has them"
+        )
+    })
 }
 
 /// What the tap is, as a heading.

@@ -1,4 +1,5 @@
-//! Holdings and findings as documents of the Elastic Common Schema (ECS) 8.17, for SIEMs.
+//! Holdings, findings and the bridge helper's taps as documents of the Elastic Common Schema (ECS)
+//! 8.17, for SIEMs.
 //!
 //! docs/ecs.md says what each field is. Fields of ECS are used in their own meaning alone; what ECS
 //! has no field for is under `taptrail`, with the names that it has in other JSON.
@@ -9,7 +10,7 @@ use std::io::{self, Write};
 use jiff::Timestamp;
 use serde::Serialize;
 use taptrail_record::Device;
-use taptrail_trail::{Certainty, Finding, FindingKind, Holding, Severity, State};
+use taptrail_trail::{BridgeTap, Certainty, Finding, FindingKind, Holding, Severity, State};
 
 use crate::text::escape_name;
 
@@ -28,6 +29,8 @@ struct Document<'a> {
     event: Event,
     #[serde(skip_serializing_if = "Option::is_none")]
     host: Option<Host<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<User>,
     #[serde(skip_serializing_if = "Option::is_none")]
     process: Option<Process>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -72,6 +75,11 @@ struct Host<'a> {
 }
 
 #[derive(Serialize)]
+struct User {
+    id: String,
+}
+
+#[derive(Serialize)]
 struct Process {
     pid: u32,
 }
@@ -95,15 +103,21 @@ struct Rule {
 }
 
 #[derive(Serialize)]
-#[serde(tag = "type", rename_all = "lowercase")]
+#[serde(tag = "type", rename_all = "snake_case")]
 enum Taptrail<'a> {
     Holding(&'a Holding),
+    BridgeTap(&'a BridgeTap),
     Finding(&'a Finding),
 }
 
 /// Writes a holding as one line.
 pub(crate) fn write_holding(out: &mut impl Write, holding: &Holding) -> io::Result<()> {
     crate::json::write_jsonl(out, &of_holding(holding))
+}
+
+/// Writes a tap of the bridge helper's as one line.
+pub(crate) fn write_bridge_tap(out: &mut impl Write, tap: &BridgeTap) -> io::Result<()> {
+    crate::json::write_jsonl(out, &of_bridge_tap(tap))
 }
 
 /// Writes a finding as one line.
@@ -119,19 +133,6 @@ fn of_holding(holding: &Holding) -> Document<'_> {
     let is_exact = holding.last_seen.is_none() && holding.certainty != Certainty::Ambiguous;
     let span = start.zip(end).filter(|_| is_exact);
     let first = holding.proof.first().map(|proof| proof.time);
-    let (types, action): (_, _) = match holding.state {
-        State::OpenFailed => (vec!["info"], "device-open-failed"),
-        State::Opening => (vec!["info"], "device-opening"),
-        State::NeverGranted => (vec!["info"], "device-never-granted"),
-        State::Unknown => (vec!["info"], "device-unknown"),
-        State::Held => (vec!["access", "start"], "device-held"),
-        State::Released => (vec!["access", "end"], "device-released"),
-    };
-    let outcome = match holding.state {
-        State::OpenFailed => "failure",
-        State::Held | State::Released => "success",
-        State::Opening | State::NeverGranted | State::Unknown => "unknown",
-    };
     let behind = holding.device.dev.as_ref().map(|dev| format!(" '{}'", escape_name(dev)));
     let message = format!(
         "{} {}: {}{} {}",
@@ -145,25 +146,76 @@ fn of_holding(holding: &Holding) -> Document<'_> {
         timestamp: rfc3339(start.or(holding.opened).or(first).unwrap_or(Timestamp::UNIX_EPOCH)),
         ecs: Ecs { version: VERSION },
         message: message.into(),
-        event: Event {
-            kind: "event",
-            category: ["network"],
-            types,
-            action,
-            outcome: Some(outcome),
-            start: start.map(rfc3339),
-            end: end.map(rfc3339),
-            duration: span.and_then(|(start, end)| i64::try_from(end.duration_since(start).as_nanos()).ok()),
-            severity: None,
-            module: "taptrail",
-            dataset: "taptrail.holding",
-        },
+        event: Event { start: start.map(rfc3339), end: end.map(rfc3339), ..of_state(holding.state, span) },
         host: host(&holding.host),
+        user: None,
         process: holding.pid.map(|pid| Process { pid }),
         file: file(&holding.device),
         related: related(&holding.host, Some(&holding.guest.name)),
         rule: None,
         taptrail: Taptrail::Holding(holding),
+    }
+}
+
+fn of_bridge_tap(tap: &BridgeTap) -> Document<'_> {
+    // Of one that nobody was to watch, only the beginning is known.
+    let end = tap.released;
+    let span = end.filter(|_| tap.last_seen.is_none()).map(|end| (tap.passed, end));
+    let dev = tap.device.dev.as_deref().map_or("?".into(), escape_name);
+    let message = format!(
+        "bridge {}, user {}: tap '{dev}' {}",
+        escape_name(&tap.bridge),
+        tap.requester.uid,
+        tap.state.as_str()
+    );
+    let event = of_state(tap.state, span);
+    Document {
+        timestamp: rfc3339(tap.passed),
+        ecs: Ecs { version: VERSION },
+        message: message.into(),
+        event: Event {
+            start: Some(rfc3339(tap.passed)),
+            end: end.map(rfc3339),
+            dataset: "taptrail.bridge_tap",
+            ..event
+        },
+        host: host(&tap.host),
+        user: Some(User { id: tap.requester.uid.to_string() }),
+        process: Some(Process { pid: tap.requester.pid }),
+        file: file(&tap.device),
+        related: related(&tap.host, None),
+        rule: None,
+        taptrail: Taptrail::BridgeTap(tap),
+    }
+}
+
+/// The event of a device in a state. A span whose ends were both observed gives its duration.
+fn of_state(state: State, span: Option<(Timestamp, Timestamp)>) -> Event {
+    let (types, action) = match state {
+        State::OpenFailed => (vec!["info"], "device-open-failed"),
+        State::Opening => (vec!["info"], "device-opening"),
+        State::NeverGranted => (vec!["info"], "device-never-granted"),
+        State::Unknown => (vec!["info"], "device-unknown"),
+        State::Held => (vec!["access", "start"], "device-held"),
+        State::Released => (vec!["access", "end"], "device-released"),
+    };
+    let outcome = match state {
+        State::OpenFailed => "failure",
+        State::Held | State::Released => "success",
+        State::Opening | State::NeverGranted | State::Unknown => "unknown",
+    };
+    Event {
+        kind: "event",
+        category: ["network"],
+        types,
+        action,
+        outcome: Some(outcome),
+        start: None,
+        end: None,
+        duration: span.and_then(|(start, end)| i64::try_from(end.duration_since(start).as_nanos()).ok()),
+        severity: None,
+        module: "taptrail",
+        dataset: "taptrail.holding",
     }
 }
 
@@ -187,6 +239,7 @@ fn of_finding(finding: &Finding) -> Document<'_> {
             dataset: "taptrail.finding",
         },
         host: host(&finding.host),
+        user: None,
         process: None,
         file: finding.device.as_ref().and_then(file),
         related: related(&finding.host, finding.guest.as_ref().map(|guest| &*guest.name)),
@@ -254,7 +307,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::sample::{at, finding, holding};
+    use crate::sample::{at, bridge_tap, finding, holding};
 
     fn json(document: &Document<'_>) -> Value {
         let mut line = Vec::new();
@@ -279,7 +332,22 @@ mod tests {
         ];
         let of_kind = |kind: &FindingKind| Finding { kind: *kind, ..finding(Some("web1"), Some(1), 22) };
         let findings: Vec<_> = FindingKind::ALL.iter().map(of_kind).chain([finding(None, None, 3)]).collect();
-        holdings.iter().map(of_holding).chain(findings.iter().map(of_finding)).map(|of| json(&of)).collect()
+        let taps = [bridge_tap(10, Some(30)), bridge_tap(10, None)];
+        let documents = holdings.iter().map(of_holding).chain(taps.iter().map(of_bridge_tap));
+        documents.chain(findings.iter().map(of_finding)).map(|of| json(&of)).collect()
+    }
+
+    #[test]
+    fn a_tap_of_the_bridge_helper_is_a_document_of_its_own() {
+        let released = json(&of_bridge_tap(&bridge_tap(10, Some(30))));
+        assert_eq!(released["message"], "bridge br0, user 1000: tap 'tap0' released");
+        assert_eq!(released["event"]["duration"], 20_000_000_000_i64);
+        assert_eq!(released["user"]["id"], "1000");
+        assert_eq!(released["taptrail"]["type"], "bridge_tap");
+        // What its process claims to be is no related host.
+        assert_eq!(released["related"]["hosts"], serde_json::json!(["h1"]));
+        let between = BridgeTap { last_seen: Some(at(20)), ..bridge_tap(10, Some(30)) };
+        assert!(json(&of_bridge_tap(&between))["event"].get("duration").is_none());
     }
 
     #[test]

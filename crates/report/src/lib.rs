@@ -84,7 +84,7 @@ pub use span::QueryRange;
 pub use stats::Stats;
 pub use style::Style;
 pub use subject::{Subject, SubjectError};
-pub use summary::{GroupBy, Grouped, HostSummary, Summarizer, Summary};
+pub use summary::{BridgeTapCounts, GroupBy, Grouped, HostSummary, Summarizer, Summary};
 pub use text::{escape_name, escape_text};
 pub use trail::{findings_table, trail_table};
 pub use verify::{

@@ -1,6 +1,6 @@
 use std::io;
 
-use taptrail_trail::{Finding, Holding, Input, Report};
+use taptrail_trail::{BridgeTap, Finding, Holding, Input, Report};
 
 use crate::Filter;
 use crate::sink::{TrailConsumer, sort_by_time};
@@ -55,6 +55,13 @@ impl TrailConsumer for Selected {
             self.related.add(&holding);
         }
         self.report.holdings.push(holding);
+        Ok(())
+    }
+
+    fn bridge_tap(&mut self, tap: BridgeTap) -> io::Result<()> {
+        if self.filter.matches_bridge_tap(&tap) {
+            self.report.bridge_taps.push(tap);
+        }
         Ok(())
     }
 

@@ -100,8 +100,10 @@ pub struct Count {
     pub holdings: u64,
     /// Findings.
     pub findings: u64,
-    /// Taps of a bridge helper's. CSV and ECS have none.
+    /// Taps of a bridge helper's.
     pub bridge_taps: u64,
+    /// Taps of a bridge helper's that CSV has no row for. They are not among `bridge_taps`.
+    pub bridge_taps_left_out: u64,
     /// Holdings whose records lack what the filter compares. They are not among `holdings`.
     pub maybe_matching: u64,
 }
@@ -288,7 +290,11 @@ impl<W: Write> TrailConsumer for Sink<W> {
         match &mut self.output {
             Output::Table(..) | Output::Json(_) => self.deferred.bridge_taps.push(tap),
             Output::Jsonl(out) => write_jsonl(out, &JsonLine::BridgeTap(&tap))?,
-            Output::Holdings(_) | Output::Findings(_) | Output::Ecs(_) => return Ok(()),
+            Output::Ecs(out) => crate::ecs::write_bridge_tap(out, &tap)?,
+            Output::Holdings(_) | Output::Findings(_) => {
+                self.count.bridge_taps_left_out += 1;
+                return Ok(());
+            }
         }
         self.count.bridge_taps += 1;
         Ok(())

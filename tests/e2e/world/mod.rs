@@ -2,6 +2,7 @@
 //! and the real taptrail and QEMU in it. Dropping it removes everything.
 
 pub(crate) mod auditing;
+pub(crate) mod bridge_lab;
 pub(crate) mod contract;
 pub(crate) mod dhcp;
 pub(crate) mod ecs;

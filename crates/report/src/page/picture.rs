@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::bar::{Bar, begin, end};
 use super::{MAX_FINDINGS, MAX_SESSIONS};
-use crate::Session;
+use crate::{Session, bridge_taps};
 
 /// Lanes of one interface at most. Further sessions at the same time are drawn over others.
 const MAX_LANES: usize = 8;
@@ -77,6 +77,7 @@ impl<'a> Picture<'a> {
         let mut left_out = Vec::new();
         keep_last(&mut sessions, most_sessions, "sessions", &mut left_out);
         keep_last(&mut findings, most_findings, "findings", &mut left_out);
+        left_out.extend(bridge_taps::left_out(&report.bridge_taps));
         let (from, until) = range(report, &sessions, &findings);
         let mut picture = Self {
             report,

@@ -10,8 +10,10 @@ use uuid::Uuid;
 
 use super::Session;
 use crate::Style;
+use crate::bridge_taps;
 use crate::style::TimeFormat;
 use crate::text::{duration, escape_name};
+use crate::trail::hosts;
 
 /// The width of a lane's label: two blanks, a MAC and two blanks.
 const LABEL_WIDTH: usize = 21;
@@ -69,7 +71,9 @@ type Key<'a> = (&'a str, Uuid, MacAddr);
 /// The trail's interfaces as lanes; `ascii` for terminals without Unicode.
 pub fn timeline(report: &Report, style: &Style, ascii: bool) -> String {
     let sessions = Session::group(&report.holdings);
-    let Some(range) = range(report, &sessions) else { return "No holdings\n".to_owned() };
+    let Some(range) = range(report, &sessions) else {
+        return "No holdings\n".to_owned() + &taps_block(report, style);
+    };
     let width = style.width.map_or(DEFAULT_WIDTH, usize::from);
     let columns = width.saturating_sub(LABEL_WIDTH).max(MIN_LANE_WIDTH);
     let scale = Scale { range, columns };
@@ -123,7 +127,16 @@ pub fn timeline(report: &Report, style: &Style, ascii: bool) -> String {
         .map(|mark| format!("{} {}", mark.character(ascii), mark.meaning()))
         .collect();
     let _ = writeln!(text, "\n{}", legend.join("   "));
-    text
+    text + &taps_block(report, style)
+}
+
+/// The bridge helper's taps as rows: they have no interface that would be a lane.
+fn taps_block(report: &Report, style: &Style) -> String {
+    let taps = &report.bridge_taps;
+    if taps.is_empty() {
+        return String::new();
+    }
+    format!("\n{}", bridge_taps::block(taps, hosts(report), style))
 }
 
 /// From the first event to the last, or to the end of the logs where something is held.

@@ -9,7 +9,9 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::Serialize;
-use taptrail_trail::{Coverage, Finding, FindingKind, Holding, Input, Report, Span, State, is_same_host};
+use taptrail_trail::{
+    BridgeTap, Coverage, Finding, FindingKind, Holding, Input, Report, Span, State, is_same_host,
+};
 
 pub use self::group::GroupBy;
 use self::group::{Group, group};
@@ -56,6 +58,14 @@ impl TrailConsumer for Summarizer {
         Ok(())
     }
 
+    fn bridge_tap(&mut self, mut tap: BridgeTap) -> io::Result<()> {
+        if self.filter.matches_bridge_tap(&tap) {
+            tap.proof.clear();
+            self.report.bridge_taps.push(tap);
+        }
+        Ok(())
+    }
+
     fn finding(&mut self, mut finding: Finding) -> io::Result<()> {
         if self.filter.matches_finding(&finding) {
             finding.proof.clear();
@@ -81,6 +91,9 @@ pub struct Summary {
     pub basis: BTreeMap<&'static str, u64>,
     /// Devices, by kind.
     pub devices: BTreeMap<&'static str, DeviceCounts>,
+    /// Taps of a bridge helper's, if there are any: they are no sessions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bridge_taps: Option<BridgeTapCounts>,
     /// Findings, by kind.
     pub findings: BTreeMap<&'static str, u64>,
     /// A row for each guest, host, day or device, if that was asked for.
@@ -157,6 +170,19 @@ pub struct DeviceCounts {
     pub open_failed: u64,
 }
 
+/// Taps of a bridge helper's by what became of them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct BridgeTapCounts {
+    /// They were passed.
+    pub passed: u64,
+    /// Those of `passed` that are held as the trail ends.
+    pub still_held: u64,
+    /// Those of `passed` whose end nobody was to record.
+    pub unknown: u64,
+    /// They could not be passed.
+    pub never_passed: u64,
+}
+
 /// The rows of `--by`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Grouped {
@@ -178,6 +204,7 @@ impl Summary {
             sessions: SessionCounts::default(),
             basis: BTreeMap::new(),
             devices: BTreeMap::new(),
+            bridge_taps: None,
             findings: BTreeMap::new(),
             by: by.map(|key| Grouped { key, rows: group(report, &sessions, key, all_hosts, style) }),
             notes: report.input.notes.clone(),
@@ -190,6 +217,9 @@ impl Summary {
             for holding in real_devices(session) {
                 summary.devices.entry(holding.device.kind.as_str()).or_default().add(holding);
             }
+        }
+        for tap in &report.bridge_taps {
+            summary.bridge_taps.get_or_insert_default().add(tap);
         }
         for finding in &report.findings {
             *summary.findings.entry(finding.kind.as_str()).or_default() += 1;
@@ -231,6 +261,21 @@ impl SessionCounts {
             State::Unknown | State::Opening => self.unknown += 1,
             State::NeverGranted | State::OpenFailed => self.never_granted += 1,
         }
+    }
+}
+
+impl BridgeTapCounts {
+    fn add(&mut self, tap: &BridgeTap) {
+        match tap.state {
+            State::NeverGranted | State::OpenFailed => {
+                self.never_passed += 1;
+                return;
+            }
+            State::Held => self.still_held += 1,
+            State::Unknown | State::Opening => self.unknown += 1,
+            State::Released => {}
+        }
+        self.passed += 1;
     }
 }
 
@@ -278,7 +323,7 @@ fn earliest(one: Option<Timestamp>, other: Option<Timestamp>) -> Option<Timestam
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sample::at;
+    use crate::sample::{at, bridge_tap};
 
     fn span(from: i64, until: i64) -> Span {
         Span { from: at(from), until: at(until) }
@@ -286,6 +331,19 @@ mod tests {
 
     fn coverage(host: &str, spans: &[Span], gaps: &[Span]) -> Coverage {
         Coverage { host: host.into(), spans: spans.to_vec(), gaps: gaps.to_vec(), starts: Vec::new() }
+    }
+
+    #[test]
+    fn taps_of_the_bridge_helper_are_counted_apart() {
+        let mut summarizer = Summarizer::new(Filter::default());
+        let of = |state| BridgeTap { state, ..bridge_tap(10, None) };
+        let taps = [of(State::Held), of(State::Unknown), of(State::NeverGranted), bridge_tap(10, Some(30))];
+        taps.into_iter().for_each(|tap| summarizer.bridge_tap(tap).unwrap());
+        let summary = summarizer.finish(Input::default(), None, &Style::default());
+        let text = summary.text(&Style::default());
+        let line = text.lines().find(|line| line.starts_with("Bridge taps")).unwrap();
+        assert_eq!(line, "Bridge taps 3 passed, 1 of them still held, 1 with an unknown end; 1 never passed");
+        assert_eq!(summary.sessions, SessionCounts::default());
     }
 
     #[test]

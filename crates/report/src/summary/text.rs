@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use jiff::SignedDuration;
 use taptrail_trail::{Severity, Span};
 
-use super::{GroupBy, Grouped, HostSummary, Summary};
+use super::{BridgeTapCounts, GroupBy, Grouped, HostSummary, Summary};
 use crate::Style;
 use crate::fold::fold;
 use crate::style::TimeFormat;
@@ -29,6 +29,9 @@ impl Summary {
         page.line("Read", &read.join(", "));
         page.line("Interfaces", &self.sessions_line());
         page.line("Devices", &self.devices_line());
+        if let Some(taps) = &self.bridge_taps {
+            page.line("Bridge taps", &bridge_taps_line(taps));
+        }
         let (grave, other): (Vec<_>, Vec<_>) =
             self.kinds().partition(|(kind, _)| kind.severity() == Severity::Grave);
         for (label, kinds) in [("Look first", grave), ("Findings", other)] {
@@ -144,6 +147,19 @@ impl Summary {
         }
         if parts.is_empty() { "none known".to_owned() } else { parts.join("; ") }
     }
+}
+
+fn bridge_taps_line(of: &BridgeTapCounts) -> String {
+    let mut text = format!("{} passed", thousands(of.passed));
+    for (count, what) in [(of.still_held, "of them still held"), (of.unknown, "with an unknown end")] {
+        if count > 0 {
+            let _ = write!(text, ", {} {what}", thousands(count));
+        }
+    }
+    if of.never_passed > 0 {
+        let _ = write!(text, "; {} never passed", thousands(of.never_passed));
+    }
+    text
 }
 
 struct Page<'a> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use taptrail_report::Filter;
+use taptrail_report::{Count, Filter};
 use taptrail_trail::Coverage;
 
 use super::trail_reader::ReadSummary;
@@ -29,6 +29,16 @@ pub(super) fn note_unknown(answer: &mut ReadSummary, query: &Filter, none: Optio
     let any = !lines.is_empty();
     answer.note(lines);
     note_times(answer, query, none.is_some()) || any
+}
+
+/// Adds a note about what matched, and has no row in the format.
+pub(super) fn note_left_out(answer: &mut ReadSummary, count: &Count) {
+    let taps = match count.bridge_taps_left_out {
+        0 => return,
+        1 => "1 tap of the bridge helper has",
+        all => &format!("{all} taps of the bridge helper have"),
+    };
+    answer.note([format!("{taps} no row in CSV: --format json or jsonl has them")]);
 }
 
 /// Adds notes about the time range of the query.

@@ -94,6 +94,7 @@ fn sink(
     let count = sink.count();
     let none = view == View::Trail && count.holdings + count.bridge_taps == 0;
     let unknown = coverage::note_unknown(&mut answer, &filter_used, none.then_some(count.maybe_matching));
+    coverage::note_left_out(&mut answer, &count);
     match sink.finish(answer.input()) {
         Err(error) if !is_broken_pipe(&error) => return Err(unwritten(error)),
         _ => {}

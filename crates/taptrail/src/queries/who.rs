@@ -146,6 +146,7 @@ fn written(filter: Filter, output: Output, sources: &Inputs, dirs: &Dirs) -> Com
     let count = sink.count();
     let none = (count.holdings + count.bridge_taps == 0).then_some(count.maybe_matching);
     let unknown = coverage::note_unknown(&mut read, &asked, none);
+    coverage::note_left_out(&mut read, &count);
     match sink.finish(read.input()) {
         Err(error) if !is_broken_pipe(&error) => return Err(trail_reader::unwritten(error)),
         _ => {}
