@@ -1,11 +1,14 @@
 //! Links and filters that other programs rename, move, delete or flush while a guest runs: taptrail
 //! identifies them by their marks, and never confuses them with others.
 
+use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
+use std::time::Duration;
 
 use crate::world::hostile::Hostile;
 use crate::world::{Guest, World};
+use rustix::fs::{FlockOperation, flock};
 use serde_json::Value;
 use taptrail_record::{CloseDoubt, Event};
 
@@ -605,4 +608,23 @@ fn a_stale_filter_is_swept_though_another_link_has_its_number() {
     world.stop(&keeper);
     assert_eq!(kinds(&world.trail()), Vec::<String>::new());
     assert_eq!(world.links(), ["foreign1", "mine"]);
+}
+
+// Shows 2.45.
+#[test]
+fn a_filter_waits_for_its_turn_with_nft_longer_than_a_run_may_take() {
+    let world = World::new();
+    let guest = world.start("web1", &[]);
+    let lock = File::open(world.run_dir().join(".nft")).unwrap();
+    flock(&lock, FlockOperation::LockExclusive).unwrap();
+    let mut attach = world.command(["attach", "web1", "--nic", FILTERED]).spawn().unwrap();
+    // A run of nft has 5 s.
+    std::thread::sleep(Duration::from_secs(6));
+    assert!(attach.try_wait().unwrap().is_none() && world.tables().is_empty());
+    drop(lock);
+    assert!(attach.wait().unwrap().success());
+    assert_eq!(guest.holds(), ["tun vnet0"]);
+    assert!(world.tables().contains("taptrail_if"));
+    world.stop(&guest);
+    world.assert_clean();
 }

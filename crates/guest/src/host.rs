@@ -1,8 +1,10 @@
 //! The host's side of interfaces: links, found by our marks; filters; and the last closes that the
 //! kernel reports. `interface.rs` opens devices with it.
 
+use std::fs::File;
 use std::os::fd::BorrowedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use taptrail_kernel::changes::Changes;
 use taptrail_kernel::filter::{FilterError, InterfaceFilter, Nft, filter_hooks};
@@ -11,13 +13,14 @@ use taptrail_kernel::proc::ProcessId;
 use taptrail_kernel::process::AllowedBpf;
 use taptrail_ledger::LiveInterface;
 use taptrail_record::{GuestId, IfName, MacAddr};
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::account::OpenDevice;
 use crate::host_link::{HostLink, LinkLocation, LinkMatch, TapState, is_mark, mark};
 use crate::host_side::Teardown;
 use crate::learning::Learning;
 use crate::open_files::{LastClose, OpenFiles};
+use crate::run_dir;
 use crate::spec::{Backend, NicSpec};
 
 /// Attempts to set a filter that does not read back as it was set.
@@ -98,17 +101,24 @@ pub(crate) struct Host {
     pub(crate) changes: Option<Changes>,
     /// Path of the nft program; `None` for the system's.
     nft: Option<PathBuf>,
+    /// Locked by whoever runs nft; `None` where it can't be opened.
+    nft_turns: Option<Arc<File>>,
     /// The open files whose last closes the kernel reports; `None` without `--bpf`.
     pub(crate) open_files: Option<OpenFiles>,
 }
 
 impl Host {
-    pub(crate) fn open(nft: Option<PathBuf>) -> Result<Self, LinkError> {
+    /// For a host with this run directory; `nft` is the path of the program, or none for the system's.
+    pub(crate) fn open(run: &Path, nft: Option<PathBuf>) -> Result<Self, LinkError> {
         // Everything else works without it.
         let changes = Changes::subscribe()
             .inspect_err(|error| warn!("changes of links and filters are not monitored: {error}"))
             .ok();
-        Ok(Self { links: Links::open()?, changes, nft, open_files: None })
+        let nft_turns = run_dir::nft_turns(run)
+            .inspect_err(|error| debug!(%error, "runs of nft are not one after the other"))
+            .ok()
+            .map(Arc::new);
+        Ok(Self { links: Links::open()?, changes, nft, nft_turns, open_files: None })
     }
 
     /// Tracks a link of this network namespace, so that its move is not taken for its deletion.
@@ -168,7 +178,11 @@ impl Host {
     }
 
     pub(crate) fn nft(&self) -> Result<Nft, FilterError> {
-        self.nft.as_ref().map_or_else(Nft::discover, |path| Ok(Nft::at(path)))
+        let nft = self.nft.as_ref().map_or_else(Nft::discover, |path| Ok(Nft::at(path)))?;
+        Ok(match &self.nft_turns {
+            Some(lock) => nft.with_turns(Arc::clone(lock)),
+            None => nft,
+        })
     }
 
     /// Removes an interface's link and filter, never stopping at the first error. What can't be

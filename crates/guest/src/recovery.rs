@@ -174,7 +174,7 @@ pub fn recover(options: &RecoverOptions) -> Result<Vec<Recovered>, RecoverError>
     let ledger = Ledger::open_existing(&options.dirs.state)?;
     let boot = boot_id().map_err(RecoverError::Look)?.to_string();
     let netns = network_namespace().map_err(RecoverError::Look)?;
-    let mut host = Host::open(options.nft.clone())?;
+    let mut host = Host::open(&options.dirs.run, options.nft.clone())?;
     let mut all = Vec::new();
     if let Some(ledger) = &ledger {
         for guest in own_guests(ledger)? {

@@ -128,6 +128,20 @@ fn make(run: &Path, guest: &str) -> Result<PathBuf, RunDirError> {
     if found.is_dir() && ours { Ok(path) } else { Err(RunDirError::NotOurs(path)) }
 }
 
+/// The file in the run directory that is locked by whoever runs nft. No guest can have this name.
+const NFT_TURNS_FILE: &str = ".nft";
+
+/// Opens the file by which supervisors take turns with nft.
+pub(crate) fn nft_turns(run: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .custom_flags(NOFOLLOW)
+        .open(run.join(NFT_TURNS_FILE))
+}
+
 /// The names of all guests that have a directory, in order. Such a guest need not run.
 ///
 /// # Errors

@@ -80,7 +80,7 @@ pub fn strays(options: &RecoverOptions) -> Result<Vec<Stray>, RecoverError> {
     }
     let supervisors = SupervisorProcess::all().map_err(RecoverError::Look)?;
     let qemus = QemuProcess::all().map_err(RecoverError::Look)?;
-    let mut host = Host::open(options.nft.clone())?;
+    let mut host = Host::open(&options.dirs.run, options.nft.clone())?;
     let mut strays = Vec::new();
     for marked in marked {
         let uuid = marked.guest;

@@ -132,7 +132,7 @@ pub fn cut_link(dirs: &Dirs, name: &str, mac: MacAddr) -> Result<Option<CutLink>
         return Ok(None);
     }
     let mark = mark(&guest.id, mac);
-    let mut host = Host::open(None)?;
+    let mut host = Host::open(&dirs.run, None)?;
     let Some(link) = host.marked(mark)? else { return Ok(None) };
     let under_way = ledger.live_steps(guest.key)?.iter().any(|step| {
         step.mac == Some(mac) && step.step == Step::Release && ReleaseKind::of(step) == ReleaseKind::Revoke

@@ -75,7 +75,7 @@ pub(super) fn adopt(options: &AdoptOptions, monitor: &Path, inbox: &Inbox) -> Re
     if let Some(netns) = live.netns.filter(|netns| *netns != here) {
         return Err(AdoptError::Elsewhere { name: name(), netns });
     }
-    let mut host = Host::open(options.nft.clone())?;
+    let mut host = Host::open(&options.dirs.run, options.nft.clone())?;
     if options.bpf {
         host.enable_last_closes();
     }

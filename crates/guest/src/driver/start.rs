@@ -63,7 +63,7 @@ pub(super) fn start(
     if wanted > Ports::LIMIT {
         return Err(StartError::Ports { wanted, most: Ports::LIMIT });
     }
-    let mut host = Host::open(options.nft.clone())?;
+    let mut host = Host::open(&options.dirs.run, options.nft.clone())?;
     if options.bpf {
         host.enable_last_closes();
     }

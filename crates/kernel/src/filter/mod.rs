@@ -28,7 +28,9 @@ mod program;
 mod rules;
 mod ruleset;
 mod tables;
+mod turn;
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,6 +42,7 @@ pub use error::FilterError;
 pub use rules::{Base, Chain, Field, Match, Ports, Rule, Rules, Value, Verdict};
 pub use tables::{FilterHook, filter_hooks, generation};
 pub(crate) use tables::{interface_of_message, is_table_message};
+use turn::Turn;
 
 /// The paths at which `nft` is searched.
 const NFT_PATHS: [&str; 3] = ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft"];
@@ -78,10 +81,11 @@ pub struct InterfaceFilter {
 }
 
 /// The `nft` program. It acts in the network namespace of the thread that calls.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Nft {
     path: PathBuf,
     timeout: Duration,
+    turns: Option<Arc<File>>,
 }
 
 impl Nft {
@@ -101,12 +105,23 @@ impl Nft {
 
     /// The program at this path, which should be absolute.
     pub fn at(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), timeout: RUN_TIMEOUT }
+        Self { path: path.into(), timeout: RUN_TIMEOUT, turns: None }
     }
 
     /// Sets the time limit of one run of the program; the default is 5 s.
     pub fn with_timeout(self, timeout: Duration) -> Self {
         Self { timeout, ..self }
+    }
+
+    /// Waits for each set, check or removal until no other process has locked this file, half a minute
+    /// at most: many runs at once hinder each other. The time limit of a run begins after that.
+    #[must_use]
+    pub fn with_turns(self, lock: Arc<File>) -> Self {
+        Self { turns: Some(lock), ..self }
+    }
+
+    fn turn(&self) -> Turn<'_> {
+        Turn::wait(self.turns.as_deref())
     }
 
     /// The program's path.
@@ -127,6 +142,7 @@ impl Nft {
     /// [`FilterError::TableLeft`] if that fails, too.
     pub fn apply(&self, filter: &InterfaceFilter) -> Result<Option<u32>, FilterError> {
         ruleset::check(filter)?;
+        let _turn = self.turn();
         let set = match program::run(self, TRANSACTION_ARGS, &ruleset::creation(filter)) {
             // A replacement costs an RCU grace period, some 10 ms: only if there is a table to
             // replace.
@@ -141,8 +157,8 @@ impl Nft {
         }
         // Before it is read back: later changes have another number.
         let at = generation();
-        let Err(cause) = set.and_then(|_| self.verify(filter)) else { return Ok(at) };
-        match self.remove(filter.ifindex) {
+        let Err(cause) = set.and_then(|_| self.compare(filter)) else { return Ok(at) };
+        match self.delete(filter.ifindex) {
             Ok(()) => Err(cause),
             Err(removal) => Err(FilterError::TableLeft {
                 table: ruleset::table_name(filter.ifindex),
@@ -164,10 +180,11 @@ impl Nft {
     /// is there then is not removed: [`Nft::verify`] tells.
     pub fn replace(&self, filter: &InterfaceFilter) -> Result<Option<u32>, FilterError> {
         ruleset::check(filter)?;
+        let _turn = self.turn();
         program::run(self, TRANSACTION_ARGS, &ruleset::replacement(filter))?;
         // Before it is read back: later changes have another number.
         let at = generation();
-        self.verify(filter).map(|()| at)
+        self.compare(filter).map(|()| at)
     }
 
     /// Checks that a filter is in force: its table is exactly as set, and its chains are hooked to
@@ -178,6 +195,11 @@ impl Nft {
     ///
     /// The filter is not in force, or that can't be checked.
     pub fn verify(&self, filter: &InterfaceFilter) -> Result<(), FilterError> {
+        let _turn = self.turn();
+        self.compare(filter)
+    }
+
+    fn compare(&self, filter: &InterfaceFilter) -> Result<(), FilterError> {
         let table = ruleset::table_name(filter.ifindex);
         let listing = {
             let [json, numeric, list] = LISTING_ARGS;
@@ -203,6 +225,11 @@ impl Nft {
     ///
     /// nft can't be run, or fails.
     pub fn remove(&self, ifindex: u32) -> Result<(), FilterError> {
+        let _turn = self.turn();
+        self.delete(ifindex)
+    }
+
+    fn delete(&self, ifindex: u32) -> Result<(), FilterError> {
         program::run(self, TRANSACTION_ARGS, &ruleset::removal(ifindex)).map(drop)
     }
 }
