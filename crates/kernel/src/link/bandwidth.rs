@@ -3,7 +3,7 @@
 //! What a link sends waits in one HTB class. What it receives can't wait, and is dropped above its
 //! rate by a policer on the ingress qdisc. Both go with the link.
 
-use netlink_packet_core::{DefaultNla, NLM_F_DUMP};
+use netlink_packet_core::DefaultNla;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::tc::{TcAttribute, TcHandle, TcMessage};
 
@@ -208,10 +208,8 @@ impl Links {
         message: RouteNetlinkMessage,
         operation: &'static str,
     ) -> Result<Vec<Vec<u8>>, LinkError> {
-        let answers = self
-            .socket
-            .request(message, NLM_F_DUMP)
-            .map_err(|failed| failure(failed, operation, number(index)))?;
+        let answers =
+            self.socket.dump(&message).map_err(|failed| failure(failed, operation, number(index)))?;
         let options = |answer: &Vec<u8>| {
             let of_link = u32_at(answer, 4) == Some(index);
             let attributes = answer.get(TCMSG..).filter(|_| of_link)?;

@@ -86,6 +86,12 @@ pub enum LinkError {
         /// What the kernel has.
         found: String,
     },
+    /// A list can't be read as a whole.
+    #[error("The host's links changed each of the {times} times that they were listed")]
+    Changing {
+        /// How often it was tried.
+        times: u32,
+    },
     /// The kernel's answer can't be read.
     #[error("The kernel's rtnetlink answer can't be read: {what}")]
     Answer {
@@ -112,6 +118,7 @@ impl LinkError {
             | Self::VlanFilteringOff { .. }
             | Self::NotAPort { .. }
             | Self::Differs { .. }
+            | Self::Changing { .. }
             | Self::Answer { .. } => None,
         }
     }

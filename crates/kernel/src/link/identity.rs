@@ -3,7 +3,6 @@
 
 use std::os::fd::AsRawFd as _;
 
-use netlink_packet_core::NLM_F_DUMP;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
 use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
@@ -137,7 +136,7 @@ impl Links {
         let request = RouteNetlinkMessage::GetNsId(NsidMessage::default());
         let answers = self
             .socket
-            .request(request, NLM_F_DUMP)
+            .dump(&request)
             .map_err(|failed| failure(failed, "list network namespaces", "of any name".to_owned()))?;
         let number = |payload: &Vec<u8>| {
             let attributes = payload.get(RTGENMSG..)?;
@@ -151,7 +150,7 @@ impl Links {
         let mut message = LinkMessage::default();
         message.attributes.push(LinkAttribute::IfNetnsId(namespace));
         message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
-        match self.socket.request(RouteNetlinkMessage::GetLink(message), NLM_F_DUMP) {
+        match self.socket.dump(&RouteNetlinkMessage::GetLink(message)) {
             Ok(answers) => answers.iter().map(|payload| answer::read(payload)).collect(),
             Err(failed) => Err(failure(failed, "list them", format!("in namespace {namespace}"))),
         }

@@ -23,7 +23,7 @@ mod macvtap;
 mod port;
 mod socket;
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkFlags, LinkMessage};
 use rustix::io::Errno;
@@ -156,7 +156,7 @@ impl Links {
     pub fn all(&mut self) -> Result<Vec<Link>, LinkError> {
         let mut message = LinkMessage::default();
         message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
-        match self.socket.request(RouteNetlinkMessage::GetLink(message), NLM_F_DUMP) {
+        match self.socket.dump(&RouteNetlinkMessage::GetLink(message)) {
             Ok(answers) => answers.iter().map(|payload| answer::read(payload)).collect(),
             Err(failed) => Err(failure(failed, "list them", "of any name".to_owned())),
         }

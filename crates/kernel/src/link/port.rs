@@ -1,6 +1,5 @@
 //! Settings of a bridge's port: isolation and VLANs.
 
-use netlink_packet_core::NLM_F_DUMP;
 use netlink_packet_route::link::{
     AfSpecBridge, BridgeVlanInfo, BridgeVlanInfoFlags, InfoBridgePort, InfoPortData, InfoPortKind,
     LinkAttribute, LinkExtentMask, LinkInfo, LinkMessage,
@@ -152,7 +151,7 @@ impl Links {
         message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::Brvlan]));
         let answers = self
             .socket
-            .request(RouteNetlinkMessage::GetLink(message), NLM_F_DUMP)
+            .dump(&RouteNetlinkMessage::GetLink(message))
             .map_err(|failed| failure(failed, "list its VLANs", number(index)))?;
         let of_port = answers.iter().filter(|answer| u32_at(answer, 4) == Some(index));
         let mut all: Vec<_> = of_port.flat_map(|answer| answer::vlans(answer)).collect();

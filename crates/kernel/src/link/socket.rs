@@ -1,7 +1,8 @@
 //! An rtnetlink socket: a request, its replies, its acknowledgement.
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, NlasIterator,
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NlasIterator,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
@@ -18,6 +19,10 @@ const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 /// The kernel's largest reply, in bytes (`netlink_dump()` stops at 32 KiB).
 const RECEIVE_BUFFER_BYTES: usize = 32 * 1024;
+
+/// How often a list is read again that changed meanwhile. Reading a thousand links takes some
+/// milliseconds, and a host on which many guests start makes new ones all the time.
+const MAX_DUMPS: u32 = 100;
 
 /// The kernel refused a request.
 #[derive(Debug)]
@@ -37,6 +42,14 @@ impl From<LinkError> for Failed {
     fn from(error: LinkError) -> Self {
         Self::Broken(error)
     }
+}
+
+/// The replies to a request.
+#[derive(Debug, Default)]
+struct Answers {
+    payloads: Vec<Vec<u8>>,
+    /// They are of a list that changed meanwhile.
+    interrupted: bool,
 }
 
 #[derive(Debug)]
@@ -59,12 +72,27 @@ impl RouteSocket {
         Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(RECEIVE_BUFFER_BYTES) })
     }
 
+    /// Asks for a list, again if it changed while the kernel wrote it: something could be missing.
+    pub(super) fn dump(&mut self, message: &RouteNetlinkMessage) -> Result<Vec<Vec<u8>>, Failed> {
+        for _ in 0..MAX_DUMPS {
+            let answers = self.exchange(message.clone(), NLM_F_DUMP)?;
+            if !answers.interrupted {
+                return Ok(answers.payloads);
+            }
+        }
+        Err(LinkError::Changing { times: MAX_DUMPS }.into())
+    }
+
     /// Sends one request and returns the payloads of its replies, once it is acknowledged.
     pub(super) fn request(
         &mut self,
         message: RouteNetlinkMessage,
         flags: u16,
     ) -> Result<Vec<Vec<u8>>, Failed> {
+        self.exchange(message, flags).map(|answers| answers.payloads)
+    }
+
+    fn exchange(&mut self, message: RouteNetlinkMessage, flags: u16) -> Result<Answers, Failed> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut header = NetlinkHeader::default();
         header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
@@ -75,7 +103,7 @@ impl RouteSocket {
         message.serialize(&mut bytes);
         self.socket.send(&bytes, 0).map_err(|source| LinkError::Socket { action: "send", source })?;
 
-        let mut answers = Vec::new();
+        let mut answers = Answers::default();
         loop {
             self.receive()?;
             let mut rest = self.buffer.as_slice();
@@ -85,12 +113,13 @@ impl RouteSocket {
                 if message.sequence != self.sequence {
                     continue;
                 }
+                answers.interrupted |= message.flags & NLM_F_DUMP_INTR != 0;
                 if message.kind == NLMSG_DONE {
                     // The end of a dump, which has no other acknowledgement.
                     return Ok(answers);
                 }
                 if message.kind != NLMSG_ERROR {
-                    answers.push(message.payload.to_vec());
+                    answers.payloads.push(message.payload.to_vec());
                     continue;
                 }
                 return match refusal(&message)? {

@@ -4,7 +4,7 @@ use std::path::Path;
 use rustix::io::Errno;
 use taptrail_kernel::changes::{Changed, Changes};
 use taptrail_kernel::device::{DEV_NET_TUN, TapName, TapRequest, open_tap};
-use taptrail_kernel::link::{Change, LinkError, Links};
+use taptrail_kernel::link::{Change, Link, LinkError, Links};
 use taptrail_record::MacAddr;
 
 use crate::lab::{details, find, in_own_network, index, ip, name, opened, queues};
@@ -280,5 +280,32 @@ fn a_move_is_told_from_a_deletion() {
         assert!(changes.may_be_elsewhere(stayer));
         drop(stay.0);
         other.join().unwrap();
+    });
+}
+
+#[test]
+fn a_list_is_whole_while_others_make_and_delete_links() {
+    in_own_network(|| {
+        let mut links = Links::open().unwrap();
+        for number in 0..60 {
+            ip(&format!("link add stays{number} type bridge"));
+        }
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let others = scope.spawn(|| {
+                let mut made = 0;
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    ip("link add comes type bridge");
+                    ip("link delete comes");
+                    made += 1;
+                }
+                made
+            });
+            let stays = |all: Vec<Link>| all.iter().filter(|link| link.name.starts_with("stays")).count();
+            let found: Vec<_> = (0..300).map(|_| links.all().map(stays)).collect();
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            assert!(found.iter().all(|found| matches!(found, Ok(60))), "{found:?}");
+            assert!(others.join().unwrap() > 0);
+        });
     });
 }
