@@ -275,8 +275,8 @@ fn a_burst_of_changes_of_others_links_leaves_no_release_in_doubt() {
     let others = links.find(&"others".parse().unwrap()).unwrap().unwrap().index;
     let supervisor = PidFd::open(world.supervisor("web1")).unwrap();
     supervisor.send_signal(Signal::STOP).unwrap();
-    // Each is announced, and the buffer of a socket holds fewer than a hundred.
-    (0..1_000).for_each(|mtu| links.set_mtu(others, 1_000 + mtu % 400).unwrap());
+    // Each would be announced, and they are more than the buffer of a socket holds.
+    (0..10_000).for_each(|mtu| links.set_mtu(others, 1_000 + mtu % 400).unwrap());
     guest.kill();
     world.until("the tap is gone", || world.links() == ["others"]);
     supervisor.send_signal(Signal::CONT).unwrap();

@@ -6,8 +6,8 @@
 //! still exists elsewhere.
 //!
 //! Of links, the kernel delivers the notifications of those that are followed, and no others: a
-//! socket's buffer holds fewer than a hundred, and a host on which many guests start or end at once
-//! would make each supervisor lose its own.
+//! host on which many guests start or end at once would make each supervisor lose its own, and wake it
+//! for all.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -16,6 +16,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use netlink_sys::Socket;
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use rustix::io::Errno;
+use rustix::net::sockopt;
 
 use crate::filter::{interface_of_message, is_table_message};
 use crate::netlink::{attribute, messages, u32_at};
@@ -36,6 +37,10 @@ const LINK_NUMBER: u32 = 16 + 4;
 const IFLA_NEW_NETNSID: u16 = 45;
 /// The largest datagram, in bytes; the kernel sends a smaller one for each link.
 const MAX_DATAGRAM: usize = 32 * 1024;
+/// The size of a socket's buffer, in bytes. A notification takes some 2 KiB of it, and a tap of a
+/// bridge that is closed has several: the system's default holds those of a dozen. Memory is used only
+/// while they wait.
+const BUFFER_BYTES: usize = 8 << 20;
 /// The largest number of datagrams read at once, so that a busy host does not block other work.
 const MAX_DATAGRAMS_PER_TURN: usize = 256;
 /// The largest number of turns of reading before a link is reported as gone: more than a socket's
@@ -231,6 +236,8 @@ fn join(protocol: isize, group: u32) -> io::Result<Socket> {
     let mut socket = Socket::new(protocol)?;
     socket.bind_auto()?;
     socket.set_non_blocking(true)?;
+    // Without CAP_NET_ADMIN it keeps the system's size, and more is lost.
+    let _ = sockopt::set_socket_recv_buffer_size_force(socket.as_fd(), BUFFER_BYTES);
     socket.add_membership(group)?;
     Ok(socket)
 }

@@ -270,13 +270,13 @@ fn a_move_is_told_from_a_deletion() {
         let mut reported = [goner, free];
         reported.sort_unstable();
         assert_eq!(changes.take().unwrap().links, reported);
-        (0..1_000).for_each(|mtu| links.set_mtu(mover, 1000 + mtu % 400).unwrap());
+        (0..10_000).for_each(|mtu| links.set_mtu(mover, 1000 + mtu % 400).unwrap());
         assert!(changes.may_be_elsewhere(mover) && !changes.may_be_elsewhere(stayer));
         assert_eq!(changes.take().unwrap(), Changed::default());
         changes.settle(free);
         assert!(!changes.may_be_elsewhere(free));
         // More notifications than fit: the loss is reported.
-        (0..1_000).for_each(|mtu| links.set_mtu(stayer, 1000 + mtu % 400).unwrap());
+        (0..10_000).for_each(|mtu| links.set_mtu(stayer, 1000 + mtu % 400).unwrap());
         assert!(changes.may_be_elsewhere(stayer));
         drop(stay.0);
         other.join().unwrap();
