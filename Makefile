@@ -17,9 +17,9 @@ packages: ## The .deb and the .rpm, into target/packages; two runs on one commit
 	@scripts/setup packages
 	@scripts/packages
 
-static: ## Programs without shared libraries, for any Linux on x86-64, into target/packages/static
+static: ## Programs without shared libraries, for any Linux, into target/packages/static; TARGET=aarch64-unknown-linux-musl
 	@scripts/setup packages
-	@scripts/static x86_64-unknown-linux-musl
+	@scripts/static $(or $(TARGET),x86_64-unknown-linux-musl)
 
 demo: setup ## A guest from start to stop on a real QEMU, and its trail
 	$(CARGO) build --release --locked -p taptrail
