@@ -3,7 +3,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic, its helpers too")]
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::ffi::OsString;
 use std::num::NonZeroU16;
@@ -14,7 +13,6 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use taptrail_guest::qemu::model::Model;
 use taptrail_guest::qemu::{Additions, CommandLine, NicOnCommandLine, Ports, device_properties};
 use taptrail_guest::spec::{NicSpec, Property};
 use taptrail_kernel::device::{
@@ -65,17 +63,16 @@ fn nic(number: usize, model: &str, taps: &[Admitted], port: Option<&String>) -> 
     NicOnCommandLine {
         id: format!("nic{number}"),
         netdev_id: format!("net{number}"),
-        model: Model::parse(model).unwrap(),
+        spec: spec(model, taps.len()),
         mac: format!("52:54:00:00:00:0{number}").parse().unwrap(),
-        queues: u16::try_from(taps.len()).unwrap().try_into().unwrap(),
-        vdpa: false,
         fds: taps.iter().map(|tap| tap.as_fd().as_raw_fd()).collect(),
         vhost_fds: Vec::new(),
-        send_buffer: None,
         bus: port.cloned(),
-        mtu: Some(1400),
-        properties: BTreeMap::new(),
     }
+}
+
+fn spec(model: &str, queues: usize) -> NicSpec {
+    format!("tap=tap0,model={model},queues={queues},mtu=1400").parse().unwrap()
 }
 
 struct Guest {
@@ -166,10 +163,8 @@ fn qemu_starts_with_the_nics_it_was_given_and_takes_more() {
     };
     guest.monitor.netdev_add(&backend, LONG).unwrap();
     let mac = "52:54:00:00:00:09".parse().unwrap();
-    let two = NonZeroU16::new(2).unwrap();
     let port = ports.names.last().map(String::as_str);
-    let set = BTreeMap::new();
-    let properties = device_properties("nic9", "net9", &Model::default(), mac, two, Some(1400), port, &set);
+    let properties = device_properties("nic9", "net9", &spec("virtio", 2), mac, port);
     guest.monitor.device_add(&properties, LONG).unwrap();
     assert_eq!(guest.property("nic9", "vectors"), 6);
     assert_eq!(guest.property("nic9", "mq"), true);
@@ -195,10 +190,7 @@ fn qemu_sets_each_property_of_the_device_at_its_start_and_hot_plugged() {
     assert_eq!(spec.properties.len(), all, "each is set");
     let single = taps("tap0", 1);
     let ports = Ports::new(2);
-    let first = NicOnCommandLine {
-        properties: spec.properties.clone(),
-        ..nic(0, "virtio", &single, ports.names.first())
-    };
+    let first = NicOnCommandLine { spec: spec.clone(), ..nic(0, "virtio", &single, ports.names.first()) };
     let devices: Vec<&Admitted> = single.iter().collect();
     let words = ["-machine", "q35", "-accel", "tcg", "-nodefaults", "-display", "none"];
     let mut guest = Guest::start(&words, &[first], &ports, &devices);
@@ -209,14 +201,13 @@ fn qemu_sets_each_property_of_the_device_at_its_start_and_hot_plugged() {
         NetdevTap { id: "net9".to_owned(), fds: vec!["q0".to_owned()], vhost_fds: vec![], send_buffer: None };
     guest.monitor.netdev_add(&backend, LONG).unwrap();
     let mac = "52:54:00:00:00:09".parse().unwrap();
-    let mut set = spec.properties;
+    let mut spec = spec;
     // Each device has its own.
     for property in Property::all().filter(|property| ["boot", "acpi-index"].contains(&property.as_str())) {
-        set.insert(property, "4".to_owned());
+        spec.properties.insert(property, "4".to_owned());
     }
     let port = ports.names.last().map(String::as_str);
-    let properties =
-        device_properties("nic9", "net9", &Model::default(), mac, NonZeroU16::MIN, None, port, &set);
+    let properties = device_properties("nic9", "net9", &spec, mac, port);
     guest.monitor.device_add(&properties, LONG).unwrap();
 
     let off = [

@@ -201,12 +201,9 @@ impl Driver {
         let properties: Map<String, Value> = device_properties(
             &interface.id,
             &netdev,
-            &interface.spec.model,
+            &interface.spec,
             interface.mac,
-            interface.spec.queues,
-            interface.spec.mtu,
             interface.port.as_deref(),
-            &interface.spec.properties,
         );
         let added = self.qemu.monitor.device_add(&properties, MONITOR_TIMEOUT);
         // Without an answer the NIC may have been added.

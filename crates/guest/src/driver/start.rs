@@ -25,7 +25,7 @@ use crate::learning::LearntFile;
 use crate::qemu::{Additions, NicOnCommandLine, Ports};
 use crate::qemu_devices;
 use crate::request::{Inbox, Reply, Request};
-use crate::spec::{Backend, NicSpec, check_unique};
+use crate::spec::{NicSpec, check_unique};
 use crate::state::GuestState;
 
 /// How long QEMU may take until its monitor's greeting: it first allocates the guest's memory.
@@ -275,16 +275,11 @@ impl Attempt {
             nics.push(NicOnCommandLine {
                 id: interface.id.clone(),
                 netdev_id: netdev_id(&interface.id),
-                model: interface.spec.model.clone(),
+                spec: interface.spec.clone(),
                 mac: interface.mac,
-                queues: interface.spec.queues,
-                vdpa: matches!(interface.spec.backend, Backend::Vdpa(_)),
                 fds: numbers(false),
                 vhost_fds: numbers(true),
                 bus: interface.port.clone(),
-                mtu: interface.spec.mtu,
-                send_buffer: interface.spec.host.send_buffer,
-                properties: interface.spec.properties.clone(),
             });
         }
         let arguments = options.command.with(&Additions {

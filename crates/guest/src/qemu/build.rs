@@ -1,14 +1,11 @@
-use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::num::NonZeroU16;
 use std::os::fd::RawFd;
 
 use serde_json::{Map, Value};
 use taptrail_record::{GuestId, MacAddr};
 
 use super::check::CommandLine;
-use super::model::Model;
-use crate::spec::Property;
+use crate::spec::{Backend, NicSpec};
 
 /// The id of the monitor's socket on QEMU's command line.
 pub(crate) const MONITOR: &str = "taptrail-monitor";
@@ -40,26 +37,16 @@ pub struct NicOnCommandLine {
     pub id: String,
     /// The backend's id.
     pub netdev_id: String,
-    /// What the guest sees.
-    pub model: Model,
+    /// What the device and its backend are set to.
+    pub spec: NicSpec,
     /// Its own address.
     pub mac: MacAddr,
-    /// Pairs of queues.
-    pub queues: NonZeroU16,
-    /// Whether the backend is a vDPA device.
-    pub vdpa: bool,
     /// Taps or macvtaps, one for each queue; or the vDPA device.
     pub fds: Vec<RawFd>,
     /// vhost-nets, one for each queue, or none at all.
     pub vhost_fds: Vec<RawFd>,
     /// The port that it is plugged into; `None`: wherever QEMU puts it.
     pub bus: Option<String>,
-    /// The MTU that the guest is told, in bytes.
-    pub mtu: Option<u32>,
-    /// Bytes that may wait in the tap's socket; `None`: QEMU's default.
-    pub send_buffer: Option<u32>,
-    /// What else the device is set to.
-    pub properties: BTreeMap<Property, String>,
 }
 
 /// The arguments that taptrail adds to the user's.
@@ -113,7 +100,7 @@ impl NicOnCommandLine {
     fn netdev(&self) -> String {
         let numbers = |fds: &[RawFd]| fds.iter().map(RawFd::to_string).collect::<Vec<_>>().join(":");
         let id = doubled(&self.netdev_id);
-        if self.vdpa {
+        if let Backend::Vdpa(_) = self.spec.backend {
             return format!("vhost-vdpa,id={id},vhostfd={}", numbers(&self.fds));
         }
         let (fd, vhostfd) = if self.fds.len() == 1 { ("fd", "vhostfd") } else { ("fds", "vhostfds") };
@@ -125,15 +112,15 @@ impl NicOnCommandLine {
             // then fails an assertion (its net/tap.c and net/net.c).
             value.push_str(&format!(",vhost=on,vhostforce=on,{vhostfd}={}", numbers(&self.vhost_fds)));
         }
-        if let Some(bytes) = self.send_buffer {
+        if let Some(bytes) = self.spec.host.send_buffer {
             value.push_str(&format!(",sndbuf={bytes}"));
         }
         value
     }
 
     fn device(&self) -> String {
-        let Self { id, netdev_id, model, mac, queues, mtu, bus, properties: set, .. } = self;
-        let properties = device_properties(id, netdev_id, model, *mac, *queues, *mtu, bus.as_deref(), set);
+        let Self { id, netdev_id, spec, mac, bus, .. } = self;
+        let properties = device_properties(id, netdev_id, spec, *mac, bus.as_deref());
         let word = |(name, value): (String, Value)| match value {
             Value::String(text) => format!("{name}={}", doubled(&text)),
             Value::Bool(state) => format!("{name}={}", if state { "on" } else { "off" }),
@@ -144,17 +131,14 @@ impl NicOnCommandLine {
 }
 
 /// A NIC's properties, for `-device` and for `device_add`; the driver first.
-#[allow(clippy::too_many_arguments)] // Each is a property.
 pub fn device_properties(
     id: &str,
     netdev_id: &str,
-    model: &Model,
+    spec: &NicSpec,
     mac: MacAddr,
-    queues: NonZeroU16,
-    mtu: Option<u32>,
     bus: Option<&str>,
-    set_to: &BTreeMap<Property, String>,
 ) -> Map<String, Value> {
+    let model = &spec.model;
     let mut properties = Map::new();
     let mut set = |name: &str, value: Value| {
         properties.insert(name.to_owned(), value);
@@ -163,7 +147,7 @@ pub fn device_properties(
     set("id", id.into());
     set("netdev", netdev_id.into());
     set("mac", mac.to_string().into());
-    let queues = u32::from(queues.get());
+    let queues = u32::from(spec.queues.get());
     if queues > 1 && model.multi_queue() {
         set("mq", true.into());
         if model.has_vectors() {
@@ -172,7 +156,7 @@ pub fn device_properties(
             set("vectors", (2 * queues + 2).into());
         }
     }
-    if let Some(mtu) = mtu
+    if let Some(mtu) = spec.mtu
         && model.has_host_mtu()
     {
         set("host_mtu", mtu.into());
@@ -182,7 +166,7 @@ pub fn device_properties(
     {
         set("bus", bus.into());
     }
-    for (property, value) in set_to {
+    for (property, value) in &spec.properties {
         set(property.qemu_name(), property.qemu_value(value));
     }
     properties

@@ -1,14 +1,13 @@
 //! Command lines that users write, and what becomes of them.
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
 use taptrail_record::GuestId;
 use uuid::Uuid;
 
-use super::model::Model;
 use super::{Additions, CommandLine, CommandLineError, NicOnCommandLine, Ports, device_properties};
+use crate::spec::NicSpec;
 
 const QEMU: &str = "/usr/bin/qemu-system-x86_64";
 
@@ -193,16 +192,11 @@ fn nic(queues: u16, vhost: bool) -> NicOnCommandLine {
     NicOnCommandLine {
         id: "nic0".to_owned(),
         netdev_id: "net0".to_owned(),
-        model: Model::default(),
+        spec: format!("tap=tap0,queues={queues}").parse().unwrap(),
         mac: "52:54:00:00:00:01".parse().unwrap(),
-        queues: queues.try_into().unwrap(),
-        vdpa: false,
         fds: fds(10),
         vhost_fds: if vhost { fds(20) } else { Vec::new() },
-        send_buffer: None,
         bus: None,
-        mtu: None,
-        properties: BTreeMap::new(),
     }
 }
 
@@ -217,7 +211,8 @@ fn added(command: &CommandLine, nics: &[NicOnCommandLine], ports: &Ports, sandbo
 #[test]
 fn what_is_added_stands_behind_what_the_user_wrote() {
     let command = parse(&["-m", "512"]).unwrap();
-    let tap = NicOnCommandLine { bus: Some("taptrail-port0".to_owned()), mtu: Some(9000), ..nic(1, false) };
+    let spec = "tap=tap0,mtu=9000".parse().unwrap();
+    let tap = NicOnCommandLine { bus: Some("taptrail-port0".to_owned()), spec, ..nic(1, false) };
     assert_eq!(
         added(&command, &[tap, nic(2, true)], &Ports::new(2), true),
         [
@@ -263,24 +258,15 @@ fn what_the_user_settled_is_not_added() {
 #[test]
 fn a_model_gets_only_the_properties_that_it_has() {
     let of = |model: &str, queues: u16| {
-        let model = Model::parse(model).unwrap();
         let mac = "52:54:00:00:00:01".parse().unwrap();
-        let properties = device_properties(
-            "a",
-            "b",
-            &model,
-            mac,
-            queues.try_into().unwrap(),
-            Some(1400),
-            Some("port"),
-            &BTreeMap::new(),
-        );
+        let spec: NicSpec = format!("tap=tap0,model={model},queues={queues},mtu=1400").parse().unwrap();
+        let properties = device_properties("a", "b", &spec, mac, Some("port"));
         properties.keys().skip(4).cloned().collect::<Vec<_>>().join(" ")
     };
     assert_eq!(of("virtio", 1), "host_mtu bus");
     assert_eq!(of("virtio", 4), "mq vectors host_mtu bus");
     assert_eq!(of("virtio-net-ccw", 4), "mq host_mtu");
-    assert_eq!(of("e1000e", 4), "bus");
+    assert_eq!(of("e1000e", 1), "bus");
     assert_eq!(of("usb-net", 1), "");
 }
 
