@@ -173,6 +173,36 @@ fn a_nic_has_its_place_on_the_root_bus() {
     }
 }
 
+// Shows 5.48, 6.8.
+#[test]
+fn a_machine_without_pci_has_memory_mapped_nics_from_its_start_only() {
+    let world = World::new();
+    let qemu = ["qemu-system-x86_64", "-machine", "microvm,accel=tcg", "-m", "32", "-nodefaults"];
+    let qemu: Vec<&str> = qemu.into_iter().chain(["-display", "none"]).collect();
+    for (place, bus) in [("address=05", "PCI bus"), ("devno=fe.0.0001", "channel subsystem")] {
+        let refused = world.try_start("micro", &["--nic", &format!("bridge=br0,{place}")], &qemu);
+        assert!(!refused.success(), "{}", refused.stdout);
+        let reason =
+            format!("This machine has no {bus}, for which '{}' is", place.split('=').next().unwrap());
+        assert!(refused.stderr.contains(&reason), "{}", refused.stderr);
+    }
+    let first = format!("bridge=br0,mac={},queues=2,mtu=1400", mac(1));
+    let guest = world.start_with("micro", &["--nic", &first], &qemu);
+    let nics = world.json(["nics", "micro", "--json"]);
+    assert_eq!(nics[0]["model"], "virtio-net-device", "{nics}");
+    // Another supervisor knows the machine from QEMU.
+    world.kill_supervisor("micro");
+    world.taptrail(["adopt", "micro", "--background"]).ok();
+    let refused = world.attach(&guest, &format!("bridge=br0,mac={},address=05", mac(2)));
+    assert!(refused.stderr.contains("This machine has no PCI bus"), "{}", refused.stderr);
+    let refused = world.attach(&guest, &format!("bridge=br0,mac={}", mac(2)));
+    assert!(refused.stderr.contains("hotplug"), "{}", refused.stderr);
+    let nics = world.json(["nics", "micro", "--json"]);
+    assert_eq!(nics.as_array().map(Vec::len), Some(1), "{nics}");
+    world.stop(&guest);
+    world.assert_clean();
+}
+
 // Shows 1.20, 1.21.
 #[test]
 fn scripts_are_run_with_the_interfaces_name_and_released_with_it() {

@@ -75,6 +75,14 @@ fn spec(model: &str, queues: usize) -> NicSpec {
     format!("tap=tap0,model={model},queues={queues},mtu=1400").parse().unwrap()
 }
 
+/// A NIC of this SPEC, as the machine of a command line has it.
+fn settled(program: &str, machine: &str, spec: &str, taps: &[Admitted]) -> NicOnCommandLine {
+    let command = CommandLine::parse(program, ["-M", machine].map(OsString::from)).unwrap();
+    let mut spec: NicSpec = spec.parse().unwrap();
+    command.virtio_bus().settle(&mut spec).unwrap();
+    NicOnCommandLine { spec, ..nic(0, "virtio", taps, None) }
+}
+
 struct Guest {
     child: Child,
     monitor: Monitor,
@@ -83,10 +91,20 @@ struct Guest {
 
 impl Guest {
     fn start(words: &[&str], nics: &[NicOnCommandLine], ports: &Ports, devices: &[&Admitted]) -> Self {
+        Self::start_with(QEMU, words, nics, ports, devices)
+    }
+
+    fn start_with(
+        program: &str,
+        words: &[&str],
+        nics: &[NicOnCommandLine],
+        ports: &Ports,
+        devices: &[&Admitted],
+    ) -> Self {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("monitor");
         let listener = UnixListener::bind(&path).unwrap();
-        let command = CommandLine::parse(QEMU, words.iter().map(OsString::from)).unwrap();
+        let command = CommandLine::parse(program, words.iter().map(OsString::from)).unwrap();
         let guest = GuestId { name: "web,1=a".into(), uuid: Uuid::from_u128(7) };
         let args = command.with(&Additions {
             guest: &guest,
@@ -95,7 +113,7 @@ impl Guest {
             ports,
             sandbox: true,
         });
-        let mut request = SpawnRequest::new(Path::new(QEMU), &args);
+        let mut request = SpawnRequest::new(Path::new(program), &args);
         request.devices = devices;
         request.monitor = Some(&listener);
         request.stdin = Stdio::null();
@@ -185,8 +203,10 @@ fn qemu_sets_each_property_of_the_device_at_its_start_and_hot_plugged() {
                          guest-tso4=off,guest-tso6=off,guest-ecn=off,guest-ufo=off"
         .parse()
         .unwrap();
-    // A place on the root bus is in the place of a port: tests/e2e/host_side.rs.
-    let all = Property::all().filter(|property| property.as_str() != "address").count();
+    // A place on the root bus is in the place of a port: tests/e2e/host_side.rs. A device number is
+    // s390x's.
+    let places = ["address", "devno"];
+    let all = Property::all().filter(|property| !places.contains(&property.as_str())).count();
     assert_eq!(spec.properties.len(), all, "each is set");
     let single = taps("tap0", 1);
     let ports = Ports::new(2);
@@ -240,6 +260,67 @@ fn qemu_sets_each_property_of_the_device_at_its_start_and_hot_plugged() {
             assert_eq!(guest.property(nic, name), value, "{name} of {nic}");
         }
     }
+}
+
+/// The machine's virtio NIC starts with what a SPEC sets, and its machine is known by the monitor as it is
+/// by the command line.
+fn starts_with_its_virtio(
+    program: &str,
+    machine: &str,
+    spec: &str,
+    driver: &str,
+    expected: &[(&str, Value)],
+) {
+    let several = taps("tap0", 2);
+    let first = settled(program, machine, spec, &several);
+    assert_eq!(first.spec.model.qemu_driver(), driver, "{machine}");
+    let devices: Vec<&Admitted> = several.iter().collect();
+    // Debian's firmware, wherever the program is.
+    let words = ["-L", "/usr/share/qemu", "-machine", machine, "-accel", "tcg", "-nodefaults"];
+    let words = [&words[..], &["-display", "none"]].concat();
+    let mut guest = Guest::start_with(program, &words, &[first], &Ports::default(), &devices);
+    assert_eq!(guest.property("nic0", "type"), driver, "{machine}");
+    for (name, value) in [("host_mtu", json!(1400)), ("mq", json!(true))].iter().chain(expected) {
+        assert_eq!(&guest.property("nic0", name), value, "{name} on {machine}");
+    }
+    let found = guest.monitor.machine(LONG).unwrap();
+    let known = program.rsplit("qemu-system-").next().unwrap();
+    assert_eq!(found.architecture, known);
+    assert!(found.kind.starts_with(machine.split(',').next().unwrap()), "{found:?}");
+    assert_eq!(found.pcie, machine.ends_with("pcie=on"), "{found:?}");
+}
+
+// Shows 5.48.
+#[test]
+fn virtio_is_memory_mapped_on_a_microvm_and_pci_where_it_has_pci() {
+    own_network_namespace();
+    let spec = "tap=tap0,queues=2,mtu=1400,packed=on,event-idx=off,boot=2";
+    let set = [("packed", json!(true)), ("event_idx", json!(false)), ("bootindex", json!(2))];
+    starts_with_its_virtio(QEMU, "microvm", spec, "virtio-net-device", &set);
+    starts_with_its_virtio(QEMU, "microvm,pcie=on", spec, "virtio-net-pci", &set);
+}
+
+#[test]
+#[ignore = "needs QEMU for s390x, Arm and m68k: Debian's qemu-system-misc and qemu-system-arm"]
+fn virtio_is_what_machines_of_other_architectures_have() {
+    own_network_namespace();
+    let bin = std::env::var("QEMU_BIN").unwrap_or_else(|_| "/usr/bin".to_owned());
+    let program = |architecture: &str| format!("{bin}/qemu-system-{architecture}");
+    let spec = "tap=tap0,queues=2,mtu=1400,packed=on,event-idx=off,boot=2";
+    let set = [("packed", json!(true)), ("event_idx", json!(false)), ("bootindex", json!(2))];
+    let on_mmio = [("arm", "vexpress-a15"), ("m68k", "virt")];
+    for (architecture, machine) in on_mmio {
+        starts_with_its_virtio(&program(architecture), machine, spec, "virtio-net-device", &set);
+    }
+    // ROMs are of another package.
+    let on_pci = format!("{spec},rom=off");
+    starts_with_its_virtio(&program("aarch64"), "virt", &on_pci, "virtio-net-pci", &set);
+    let (s390x, machine) = (program("s390x"), "s390-ccw-virtio");
+    starts_with_its_virtio(&s390x, machine, spec, "virtio-net-ccw", &set);
+    let spec = "tap=tap0,queues=2,mtu=1400,devno=fe.0.00a1";
+    starts_with_its_virtio(&s390x, machine, spec, "virtio-net-ccw", &[("devno", json!("fe.0.00a1"))]);
+    let spec = "tap=tap0,queues=2,mtu=1400,rom=off,address=05";
+    starts_with_its_virtio(&s390x, machine, spec, "virtio-net-pci", &[("vectors", json!(6))]);
 }
 
 #[test]

@@ -61,6 +61,19 @@ pub struct NetdevVdpa {
     pub id: String,
     /// The name of the vDPA device's descriptor.
     pub fd: String,
+    /// Pairs of queues (`queues`).
+    pub queues: u16,
+}
+
+/// The machine that a guest has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Machine {
+    /// QEMU's architecture: `x86_64`, `s390x`, …
+    pub architecture: String,
+    /// The type with its version: `pc-q35-7.2`, `microvm`, …
+    pub kind: String,
+    /// PCI Express is switched on by the option `pcie` of a machine that has it.
+    pub pcie: bool,
 }
 
 /// Whether the guest runs (QEMU's `query-status`).
@@ -95,7 +108,10 @@ impl Monitor {
         const COMMAND: &str = "netdev_add";
         check_name(COMMAND, &vdpa.fd)?;
         // Always a descriptor, or QEMU would open /dev/vhost-vdpa-0 itself, unaudited.
-        let arguments = json!({ "type": "vhost-vdpa", "id": vdpa.id, "vhostfd": vdpa.fd });
+        let mut arguments = json!({ "type": "vhost-vdpa", "id": vdpa.id, "vhostfd": vdpa.fd });
+        if vdpa.queues > 1 {
+            arguments["queues"] = vdpa.queues.into();
+        }
         self.execute(COMMAND, arguments, timeout).map(drop)
     }
 
@@ -138,6 +154,28 @@ impl Monitor {
     /// none; others as for every operation.
     pub fn device_del(&mut self, id: &str, timeout: Duration) -> Result<(), QmpError> {
         self.execute("device_del", json!({ "id": id }), timeout).map(drop)
+    }
+
+    /// The machine, by its type's name in QEMU's object model.
+    ///
+    /// # Errors
+    ///
+    /// As for every operation.
+    pub fn machine(&mut self, timeout: Duration) -> Result<Machine, QmpError> {
+        let target = self.execute("query-target", Value::Null, timeout)?;
+        let architecture = target.get("arch").and_then(Value::as_str);
+        let architecture = architecture.ok_or_else(|| self.unexpected("a target", &target))?.to_owned();
+        let property = |name: &str| json!({ "path": "/machine", "property": name });
+        let kind = self.execute("qom-get", property("type"), timeout)?;
+        let kind = kind.as_str().ok_or_else(|| self.unexpected("a type of machine", &kind))?;
+        let kind = kind.strip_suffix("-machine").unwrap_or(kind).to_owned();
+        let pcie = match self.execute("qom-get", property("pcie"), timeout) {
+            Ok(pcie) => pcie.as_str() == Some("on"),
+            // The machine has no such option.
+            Err(QmpError::Refused { .. }) => false,
+            Err(error) => return Err(error),
+        };
+        Ok(Machine { architecture, kind, pcie })
     }
 
     /// The ids of all devices with an id, in QEMU's order.

@@ -33,7 +33,7 @@ use crate::handover::{self, CheckedDevices, OpenFileCounts, ReleaseCheck};
 use crate::host::{Host, HostResources};
 use crate::interface::Interface;
 use crate::learning::LearntFile;
-use crate::qemu::Ports;
+use crate::qemu::{Ports, VirtioBus};
 use crate::qemu_devices;
 use crate::request::Inbox;
 use crate::run_dir::Dirs;
@@ -82,6 +82,8 @@ pub(super) fn adopt(options: &AdoptOptions, monitor: &Path, inbox: &Inbox) -> Re
     let mut monitor = Monitor::connect(monitor, Instant::now() + MONITOR_TIMEOUT)?;
     let status = monitor.query_status(MONITOR_TIMEOUT)?;
     let nics = monitor.device_ids(MONITOR_TIMEOUT)?;
+    let machine = monitor.machine(MONITOR_TIMEOUT)?;
+    let virtio_bus = VirtioBus::of_machine(&machine.architecture, Some(&machine.kind), machine.pcie);
     host.find_files(id, &mut live.granted);
     sandbox_after_start(host.needs_bpf()).map_err(AdoptError::Restrain)?;
     account.adopt()?;
@@ -97,6 +99,7 @@ pub(super) fn adopt(options: &AdoptOptions, monitor: &Path, inbox: &Inbox) -> Re
         inbox: inbox.clone(),
         interfaces: Vec::new(),
         ports: ports(&nics),
+        virtio_bus,
         pending: None,
         paused: !status.running,
         forced: false,

@@ -105,8 +105,10 @@ impl Driver {
         }
     }
 
-    /// Completes the SPEC with a MAC and an id; refuses those that the guest already uses.
+    /// Completes the SPEC with a MAC, an id and the machine's virtio NIC; refuses those that the guest
+    /// already uses, and a place that the machine does not have.
     fn complete_spec(&mut self, mut spec: NicSpec) -> Result<(NicSpec, MacAddr, String), Failure> {
+        self.virtio_bus.settle(&mut spec).map_err(|error| Failure::Refused(error.to_string()))?;
         let mac = match spec.mac.or_else(|| self.host.mac_of(&spec)) {
             Some(mac) => mac,
             None => free_mac(|mac| self.interfaces.iter().any(|attached| attached.interface.mac == mac))
@@ -184,7 +186,8 @@ impl Driver {
         match (&interface.spec.backend, &mut fds[..]) {
             (Backend::Vdpa(_), [fd]) => {
                 let fd = std::mem::take(fd);
-                monitor.netdev_add_vdpa(&NetdevVdpa { id, fd }, MONITOR_TIMEOUT)?;
+                let queues = interface.spec.queues.get();
+                monitor.netdev_add_vdpa(&NetdevVdpa { id, fd, queues }, MONITOR_TIMEOUT)?;
             }
             _ => {
                 let send_buffer = interface.spec.host.send_buffer;

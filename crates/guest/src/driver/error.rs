@@ -9,6 +9,7 @@ use taptrail_record::MacAddr;
 
 use crate::account::AccountError;
 use crate::interface::OpenError;
+use crate::qemu::NoSuchBus;
 use crate::spec::SpecError;
 
 /// A guest did not start; everything was rolled back.
@@ -68,6 +69,9 @@ pub enum StartError {
         /// The pid of the child.
         pid: u32,
     },
+    /// An interface's place is on a bus that the machine does not have.
+    #[error(transparent)]
+    Place(#[from] NoSuchBus),
     /// More interfaces and free ports than the machine takes.
     #[error(
         "{wanted} PCIe ports are needed for the interfaces and --hotplug-ports, but a machine takes {most}"

@@ -55,6 +55,7 @@ use uuid::Uuid;
 use crate::account::{Account, AccountError};
 use crate::host::Host;
 use crate::learning::LearntFile;
+use crate::qemu::VirtioBus;
 use crate::request::{Failure, Inbox, OnTimeout, Reply, Request};
 use crate::state::{GuestState, InterfaceInfo};
 
@@ -146,6 +147,7 @@ pub(crate) struct Driver {
     inbox: Inbox,
     interfaces: Vec<AttachedInterface>,
     ports: Vec<Port>,
+    virtio_bus: VirtioBus,
     pending: Option<Pending>,
     /// The guest's virtual CPUs don't run.
     paused: bool,

@@ -22,7 +22,7 @@ use crate::handover::OpenFileCounts;
 use crate::host::Host;
 use crate::interface::{Interface, Opened};
 use crate::learning::LearntFile;
-use crate::qemu::{Additions, NicOnCommandLine, Ports};
+use crate::qemu::{Additions, NicOnCommandLine, Ports, VirtioBus};
 use crate::qemu_devices;
 use crate::request::{Inbox, Reply, Request};
 use crate::spec::{NicSpec, check_unique};
@@ -67,7 +67,7 @@ pub(super) fn start(
     if options.bpf {
         host.enable_last_closes();
     }
-    let nics = complete(&options.nics, &mut host)?;
+    let nics = complete(&options.nics, options.command.virtio_bus(), &mut host)?;
     let paused = options.command.paused;
     let mut account = Account::begin(&options.dirs.state, options.audit, options.guest.clone(), paused)?;
     account.publish_to(inbox.events());
@@ -113,10 +113,15 @@ fn ports_wanted(options: &StartOptions) -> usize {
     plugged + usize::from(options.hotplug_ports)
 }
 
-/// Gives every interface a MAC and an id, all unique.
-fn complete(specs: &[NicSpec], host: &mut Host) -> Result<Vec<(NicSpec, MacAddr, String)>, StartError> {
+/// Gives every interface a MAC and an id, all unique, and the machine's virtio NIC.
+fn complete(
+    specs: &[NicSpec],
+    virtio_bus: VirtioBus,
+    host: &mut Host,
+) -> Result<Vec<(NicSpec, MacAddr, String)>, StartError> {
     let mut specs = specs.to_vec();
     for spec in &mut specs {
+        virtio_bus.settle(spec)?;
         spec.mac = spec.mac.or_else(|| host.mac_of(spec));
     }
     check_unique(&specs)?;
@@ -361,6 +366,7 @@ impl Attempt {
             inbox: inbox.clone(),
             interfaces: self.interfaces.into_iter().map(AttachedInterface::new).collect(),
             ports,
+            virtio_bus: options.command.virtio_bus(),
             pending: None,
             paused: self.paused,
             forced: false,

@@ -101,7 +101,11 @@ impl NicOnCommandLine {
         let numbers = |fds: &[RawFd]| fds.iter().map(RawFd::to_string).collect::<Vec<_>>().join(":");
         let id = doubled(&self.netdev_id);
         if let Backend::Vdpa(_) = self.spec.backend {
-            return format!("vhost-vdpa,id={id},vhostfd={}", numbers(&self.fds));
+            let mut value = format!("vhost-vdpa,id={id},vhostfd={}", numbers(&self.fds));
+            if self.spec.queues.get() > 1 {
+                value.push_str(&format!(",queues={}", self.spec.queues));
+            }
+            return value;
         }
         let (fd, vhostfd) = if self.fds.len() == 1 { ("fd", "vhostfd") } else { ("fds", "vhostfds") };
         let mut value = format!("tap,id={id},{fd}={}", numbers(&self.fds));

@@ -6,7 +6,7 @@ use taptrail_record::is_visible;
 
 use super::config::{self, ConfigError};
 use super::fields::Fields;
-use super::machine;
+use super::machine::{self, VirtioBus};
 use super::options::{self, Given, MissingValue};
 use super::suggest;
 
@@ -19,6 +19,8 @@ pub struct CommandLine {
     pub args: Vec<OsString>,
     /// The machine type; `None`: QEMU's default.
     pub machine: Option<String>,
+    /// The machine has PCI Express by an option (`pcie=on`).
+    pub pcie: bool,
     /// The user wants the guest to stay paused (`-S`).
     pub paused: bool,
     /// The user's arguments have -sandbox.
@@ -220,13 +222,19 @@ impl CommandLine {
         for option in &given {
             found.check_option(option)?;
         }
-        let CommandLineCheck { machine, paused, sandbox, .. } = found;
-        Ok(Self { program: program.into(), args, machine, paused, sandbox })
+        let CommandLineCheck { machine, pcie, paused, sandbox, .. } = found;
+        Ok(Self { program: program.into(), args, machine, pcie, paused, sandbox })
     }
 
     /// Whether a NIC can be plugged only into a `pcie-root-port` that is there from the start.
     pub fn needs_ports(&self) -> bool {
         machine::needs_ports(&self.program, self.machine.as_deref())
+    }
+
+    /// The bus of the machine's own virtio devices.
+    pub fn virtio_bus(&self) -> VirtioBus {
+        let machine = self.machine.as_deref().or(machine::default_machine(&self.program));
+        VirtioBus::of_machine(machine::architecture(&self.program), machine, self.pcie)
     }
 }
 
@@ -264,6 +272,7 @@ fn nics(given: &[Given<'_>]) -> Vec<Nic> {
 struct CommandLineCheck {
     nics: Vec<Nic>,
     machine: Option<String>,
+    pcie: bool,
     paused: bool,
     sandbox: bool,
 }
@@ -348,6 +357,9 @@ impl CommandLineCheck {
     fn set_machine(&mut self, fields: &Fields) {
         if let Some(machine) = fields.get("type") {
             self.machine = Some(machine.to_owned());
+        }
+        if let Some(pcie) = fields.get("pcie") {
+            self.pcie = matches!(pcie, "on" | "yes" | "true" | "y");
         }
     }
 }

@@ -1,6 +1,9 @@
-//! Whether NICs need pcie-root-ports, by machine type.
+//! What NICs need, by machine type: free pcie-root-ports, and a virtio device of the machine's bus.
 
 use std::path::Path;
+
+use super::model::Model;
+use crate::spec::{NicSpec, Property};
 
 /// Whether a NIC of a running guest needs a free `pcie-root-port`: the machine has a PCI Express
 /// root bus, into which nothing can be plugged later (QEMU's docs/pcie.txt).
@@ -28,12 +31,81 @@ fn is_virt(machine: &str) -> bool {
 
 /// `qemu-system-aarch64` says it; under another name, such as `kvm` and `qemu-kvm`, it is the
 /// host's.
-fn architecture(program: &Path) -> &str {
-    let name = program.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+pub(super) fn architecture(program: &Path) -> &str {
+    let name = file_name(program);
     match name.strip_prefix("qemu-system-") {
         // Debian's qemu-system-x86_64-microvm.
         Some(architecture) => architecture.split('-').next().unwrap_or(architecture),
         None => std::env::consts::ARCH,
+    }
+}
+
+fn file_name(program: &Path) -> &str {
+    program.file_name().and_then(|name| name.to_str()).unwrap_or_default()
+}
+
+/// The machine that a program has by default, if it matters here.
+pub(super) fn default_machine(program: &Path) -> Option<&'static str> {
+    file_name(program).ends_with("-microvm").then_some("microvm")
+}
+
+/// The bus of a machine's own virtio devices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VirtioBus {
+    /// PCI or PCI Express.
+    Pci,
+    /// The channel subsystem of s390x.
+    Ccw,
+    /// Memory-mapped transports, on machines without PCI.
+    Mmio,
+}
+
+/// A NIC can't be where its SPEC puts it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("This machine has no {bus}, for which '{key}' is: leave it out, and QEMU chooses the NIC's place")]
+pub struct NoSuchBus {
+    bus: &'static str,
+    key: Property,
+}
+
+impl VirtioBus {
+    /// That of a machine type of an architecture; `pcie`: PCI Express is switched on by an option.
+    pub(crate) fn of_machine(architecture: &str, machine: Option<&str>, pcie: bool) -> Self {
+        let machine = machine.unwrap_or_default();
+        match architecture {
+            "s390x" => Self::Ccw,
+            "x86_64" | "i386" if machine == "microvm" && !pcie => Self::Mmio,
+            "aarch64" | "arm" if machine.starts_with("vexpress-") => Self::Mmio,
+            "m68k" if is_virt(machine) => Self::Mmio,
+            _ => Self::Pci,
+        }
+    }
+
+    /// Makes of the model `virtio` the device that this machine has.
+    ///
+    /// # Errors
+    /// A place on a bus that the machine does not have.
+    pub fn settle(self, spec: &mut NicSpec) -> Result<(), NoSuchBus> {
+        let place = spec.properties.keys().copied().find(|property| property.is_place());
+        let bus = match place {
+            Some(key) if key.is_device_number() => match self {
+                Self::Ccw => Self::Ccw,
+                _ => return Err(NoSuchBus { bus: "channel subsystem", key }),
+            },
+            Some(key) if self == Self::Mmio => return Err(NoSuchBus { bus: "PCI bus", key }),
+            // s390x has PCI beside its channels.
+            Some(_) => Self::Pci,
+            None => self,
+        };
+        if spec.model.is_of_machine() {
+            match bus {
+                Self::Pci if self == Self::Pci => {}
+                Self::Pci => spec.model = Model::of_driver("virtio-net-pci"),
+                Self::Ccw => spec.model = Model::of_driver("virtio-net-ccw"),
+                Self::Mmio => spec.model = Model::of_driver("virtio-net-device"),
+            }
+        }
+        Ok(())
     }
 }
 
@@ -70,5 +142,32 @@ mod tests {
             assert_eq!(architecture(Path::new(program)), std::env::consts::ARCH);
         }
         assert_eq!(architecture(Path::new("qemu-system-x86_64-microvm")), "x86_64");
+    }
+
+    // Shows 5.48.
+    #[test]
+    fn virtio_is_what_the_machine_has() {
+        use VirtioBus::{Ccw, Mmio, Pci};
+        for (bus, spec, settled) in [
+            (Pci, "tap=t", Ok("virtio-net-pci")),
+            (Ccw, "tap=t", Ok("virtio-net-ccw")),
+            (Mmio, "tap=t", Ok("virtio-net-device")),
+            (Ccw, "tap=t,devno=fe.0.0001", Ok("virtio-net-ccw")),
+            (Ccw, "tap=t,address=05", Ok("virtio-net-pci")),
+            (Pci, "tap=t,address=05", Ok("virtio-net-pci")),
+            // What is named by its driver is what it is.
+            (Ccw, "tap=t,model=virtio-net-pci", Ok("virtio-net-pci")),
+            (Mmio, "tap=t,model=e1000", Ok("e1000")),
+            (Pci, "tap=t,model=virtio-net-device", Ok("virtio-net-device")),
+            (Pci, "tap=t,devno=fe.0.0001", Err("channel subsystem")),
+            (Mmio, "tap=t,model=virtio-net-ccw,devno=fe.0.0001", Err("channel subsystem")),
+            (Mmio, "tap=t,address=05", Err("PCI bus")),
+        ] {
+            let mut spec: NicSpec = spec.parse().unwrap();
+            let result = bus.settle(&mut spec).map(|()| spec.model.qemu_driver());
+            assert_eq!(result.map_err(|error| error.bus), settled, "{spec} on {bus:?}");
+            // It is read back from the ledger.
+            assert_eq!(spec.to_string().parse(), Ok(spec));
+        }
     }
 }

@@ -28,3 +28,4 @@ pub(crate) use build::MONITOR;
 pub use build::{Additions, NicOnCommandLine, Ports, device_properties};
 pub use check::{CommandLine, CommandLineError, RunOption};
 pub use config::ConfigError;
+pub use machine::{NoSuchBus, VirtioBus};

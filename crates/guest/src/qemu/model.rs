@@ -7,8 +7,13 @@ use std::str::FromStr;
 ///
 /// Read with `virtio`, `virtio-transitional` and `virtio-non-transitional` as short names (the last
 /// two are libvirt's), always written as QEMU's driver. QEMU refuses models that it does not know.
+/// `virtio` is virtio-net-pci until the machine is known ([`VirtioBus::settle`](super::VirtioBus::settle)).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Model(String);
+pub struct Model {
+    driver: String,
+    /// `virtio`: on a machine whose virtio devices are on another bus than PCI, it is that bus's.
+    is_of_machine: bool,
+}
 
 /// The text can't be a NIC's model.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -38,19 +43,39 @@ impl Model {
             && driver != "help"
             // On the board of a machine, or Xen's: no device of QEMU's that can be added.
             && !matches!(driver, "netfront" | "lan9118" | "smc91c111");
-        if sound { Ok(Self(driver.to_owned())) } else { Err(ModelError(text.chars().take(64).collect())) }
+        if !sound {
+            return Err(ModelError(text.chars().take(64).collect()));
+        }
+        let is_of_machine = matches!(text, "virtio" | "virtio-net");
+        Ok(Self { driver: driver.to_owned(), is_of_machine })
     }
 
     /// QEMU's name of the driver.
     pub fn qemu_driver(&self) -> &str {
-        &self.0
+        &self.driver
+    }
+
+    /// The virtio NIC of this driver.
+    pub(super) fn of_driver(driver: &str) -> Self {
+        Self { driver: driver.to_owned(), is_of_machine: false }
+    }
+
+    /// `virtio` on a memory-mapped transport; none of another model.
+    pub(crate) fn on_mmio(self) -> Option<Self> {
+        let driver = "virtio-net-device";
+        (self.is_of_machine || self.driver == driver).then(|| Self::of_driver(driver))
+    }
+
+    /// It is `virtio`, which is on the machine's own bus.
+    pub(crate) fn is_of_machine(&self) -> bool {
+        self.is_of_machine
     }
 
     /// It reads and writes the virtio-net header that a tap opened with `IFF_VNET_HDR` puts before
     /// each frame, and so gains its offloads. Other models work on such a tap too: QEMU then adds
     /// and removes the header itself.
     pub fn has_vnet_hdr(&self) -> bool {
-        self.is_virtio() || matches!(self.0.as_str(), "e1000e" | "igb" | "vmxnet3")
+        self.is_virtio() || matches!(self.driver.as_str(), "e1000e" | "igb" | "vmxnet3")
     }
 
     /// It can have more than one pair of queues.
@@ -70,16 +95,21 @@ impl Model {
 
     /// It has MSI-X vectors to be counted: virtio by way of PCI.
     pub fn has_vectors(&self) -> bool {
-        self.0.starts_with("virtio-net-pci")
+        self.driver.starts_with("virtio-net-pci")
     }
 
     /// It can be plugged into a `pcie-root-port`: everything but what is known to sit on another
     /// bus.
     pub fn is_pci(&self) -> bool {
         !matches!(
-            self.0.as_str(),
+            self.driver.as_str(),
             "virtio-net-device" | "virtio-net-ccw" | "usb-net" | "ne2k_isa" | "spapr-vlan"
         )
+    }
+
+    /// It has a number on the channel subsystem of s390x.
+    pub(crate) fn is_ccw(&self) -> bool {
+        self.is_of_machine || self.driver == "virtio-net-ccw"
     }
 
     /// It is a virtio device, on whatever bus.
@@ -91,14 +121,14 @@ impl Model {
             "virtio-net-ccw",
             "virtio-net-device",
         ];
-        VIRTIO.contains(&self.0.as_str())
+        VIRTIO.contains(&self.driver.as_str())
     }
 }
 
-/// The default model is `virtio-net-pci`.
+/// The default model is `virtio`.
 impl Default for Model {
     fn default() -> Self {
-        Self("virtio-net-pci".to_owned())
+        Self { driver: "virtio-net-pci".to_owned(), is_of_machine: true }
     }
 }
 
@@ -112,7 +142,7 @@ impl FromStr for Model {
 
 impl fmt::Display for Model {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
+        f.pad(&self.driver)
     }
 }
 
@@ -131,9 +161,11 @@ mod tests {
         ] {
             let model = Model::parse(text).unwrap();
             assert_eq!(model.qemu_driver(), driver);
-            assert_eq!(model.to_string().parse(), Ok(model));
+            assert_eq!(model.to_string(), driver);
+            assert_eq!(Model::parse(driver).unwrap().qemu_driver(), driver);
         }
         assert_eq!(Model::parse("virtio"), Ok(Model::default()));
+        assert_ne!(Model::parse("virtio-net-pci"), Ok(Model::default()), "on PCI whatever the machine");
     }
 
     // Shows 1.5.

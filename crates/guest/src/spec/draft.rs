@@ -163,6 +163,10 @@ impl<'t> PartialSpec<'t> {
             if !property.is_of(&spec.model) {
                 self.refuse(key, Key::Model, Problem::NoProperty { key, model: spec.model.clone() })?;
             }
+            let other = spec.properties.keys().copied().find(|other| property.is_place() && other.is_place());
+            if let Some(other) = other.map(Key::Device) {
+                return Err(self.two(key, other, Problem::TwoPlaces(other, key)));
+            }
             spec.properties.insert(property, value);
         }
         // It is written where it has to be read again.

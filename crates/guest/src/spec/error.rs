@@ -179,7 +179,10 @@ pub enum Problem {
     /// Two interfaces of one guest with one id.
     #[error("Id '{0}' is used by another interface of this guest")]
     IdInUse(NicId),
-    /// Two interfaces of one guest in one place of its root bus.
+    /// A place on the root bus, and one in the channel subsystem.
+    #[error("A NIC has one place: '{0}' or '{1}'")]
+    TwoPlaces(Key, Key),
+    /// Two interfaces of one guest in one place of its root bus or channel subsystem.
     #[error("This address is used by another interface of this guest")]
     PlaceInUse,
     /// Two interfaces of one guest on one link.

@@ -24,6 +24,8 @@ enum Kind {
     Words(&'static [(&'static str, &'static str)]),
     /// A slot of the root bus, and its function: `05`, `1f.2`.
     Slot,
+    /// A device of the channel subsystem: `fe.0.0001`.
+    DeviceNumber,
     /// The file of an option ROM: an absolute path, or `off` for none.
     Rom,
 }
@@ -35,6 +37,7 @@ enum Models {
     Any,
     Virtio,
     Pci,
+    Ccw,
 }
 
 /// Where libvirt's `<interface>` has a property.
@@ -127,11 +130,12 @@ static TABLE: [Definition; Property::COUNT] = [
     driver("guest-ecn", "guest_ecn", Kind::Switch, GUEST, "ecn"),
     driver("guest-ufo", "guest_ufo", Kind::Switch, GUEST, "ufo"),
     Definition { models: Models::Pci, ..any("address", "addr", Kind::Slot, &["address"], "slot") },
+    Definition { models: Models::Ccw, ..any("devno", "devno", Kind::DeviceNumber, &["address"], "devno") },
 ];
 
 impl Property {
     /// How many there are.
-    pub(crate) const COUNT: usize = 29;
+    pub(crate) const COUNT: usize = 30;
 
     /// Every property, in canonical order.
     pub fn all() -> impl Iterator<Item = Self> {
@@ -168,12 +172,18 @@ impl Property {
             Models::Any => true,
             Models::Virtio => model.is_virtio(),
             Models::Pci => model.is_pci(),
+            Models::Ccw => model.is_ccw(),
         }
     }
 
-    /// Whether it is the NIC's place on the root bus.
+    /// Whether it is the NIC's place: on the root bus, or in the channel subsystem.
     pub(crate) fn is_place(self) -> bool {
-        matches!(self.definition().kind, Kind::Slot)
+        matches!(self.definition().kind, Kind::Slot | Kind::DeviceNumber)
+    }
+
+    /// Whether it is the NIC's place in the channel subsystem.
+    pub(crate) fn is_device_number(self) -> bool {
+        matches!(self.definition().kind, Kind::DeviceNumber)
     }
 
     /// The words that it takes; none if it takes a number.
@@ -182,7 +192,7 @@ impl Property {
             Kind::Switch => vec!["on", "off"],
             Kind::Words(words) => words.iter().map(|(word, _)| *word).collect(),
             Kind::Rom => vec!["off"],
-            Kind::Number(..) | Kind::Slot => Vec::new(),
+            Kind::Number(..) | Kind::Slot | Kind::DeviceNumber => Vec::new(),
         }
     }
 
@@ -197,6 +207,7 @@ impl Property {
         match self.definition().kind {
             Kind::Number(min, max) => super::value::number(key, text, min..=max).map(drop)?,
             Kind::Slot => check_slot(key, text)?,
+            Kind::DeviceNumber => check_device_number(key, text)?,
             _ if self.words().contains(&text) => {}
             Kind::Rom => drop(super::value::path(text)?),
             Kind::Switch | Kind::Words(_) => {
@@ -216,19 +227,34 @@ impl Property {
                 number(words.iter().find(|(word, _)| *word == text).map_or(text, |(_, qemu)| qemu))
             }
             Kind::Rom if text == "off" => "".into(),
-            Kind::Rom | Kind::Slot => text.into(),
+            Kind::Rom | Kind::Slot | Kind::DeviceNumber => text.into(),
         }
     }
 }
 
+/// Whether a text is a hex number of a few digits, up to `most`.
+fn is_hex(text: &str, digits: usize, most: u32) -> bool {
+    let is_hex = (1..=digits).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_hex && u32::from_str_radix(text, 16).is_ok_and(|number| number <= most)
+}
+
+/// A subchannel set has 2 bits, a device 16. QEMU says which channel subsystem may have it.
+fn check_device_number(key: Key, text: &str) -> Result<(), Problem> {
+    let parts: Vec<&str> = text.split('.').collect();
+    if let [subsystem, set, device] = parts[..]
+        && is_hex(subsystem, 2, 0xfe)
+        && is_hex(set, 1, 3)
+        && is_hex(device, 4, 0xffff)
+    {
+        return Ok(());
+    }
+    Err(Problem::Form { key, text: quoted(text), form: "CSSID.SSID.DEVNO in hex, such as fe.0.0001," })
+}
+
 /// A slot has 5 bits, and a function 3; slot 0 is the host bridge's.
 fn check_slot(key: Key, text: &str) -> Result<(), Problem> {
-    let hex = |text: &str, most: u32| {
-        let is_hex = (1..=2).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-        is_hex && u32::from_str_radix(text, 16).is_ok_and(|number| number <= most)
-    };
     let (slot, function) = text.split_once('.').unwrap_or((text, "0"));
-    if hex(slot, 0x1f) && hex(function, 7) && slot.bytes().any(|byte| byte != b'0') {
+    if is_hex(slot, 2, 0x1f) && is_hex(function, 2, 7) && slot.bytes().any(|byte| byte != b'0') {
         return Ok(());
     }
     Err(Problem::Form { key, text: quoted(text), form: "SLOT[.FUNCTION], 01 to 1f and 0 to 7," })
@@ -271,9 +297,14 @@ mod tests {
             ("rx-queue-size", "1024", 1024.into()),
             ("tx-mode", "bh", "bh".into()),
             ("packed", "on", true.into()),
+            ("devno", "fe.0.00a1", "fe.0.00a1".into()),
         ] {
             let of = of(key);
             assert_eq!(of.qemu_value(&of.check(text).unwrap()), value, "{key}={text}");
+        }
+        for text in ["", "fe.0", "ff.0.0001", "fe.4.0001", "fe.0.10000", "fe.0.0001.", "fe.0.-001", "0x1.0.1"]
+        {
+            assert!(of("devno").check(text).is_err(), "devno={text}");
         }
         for (key, text) in [("boot", "0"), ("rom", "x.rom"), ("rx-queue-size", "300"), ("packed", "yes")] {
             assert!(of(key).check(text).is_err(), "{key}={text}");

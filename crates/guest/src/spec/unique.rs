@@ -59,11 +59,10 @@ fn clash(earlier: &NicSpec, later: &NicSpec) -> Option<(Key, Problem)> {
     taken.then(|| (key, Problem::LinkInUse(link.clone())))
 }
 
-/// A slot and a function as numbers.
-fn place_of(text: &str) -> (Option<u8>, Option<u8>) {
-    let (slot, function) = text.split_once('.').unwrap_or((text, "0"));
-    let number = |text| u8::from_str_radix(text, 16).ok();
-    (number(slot), number(function))
+/// The numbers of a place; that of a function may be left out, and is then 0.
+fn place_of(text: &str) -> Vec<Option<u16>> {
+    let numbers = text.split('.').chain((!text.contains('.')).then_some("0"));
+    numbers.map(|text| u16::from_str_radix(text, 16).ok()).collect()
 }
 
 /// The link that only this interface can use, if the SPEC names it.

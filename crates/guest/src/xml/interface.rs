@@ -52,19 +52,24 @@ const CHILDREN: [&str; 20] = [
 
 const ATTRIBUTES: &[&str] = &["type", "trustGuestRxFilters"];
 
-/// The model of an interface that names none: libvirt's default for this host's guests.
-const DEFAULT_MODEL: &str =
-    if cfg!(any(target_arch = "x86_64", target_arch = "x86")) { "rtl8139" } else { "virtio" };
+/// The model of an interface that names none: libvirt's default for guests of an architecture.
+fn default_model(architecture: &str) -> &'static str {
+    match architecture {
+        "s390x" | "s390" | "aarch64" | "armv7l" | "armv6l" | "arm" | "riscv64" | "riscv32"
+        | "loongarch64" => "virtio",
+        _ => "rtl8139",
+    }
+}
 
-const NO_MODEL: &str =
-    "there is no <model>: the NIC is libvirt's default, which is rtl8139 on x86 and virtio elsewhere";
+const NO_MODEL: &str = "there is no <model>: the NIC is libvirt's default, which is rtl8139 on x86 and POWER, \
+                        and virtio elsewhere";
 
 pub(super) fn read(root: Node<'_, '_>, networks: &Networks) -> Result<FromXml, Fault> {
     let interface = Element::new(root)?;
     if interface.name() != "interface" {
         return Err(refuse_root(interface));
     }
-    read_interface(interface, networks)
+    read_interface(interface, std::env::consts::ARCH, networks)
 }
 
 /// The interfaces of a domain, and the types of those that taptrail does not open.
@@ -74,11 +79,14 @@ pub(super) fn read_domain(root: Node<'_, '_>, networks: &Networks) -> Result<Fro
         return Err(Fault::new(domain.span(), XmlProblem::NoDomain(quoted(domain.name()))));
     }
     let mut read = FromDomain::default();
+    let os = domain.children("os").next().and_then(|os| os.child("type"));
+    let architecture = os.and_then(|os| os.text_of("arch"));
+    let architecture = architecture.map_or(std::env::consts::ARCH, |it| it.value());
     for devices in domain.children("devices") {
         for interface in devices.children("interface") {
             match interface.needs("type")?.value() {
                 "bridge" | "network" | "ethernet" | "direct" | "vdpa" => {
-                    read.interfaces.push(read_interface(interface, networks)?);
+                    read.interfaces.push(read_interface(interface, architecture, networks)?);
                 }
                 other => read.left_out.push(quoted(other)),
             }
@@ -87,7 +95,7 @@ pub(super) fn read_domain(root: Node<'_, '_>, networks: &Networks) -> Result<Fro
     Ok(read)
 }
 
-fn read_interface(interface: Element<'_>, networks: &Networks) -> Result<FromXml, Fault> {
+fn read_interface(interface: Element<'_>, architecture: &str, networks: &Networks) -> Result<FromXml, Fault> {
     let (kind, network) = kind(interface, networks)?;
     match kind {
         Type::Bridge => interface.takes(ATTRIBUTES, &[&CHILDREN[..], &["port"]].concat())?,
@@ -103,7 +111,7 @@ fn read_interface(interface: Element<'_>, networks: &Networks) -> Result<FromXml
     source(interface, kind, network, &mut draft)?;
     target(interface, kind, &mut draft)?;
     mac(interface, &mut draft)?;
-    let model = model(interface, kind, &mut draft)?;
+    let model = model(interface, kind, architecture, &mut draft)?;
     if let Some(mtu) = interface.child("mtu") {
         mtu.takes(&["size"], &[])?;
         give(&mut draft, Key::Mtu, mtu.needs("size")?)?;
@@ -458,22 +466,33 @@ fn mac<'d>(interface: Element<'d>, draft: &mut PartialSpec<'d>) -> Result<(), Fa
 }
 
 /// The model, whose names libvirt reads in any case. Returns it.
-fn model<'d>(interface: Element<'d>, kind: Type, draft: &mut PartialSpec<'d>) -> Result<Model, Fault> {
-    let Some(element) = interface.child("model") else {
-        if kind == Type::Vdpa {
-            return Ok(Model::default());
+fn model<'d>(
+    interface: Element<'d>,
+    kind: Type,
+    architecture: &str,
+    draft: &mut PartialSpec<'d>,
+) -> Result<Model, Fault> {
+    let (name, key_span, value_span) = match interface.child("model") {
+        Some(element) => {
+            element.takes(&["type"], &[])?;
+            let attribute = element.needs("type")?;
+            (attribute.value().to_ascii_lowercase(), attribute.range(), attribute.range_value())
         }
+        None if kind == Type::Vdpa => ("virtio".to_owned(), interface.span(), interface.span()),
         // Here, because a default is no text that an error can point at.
-        let (key_span, value_span) = (interface.span(), interface.span());
-        draft.give(Key::Model, Given { key_span, value_span, value: DEFAULT_MODEL.into() })?;
-        return Ok(Model::parse(DEFAULT_MODEL).unwrap_or_default());
+        None => (default_model(architecture).to_owned(), interface.span(), interface.span()),
     };
-    element.takes(&["type"], &[])?;
-    let attribute = element.needs("type")?;
-    let name = attribute.value().to_ascii_lowercase();
-    let (key_span, value_span) = (attribute.range(), attribute.range_value());
-    let model = Model::parse(&name).map_err(|error| Fault::new(value_span.clone(), Problem::Model(error)))?;
-    draft.give(Key::Model, Given { key_span, value_span, value: name.into() })?;
+    let mut model =
+        Model::parse(&name).map_err(|error| Fault::new(value_span.clone(), Problem::Model(error)))?;
+    let transport = interface.child("address").and_then(|address| address.text_of("type"));
+    if let Some(transport) = transport.filter(|kind| kind.value() == "virtio-mmio") {
+        model = model.on_mmio().ok_or_else(|| {
+            let what = "<address type='virtio-mmio'>".to_owned();
+            Fault::new(transport.range(), XmlProblem::Unsupported { what, reason: "the model is not virtio" })
+        })?;
+    }
+    let value = if model == Model::default() { "virtio".into() } else { model.to_string().into() };
+    draft.give(Key::Model, Given { key_span, value_span, value })?;
     Ok(model)
 }
 
@@ -526,8 +545,9 @@ fn properties<'d>(interface: Element<'d>, model: &Model, draft: &mut PartialSpec
     Ok(())
 }
 
-/// A place on the root bus, which is bus 0. Another bus is a controller of libvirt's numbering, which
-/// the guest has no part of; other types are places of other machines. Returns whether it is kept.
+/// A place on the root bus, which is bus 0, or in the channel subsystem. Another bus is a controller of
+/// libvirt's numbering, which the guest has no part of; a virtio-mmio transport has no number. Returns
+/// whether it is kept.
 fn place<'d>(address: Element<'d>, model: &Model, draft: &mut PartialSpec<'d>) -> Result<bool, Fault> {
     let number = |name: &str| -> Result<Option<u32>, Fault> {
         let Some(attribute) = address.attribute(name)? else { return Ok(Some(0)) };
@@ -537,26 +557,50 @@ fn place<'d>(address: Element<'d>, model: &Model, draft: &mut PartialSpec<'d>) -
             None => text.parse().ok(),
         })
     };
-    if address.text_of("type").is_none_or(|kind| kind.value() != "pci") || !model.is_pci() {
-        return Ok(false);
-    }
-    let (domain, bus) = (number("domain")?, number("bus")?);
-    let Some(attribute) = address.text_of("slot") else { return Ok(false) };
-    let (slot, function) = (number("slot")?, number("function")?);
-    // libvirt's own word for no place yet.
-    if (domain, bus) != (Some(0), Some(0)) || slot == Some(0) {
-        return Ok(false);
-    }
-    if let Some(multifunction) = address.attribute("multifunction")? {
-        choose(multifunction, &[("off", ())])?;
-    }
-    let (Some(slot), Some(function)) = (slot, function) else {
+    let unreadable = |attribute: Attribute<'_, '_>| {
         let problem = XmlProblem::Unsupported { what: address.title(), reason: "its numbers can't be read" };
-        return Err(Fault::new(attribute.range(), problem));
+        Fault::new(attribute.range(), problem)
     };
-    let Some(property) = Property::all().find(|property| property.is_place()) else { return Ok(false) };
+    let (key, attribute, value) = match address.text_of("type").map(|kind| kind.value()) {
+        Some("pci") if model.is_pci() => {
+            let (domain, bus) = (number("domain")?, number("bus")?);
+            let Some(attribute) = address.text_of("slot") else { return Ok(false) };
+            let (slot, function) = (number("slot")?, number("function")?);
+            // libvirt's own word for no place yet.
+            if (domain, bus) != (Some(0), Some(0)) || slot == Some(0) {
+                return Ok(false);
+            }
+            if let Some(multifunction) = address.attribute("multifunction")? {
+                choose(multifunction, &[("off", ())])?;
+            }
+            let (Some(slot), Some(function)) = (slot, function) else { return Err(unreadable(attribute)) };
+            let value =
+                if function == 0 { format!("{slot:02x}") } else { format!("{slot:02x}.{function:x}") };
+            ("address", attribute, value)
+        }
+        Some("ccw") => {
+            address.takes(&["type", "cssid", "ssid", "devno"], &[])?;
+            // Without a number, libvirt chooses one, and QEMU does.
+            let Some(attribute) = address.text_of("devno") else { return Ok(true) };
+            let (subsystem, set) = (address.needs("cssid")?, address.needs("ssid")?);
+            let (Some(cssid), Some(ssid), Some(devno)) =
+                (number("cssid")?, number("ssid")?, number("devno")?)
+            else {
+                return Err(unreadable(attribute));
+            };
+            if cssid > 0xfe || ssid > 3 {
+                return Err(unreadable(if ssid > 3 { set } else { subsystem }));
+            }
+            ("devno", attribute, format!("{cssid:x}.{ssid:x}.{devno:04x}"))
+        }
+        Some("virtio-mmio") => {
+            address.takes(&["type"], &[])?;
+            return Ok(true);
+        }
+        _ => return Ok(false),
+    };
+    let Some(property) = Property::all().find(|property| property.as_str() == key) else { return Ok(false) };
     let (key_span, value_span) = (attribute.range(), attribute.range_value());
-    let value = if function == 0 { format!("{slot:02x}") } else { format!("{slot:02x}.{function:x}") };
     draft.give(Key::Device(property), Given { key_span, value_span, value: value.into() })?;
     Ok(true)
 }

@@ -253,8 +253,9 @@ fn a_place_on_the_root_bus_is_kept() {
         (pci("bus='0' slot='31' function='2'"), "bridge=b,address=1f.2", 0),
         (pci("bus='0x01' slot='0x00' function='0x0'"), "bridge=b", 1),
         (pci("bus='0x00' slot='0x00'"), "bridge=b", 1),
-        ("type='ccw' cssid='0xfe' ssid='0x0' devno='0x0001'".to_owned(), "bridge=b", 1),
-        ("type='virtio-mmio'".to_owned(), "bridge=b", 1),
+        ("type='ccw' cssid='0xfe' ssid='0x0' devno='0x00a1'".to_owned(), "bridge=b,devno=fe.0.00a1", 0),
+        ("type='ccw'".to_owned(), "bridge=b", 0),
+        ("type='virtio-mmio'".to_owned(), "bridge=b,model=virtio-net-device", 0),
     ] {
         assert_eq!(read("virtio", &address).unwrap(), (spec.to_owned(), notes), "{address}");
     }
@@ -264,6 +265,36 @@ fn a_place_on_the_root_bus_is_kept() {
     assert!(read("virtio", &pci("bus='0' slot='0xx'")).unwrap_err().to_string().contains("can't be read"));
     assert!(read("virtio", &pci("bus='0' slot='3' multifunction='on'")).is_err());
     assert_eq!(read("usb-net", &pci("bus='0' slot='3'")).unwrap().1, 1);
+    for (model, address, refusal) in [
+        ("virtio", "type='ccw' cssid='0xff' ssid='0' devno='1'", "can't be read"),
+        ("virtio", "type='ccw' cssid='0xfe' ssid='4' devno='1'", "can't be read"),
+        ("virtio", "type='ccw' cssid='0xfe' ssid='0' devno='0x10000'", "can't be 'devno'"),
+        ("virtio", "type='ccw' devno='1'", "'cssid' is missing"),
+        ("virtio", "type='ccw' cssid='0xfe' ssid='0' devno='1' bus='0'", "'bus' is not supported"),
+        ("virtio", "type='virtio-mmio' slot='1'", "'slot' is not supported"),
+        ("e1000", "type='virtio-mmio'", "the model is not virtio"),
+        ("e1000", "type='ccw' cssid='0xfe' ssid='0' devno='1'", "has no 'devno'"),
+    ] {
+        let error = read(model, address).unwrap_err().to_string();
+        assert!(error.contains(refusal), "{address}: {error}");
+    }
+}
+
+// Shows 6.8.
+#[test]
+fn a_domains_architecture_says_the_default_model() {
+    for (os, spec) in [
+        ("<os><type arch='x86_64' machine='q35'>hvm</type></os>", "bridge=b,model=rtl8139"),
+        ("<os><type arch='s390x'>hvm</type></os>", "bridge=b"),
+        ("<os><type arch='aarch64' machine='virt'>hvm</type></os>", "bridge=b"),
+        ("<os><type arch='ppc64'>hvm</type></os>", "bridge=b,model=rtl8139"),
+    ] {
+        let text = format!(
+            "<domain>{os}<devices><interface type='bridge'><source bridge='b'/></interface></devices></domain>"
+        );
+        let read = parse_domain(&text, "domain.xml", &Networks::default()).unwrap();
+        assert_eq!(read.interfaces[0].nic.to_string(), spec, "{os}");
+    }
 }
 
 #[test]
