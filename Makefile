@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help build packages static crates demo test test-packages test-engines test-kernels test-libvirt-xml soak test-linux-guest lint doc deny typos bench bench-fleet bench-lake bench-reading bench-verify bench-watch bpf setup clean
+.PHONY: help build packages static crates demo test test-packages test-engines test-kernels test-libvirt-xml test-managers-xml soak test-linux-guest lint doc deny typos bench bench-fleet bench-lake bench-reading bench-verify bench-watch bpf setup clean
 
 help: ## List these targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -46,8 +46,11 @@ test-engines: ## A lake's questions in DuckDB, ClickHouse and a Spark cluster, w
 	$(CARGO) build --locked -p taptrail
 	@$(CARGO) xtask engines
 
-test-libvirt-xml: ## Which interfaces of libvirt's own test inputs are taken, and why others are not
+test-libvirt-xml: ## libvirt's own test inputs: which are taken, and what QEMU is given for them
 	@scripts/test-libvirt-xml
+
+test-managers-xml: ## Which interfaces in the tests of virt-manager, nova and kubevirt are taken
+	@scripts/test-managers-xml
 
 soak: setup ## 10,000 rounds of hot-plugging, 200 guests at once, 1,000 random requests, 100,000 starts (two hours)
 	TAPTRAIL_SOAK_ROUNDS=10000 TAPTRAIL_SOAK_GUESTS=200 TAPTRAIL_SOAK_REQUESTS=1000 TAPTRAIL_SOAK_STARTS=100000 \

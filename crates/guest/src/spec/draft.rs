@@ -131,7 +131,14 @@ impl<'t> PartialSpec<'t> {
             (Key::HostRoute, &[Key::NewTap]),
         ] {
             if !only_with.contains(&backend_key) {
-                self.refuse(key, backend_key, Problem::WrongBackend { key, backend: backend_key })?;
+                let refused =
+                    self.refuse(key, backend_key, Problem::WrongBackend { key, backend: backend_key });
+                refused.map_err(|fault| match (key, backend_key) {
+                    (Key::Inbound | Key::Outbound, Key::Tap) => {
+                        fault.help("the link keeps its owner's queues: limit it by tc(8)")
+                    }
+                    _ => fault,
+                })?;
             }
         }
 

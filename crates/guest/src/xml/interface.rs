@@ -7,7 +7,7 @@ use roxmltree::{Attribute, Node};
 use super::element::{Element, choose};
 use super::error::{Fault, XmlProblem};
 use super::network::{Definition, Network, Networks};
-use super::settings::{self, Setting, Shared, VirtualPort};
+use super::settings::{self, NoPort, Setting, Shared, VirtualPort};
 use super::{FromDomain, FromXml};
 use crate::filter::FilterChoice;
 use crate::qemu::model::Model;
@@ -181,7 +181,9 @@ fn kind(interface: Element<'_>, networks: &Networks) -> Result<(Type, Option<OfN
                         network @ Network::Macvtap { .. } => Ok((Type::Direct, Some((network, shared)))),
                         Network::Other(reason) => {
                             let problem = XmlProblem::Network { name: quoted(name.value()), reason };
-                            Err(Fault::new(name.range_value(), problem))
+                            let help =
+                                "give the interface a bridge or device of its own: type 'bridge' or 'direct'";
+                            Err(Fault::new(name.range_value(), problem).help(help))
                         }
                     }
                 }
@@ -274,7 +276,7 @@ fn virtual_port<'d>(
         return match port.keys() {
             Ok(keys) => give_all_of_network(interface, &keys, draft),
             Err(_) if port == VirtualPort::default() => Ok(()),
-            Err(reason) => Err(unsupported_port(interface, &port, reason)),
+            Err(why) => Err(unsupported_port(interface, &port, why)),
         };
     };
     match port.keys() {
@@ -282,16 +284,16 @@ fn virtual_port<'d>(
             let (key_span, value_span) = (element.span(), element.span());
             Ok(draft.give(key, Given { key_span, value_span, value: value.into() })?)
         }),
-        Err(reason) => Err(unsupported_port(element, &port, reason)),
+        Err(why) => Err(unsupported_port(element, &port, why)),
     }
 }
 
-fn unsupported_port(at: Element<'_>, port: &VirtualPort, reason: &'static str) -> Fault {
+fn unsupported_port(at: Element<'_>, port: &VirtualPort, why: NoPort) -> Fault {
     let what = match &port.kind {
         Some(kind) => format!("<virtualport type='{}'>", quoted(kind)),
         None => "<virtualport>".to_owned(),
     };
-    Fault::new(at.span(), XmlProblem::Unsupported { what, reason })
+    Fault::new(at.span(), XmlProblem::Unsupported { what, reason: why.reason }).help(why.help)
 }
 
 fn send_buffer<'d>(interface: Element<'d>, draft: &mut PartialSpec<'d>) -> Result<(), Fault> {
@@ -353,7 +355,15 @@ fn give_as<'d>(
 fn takes_source(interface: Element<'_>, source: Element<'_>, own: &[&str]) -> Result<(), Fault> {
     match interface.needs("type")?.value() {
         "network" => source.takes(&[own, &["network", "portid", "portgroup"]].concat(), &[]),
-        _ => source.takes(own, &[]),
+        _ => {
+            if let Some(group) = source.text_of("portgroup") {
+                let what = "'portgroup'".to_owned();
+                let reason = "only networks have port groups, and libvirt ignores it here";
+                let fault = Fault::new(group.range(), XmlProblem::Unsupported { what, reason });
+                return Err(fault.help("leave it out, or make the interface's type 'network'"));
+            }
+            source.takes(own, &[])
+        }
     }
 }
 

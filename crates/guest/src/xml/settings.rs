@@ -92,22 +92,45 @@ impl VirtualPort {
         }
     }
 
-    /// The keys of a port of Open vSwitch; the reason, if it is another's.
-    pub(super) fn keys(&self) -> Result<Vec<(Key, String)>, &'static str> {
+    /// The keys of a port of Open vSwitch; why it can't be one, if it is another's.
+    pub(super) fn keys(&self) -> Result<Vec<(Key, String)>, NoPort> {
+        const AS_A_TAP: &str = "'ethernet', and name it by <target dev='…' managed='no'/>";
+        let no_port = |reason, help: String| Err(NoPort { reason, help });
         match self.kind.as_deref() {
             Some("openvswitch") => {
                 let id = self.interface_id.clone().unwrap_or_else(|| "on".to_owned());
                 let profile = self.profile.clone().map(|profile| (Key::OvsProfile, profile));
                 Ok(std::iter::once((Key::Ovs, id)).chain(profile).collect())
             }
-            Some("802.1Qbg" | "802.1Qbh") => {
-                Err("the switch has to associate the port, which lldpad negotiates for libvirt")
-            }
-            Some("midonet") => Err("MidoNet's own program has to bind the port"),
-            Some(_) => Err("openvswitch is needed"),
-            None => Err("it has no type, and no definition of its network says one"),
+            Some("802.1Qbg") => no_port(
+                "the switch has to associate the port, which lldpad negotiates for libvirt",
+                format!(
+                    "have lldpad associate a macvtap that is there, make this interface's type {AS_A_TAP}"
+                ),
+            ),
+            Some("802.1Qbh") => no_port(
+                "the switch has to associate the port, which libvirt asks of the network card's driver",
+                format!("associate a macvtap that is there, make this interface's type {AS_A_TAP}"),
+            ),
+            Some("midonet") => no_port(
+                "MidoNet's own program has to bind the port",
+                format!("bind a tap that is there by mm-ctl, make this interface's type {AS_A_TAP}"),
+            ),
+            Some(_) => no_port("openvswitch is needed", "leave it out for a bridge of Linux".to_owned()),
+            None => no_port(
+                "it has no type, and no definition of its network says one",
+                "give type='openvswitch' for a bridge of Open vSwitch; leave it out for one of Linux"
+                    .to_owned(),
+            ),
         }
     }
+}
+
+/// Why a virtual port is not taken, and what to use.
+#[derive(Debug)]
+pub(super) struct NoPort {
+    pub(super) reason: &'static str,
+    pub(super) help: String,
 }
 
 /// `<vlan>`: one tag, which the guest does not see; or a trunk of several.
@@ -174,7 +197,8 @@ pub(super) fn bandwidth<'d>(parent: Element<'d>) -> Result<Vec<Setting<'d>>, Fau
         if let Some(floor) = limit.attribute("floor")? {
             let what = "A bandwidth's 'floor'".to_owned();
             let reason = "it is a share of the network's bridge, which libvirt's network daemon divides";
-            return Err(Fault::new(floor.range(), XmlProblem::Unsupported { what, reason }));
+            let fault = Fault::new(floor.range(), XmlProblem::Unsupported { what, reason });
+            return Err(fault.help("limit the bridge's other interfaces: give theirs an 'average'"));
         }
         let parts = ["peak", "burst"].map(|name| limit.text_of(name));
         if limit.text_of("average").is_none() && parts.iter().all(Option::is_none) {
