@@ -52,24 +52,40 @@ const CHILDREN: [&str; 20] = [
 
 const ATTRIBUTES: &[&str] = &["type", "trustGuestRxFilters"];
 
-/// The model of an interface that names none: libvirt's default for guests of an architecture.
-fn default_model(architecture: &str) -> &'static str {
-    match architecture {
-        "s390x" | "s390" | "aarch64" | "armv7l" | "armv6l" | "arm" | "riscv64" | "riscv32"
-        | "loongarch64" => "virtio",
-        _ => "rtl8139",
+/// The machine of a domain; of an interface alone, it is of this host's architecture.
+#[derive(Debug, Clone, Copy)]
+struct Machine<'d> {
+    architecture: &'d str,
+    kind: Option<&'d str>,
+}
+
+impl Machine<'_> {
+    const OF_THE_HOST: Self = Self { architecture: std::env::consts::ARCH, kind: None };
+
+    /// The model of an interface that names none: libvirt's default (`qemuDomainDefaultNetModel()`).
+    fn default_model(self) -> &'static str {
+        let is_virt = self.kind.is_none_or(|kind| kind == "virt" || kind.starts_with("virt-"));
+        match self.architecture {
+            "s390x" | "s390" => "virtio",
+            "aarch64" | "arm" | "armv6l" | "armv7l" | "armv7b" if is_virt => "virtio",
+            "aarch64" | "arm" | "armv6l" | "armv7l" | "armv7b" if self.kind == Some("versatilepb") => {
+                "smc91c111"
+            }
+            "aarch64" | "arm" | "armv6l" | "armv7l" | "armv7b" => "lan9118",
+            "riscv64" | "riscv32" | "loongarch64" if is_virt => "virtio",
+            _ => "rtl8139",
+        }
     }
 }
 
-const NO_MODEL: &str = "there is no <model>: the NIC is libvirt's default, which is rtl8139 on x86 and POWER, \
-                        and virtio elsewhere";
+const NO_MODEL: &str = "there is no <model>: the NIC is libvirt's default, which is rtl8139 on x86 and POWER, and virtio elsewhere";
 
 pub(super) fn read(root: Node<'_, '_>, networks: &Networks) -> Result<FromXml, Fault> {
     let interface = Element::new(root)?;
     if interface.name() != "interface" {
         return Err(refuse_root(interface));
     }
-    read_interface(interface, std::env::consts::ARCH, networks)
+    read_interface(interface, Machine::OF_THE_HOST, networks)
 }
 
 /// The interfaces of a domain, and the types of those that taptrail does not open.
@@ -79,14 +95,17 @@ pub(super) fn read_domain(root: Node<'_, '_>, networks: &Networks) -> Result<Fro
         return Err(Fault::new(domain.span(), XmlProblem::NoDomain(quoted(domain.name()))));
     }
     let mut read = FromDomain::default();
-    let os = domain.children("os").next().and_then(|os| os.child("type"));
-    let architecture = os.and_then(|os| os.text_of("arch"));
-    let architecture = architecture.map_or(std::env::consts::ARCH, |it| it.value());
+    let os = domain.child("os").and_then(|os| os.child("type"));
+    let text = |name| Some(os?.text_of(name)?.value());
+    let machine = match text("arch") {
+        Some(architecture) => Machine { architecture, kind: text("machine") },
+        None => Machine::OF_THE_HOST,
+    };
     for devices in domain.children("devices") {
         for interface in devices.children("interface") {
             match interface.needs("type")?.value() {
                 "bridge" | "network" | "ethernet" | "direct" | "vdpa" => {
-                    read.interfaces.push(read_interface(interface, architecture, networks)?);
+                    read.interfaces.push(read_interface(interface, machine, networks)?);
                 }
                 other => read.left_out.push(quoted(other)),
             }
@@ -95,7 +114,11 @@ pub(super) fn read_domain(root: Node<'_, '_>, networks: &Networks) -> Result<Fro
     Ok(read)
 }
 
-fn read_interface(interface: Element<'_>, architecture: &str, networks: &Networks) -> Result<FromXml, Fault> {
+fn read_interface(
+    interface: Element<'_>,
+    machine: Machine<'_>,
+    networks: &Networks,
+) -> Result<FromXml, Fault> {
     let (kind, network) = kind(interface, networks)?;
     match kind {
         Type::Bridge => interface.takes(ATTRIBUTES, &[&CHILDREN[..], &["port"]].concat())?,
@@ -111,7 +134,7 @@ fn read_interface(interface: Element<'_>, architecture: &str, networks: &Network
     source(interface, kind, network, &mut draft)?;
     target(interface, kind, &mut draft)?;
     mac(interface, &mut draft)?;
-    let model = model(interface, kind, architecture, &mut draft)?;
+    let model = model(interface, kind, machine, &mut draft)?;
     if let Some(mtu) = interface.child("mtu") {
         mtu.takes(&["size"], &[])?;
         give(&mut draft, Key::Mtu, mtu.needs("size")?)?;
@@ -479,7 +502,7 @@ fn mac<'d>(interface: Element<'d>, draft: &mut PartialSpec<'d>) -> Result<(), Fa
 fn model<'d>(
     interface: Element<'d>,
     kind: Type,
-    architecture: &str,
+    machine: Machine<'_>,
     draft: &mut PartialSpec<'d>,
 ) -> Result<Model, Fault> {
     let (name, key_span, value_span) = match interface.child("model") {
@@ -490,7 +513,7 @@ fn model<'d>(
         }
         None if kind == Type::Vdpa => ("virtio".to_owned(), interface.span(), interface.span()),
         // Here, because a default is no text that an error can point at.
-        None => (default_model(architecture).to_owned(), interface.span(), interface.span()),
+        None => (machine.default_model().to_owned(), interface.span(), interface.span()),
     };
     let mut model =
         Model::parse(&name).map_err(|error| Fault::new(value_span.clone(), Problem::Model(error)))?;

@@ -282,12 +282,14 @@ fn a_place_on_the_root_bus_is_kept() {
 
 // Shows 6.8.
 #[test]
-fn a_domains_architecture_says_the_default_model() {
+fn a_domains_machine_says_the_default_model() {
     for (os, spec) in [
         ("<os><type arch='x86_64' machine='q35'>hvm</type></os>", "bridge=b,model=rtl8139"),
         ("<os><type arch='s390x'>hvm</type></os>", "bridge=b"),
         ("<os><type arch='aarch64' machine='virt'>hvm</type></os>", "bridge=b"),
         ("<os><type arch='ppc64'>hvm</type></os>", "bridge=b,model=rtl8139"),
+        ("<os><type arch='riscv64' machine='virt-9.0'>hvm</type></os>", "bridge=b"),
+        ("<os><type arch='riscv64' machine='sifive_u'>hvm</type></os>", "bridge=b,model=rtl8139"),
     ] {
         let text = format!(
             "<domain>{os}<devices><interface type='bridge'><source bridge='b'/></interface></devices></domain>"
@@ -295,6 +297,11 @@ fn a_domains_architecture_says_the_default_model() {
         let read = parse_domain(&text, "domain.xml", &Networks::default()).unwrap();
         assert_eq!(read.interfaces[0].nic.to_string(), spec, "{os}");
     }
+    // On the board, where nothing can be plugged.
+    let text = "<domain><os><type arch='armv7l' machine='vexpress-a15'>hvm</type></os><devices>\
+                <interface type='bridge'><source bridge='b'/></interface></devices></domain>";
+    let error = parse_domain(text, "domain.xml", &Networks::default()).unwrap_err().to_string();
+    assert!(error.contains("'lan9118' can't be a model"), "{error}");
 }
 
 #[test]
