@@ -30,7 +30,8 @@ pub(super) fn spec(backend: &Fields, nic: Option<&Fields>) -> String {
         spec.push_str(&format!(",mac={mac}"));
     }
     if let Some(model) = nic_field(["model", "driver"]).and_then(|text| Model::parse(text).ok())
-        && model != Model::default()
+        // Where a machine has virtio on PCI, which nearly all have, virtio-net-pci is the default.
+        && model.qemu_driver() != Model::default().qemu_driver()
     {
         spec.push_str(&format!(",model={model}"));
     }
@@ -133,5 +134,6 @@ mod tests {
         assert_eq!(suggested("bridge,id=n0", Some(nic)), "bridge=br0,mac=52:54:00:aa:00:01,model=e1000e");
         let nic = "virtio-net,netdev=n0,mac=no";
         assert_eq!(suggested("bridge,id=n0", Some(nic)), "bridge=br0");
+        assert_eq!(suggested("bridge,id=n0", Some("virtio-net-pci,netdev=n0")), "bridge=br0");
     }
 }
