@@ -18,7 +18,7 @@ pub struct QueryRange {
 impl QueryRange {
     /// From a device's open, or the failure of it, to its end.
     pub(crate) fn of(holding: &Holding) -> Self {
-        let from = holding.opened.or(holding.granted).unwrap_or(Timestamp::MIN);
+        let from = holding.begun().unwrap_or(Timestamp::MIN);
         Self { from, to: end(holding).max(from) }
     }
 

@@ -17,6 +17,7 @@ const SAME_MAC: &str = "libvirt-9.0/16-same-mac";
 const QUOTES: &str = "libvirt-9.0/23-quote-injection";
 const MACVTAP: &str = "libvirt-9.0-kernel-rules/02-macvtap";
 const VHOST_QUEUES: &str = "libvirt-9.0-vhost/v2-mq2";
+const PASST: &str = "libvirt-12.9/26-passt";
 const NEW_LIBVIRT: &str = "libvirt-12.9/06-hotplug";
 
 fn explanation(folder: &str, subject: &str, filter: Filter, asked: Option<QueriedTime>) -> Explanation {
@@ -103,6 +104,16 @@ fn nothing_found_is_no_answer_and_says_what_is_near() {
 }
 
 // Shows 9.6.
+// Shows 10.57.
+#[test]
+fn an_interface_without_a_recorded_open_was_got_with_an_unknown_device() {
+    insta::assert_snapshot!(who(PASST, "52:54:00:00:26:01", None, &STYLE, false));
+    let during = who(PASST, "52:54:00:00:26:01", Some("2026-11-29T00:29:05Z"), &STYLE, false);
+    assert!(during.starts_with("QEMU of t26-passt got 52:54:00:00:26:01"), "{during}");
+    let after = who(PASST, "52:54:00:00:26:01", Some("2026-11-29T00:29:16Z"), &STYLE, false);
+    assert!(!after.contains("got"), "{after}");
+}
+
 #[test]
 fn statements_fit_a_terminal_of_80_columns() {
     for folder in [HOTPLUG, FAILED_START, SAME_MAC, QUOTES, MACVTAP, VHOST_QUEUES, NEW_LIBVIRT] {

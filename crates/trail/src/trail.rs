@@ -188,7 +188,7 @@ impl Trail {
         }
         let Output { mut holdings, findings, mut bridge_taps, runs, .. } = self.out;
         bridge_taps.sort_by_key(|tap| (tap.passed, tap.proof.first().map(Proof::order)));
-        holdings.sort_by_key(|holding| (holding.opened, holding.proof.first().map(Proof::order)));
+        holdings.sort_by_key(|holding| (holding.begun(), holding.proof.first().map(Proof::order)));
         let input = Input { records: self.records, ..Input::default() };
         (Report { holdings, findings, bridge_taps, input }, runs.map(Runs::take_all).unwrap_or_default())
     }

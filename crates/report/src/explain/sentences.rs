@@ -1,3 +1,4 @@
+use taptrail_record::DeviceKind;
 use taptrail_trail::{Certainty, Doubt, EndedBy, Holding, PossiblyHeld, State};
 
 use crate::style::Clock;
@@ -18,6 +19,14 @@ pub(crate) fn describe(holding: &Holding, clock: &impl Clock) -> Vec<String> {
 fn opened(holding: &Holding, clock: &impl Clock) -> String {
     match (holding.state, holding.opened, holding.queues) {
         (State::OpenFailed, at, _) => format!("The open failed at {}: nobody got it.", clock.optional(at)),
+        (State::Unknown | State::Opening, None, _) if is_unrecorded(holding) => {
+            "No record shows an open. A manager other than taptrail writes none of a vDPA device, nor for an \
+             interface of the host's (hostdev) or without a device of the host (user, vhostuser)."
+                .to_owned()
+        }
+        (_, None, _) if holding.device.kind == DeviceKind::VhostVdpa => {
+            "No record shows its open: managers other than taptrail write none of a vDPA device.".to_owned()
+        }
         (_, None, _) => {
             "No record shows its open: the trail begins later, or the record was lost.".to_owned()
         }
@@ -41,10 +50,19 @@ fn granted(holding: &Holding, clock: &impl Clock) -> String {
         (State::Opening, _) => {
             format!("When the trail was read, no record showed yet whether {qemu} gets it.")
         }
+        (State::Unknown, _) if is_unrecorded(holding) => {
+            format!("{qemu} got the interface; whether this is its device is not known.")
+        }
         (State::Unknown, _) => format!("Whether {qemu} got it is not known."),
         (_, Some(at)) => format!("{qemu} got it at {}.", clock.after(holding.opened, Some(at))),
         (_, None) => format!("{qemu} had it already as the trail begins."),
     }
+}
+
+/// Whether no record says that it is the device of its interface.
+pub(super) fn is_unrecorded(holding: &Holding) -> bool {
+    holding.possibly_held.iter().any(|stretch| stretch.why == Doubt::DeviceUnknown)
+        || (holding.opened.is_none() && matches!(holding.state, State::Unknown | State::Opening))
 }
 
 fn hand_over_failed(holding: &Holding) -> bool {
@@ -111,6 +129,7 @@ pub(super) fn possibly_held(stretch: &PossiblyHeld, holding: &Holding, clock: &i
         Doubt::BeforeTrail => "it was held as the trail began",
         Doubt::Ambiguous => "one of several interfaces with its MAC was unplugged",
         Doubt::Contradicted => "the records of its open contradict each other",
+        Doubt::DeviceUnknown => "QEMU got the interface, and no record says with which device",
         Doubt::CloseDoubted => "somebody may still hold it, as the record of its close says",
     };
     format!("Possibly held {from}{until}: {why}.")
@@ -131,6 +150,9 @@ pub(super) fn certainty(holding: &Holding) -> &'static str {
         }
         Certainty::Ambiguous => "Ambiguous: another holding fits the same records as well.",
         Certainty::Doubtful => "Doubtful: the records contradict each other.",
+        Certainty::Incomplete if is_unrecorded(holding) => {
+            "Incomplete: no record shows an open for this interface, and some devices are opened without one."
+        }
         Certainty::Incomplete => "Incomplete: further records are missing, or may be.",
     }
 }

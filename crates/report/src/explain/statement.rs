@@ -73,6 +73,11 @@ impl Teller<'_> {
         };
         let possibly = self.at.is_some_and(|at| !session.is_held_at(at, self.input));
         let text = match session.state() {
+            State::Unknown | State::Opening
+                if session.holdings.iter().all(|of| sentences::is_unrecorded(of)) =>
+            {
+                format!("QEMU of {guest} got {mac}, and no record says with which device")
+            }
             State::NeverGranted | State::Unknown | State::Opening if possibly => format!(
                 "{guest} possibly held {mac} at the time asked for: it was opened{at_opened}, and no record shows a grant"
             ),

@@ -47,7 +47,7 @@ pub(super) struct Words {
     pub(super) states: [&'static str; 6],
     pub(super) certainties: [&'static str; 5],
     pub(super) ends: [&'static str; 7],
-    pub(super) doubts: [&'static str; 11],
+    pub(super) doubts: [&'static str; 12],
     /// Word, meaning, whether it is grave.
     pub(super) kinds: Vec<(&'static str, &'static str, bool)>,
 }
@@ -73,7 +73,7 @@ pub(super) const ENDS: [EndedBy; 7] = [
     EndedBy::PidReused,
 ];
 
-pub(super) const DOUBTS: [Doubt; 11] = [
+pub(super) const DOUBTS: [Doubt; 12] = [
     Doubt::BeforeGrant,
     Doubt::Failed,
     Doubt::NothingFollowed,
@@ -85,6 +85,7 @@ pub(super) const DOUBTS: [Doubt; 11] = [
     Doubt::Ambiguous,
     Doubt::Contradicted,
     Doubt::CloseDoubted,
+    Doubt::DeviceUnknown,
 ];
 
 impl Default for Words {

@@ -192,7 +192,7 @@ impl<T: TrailConsumer> Reading<'_, T> {
 
     /// Adds the time of a holding: findings within it may concern it.
     fn widen(&mut self, holding: &Holding) {
-        let from = holding.opened.or(holding.granted);
+        let from = holding.begun();
         let last = holding.proof.last().map(|proof| proof.time);
         let to = holding.released.or(last).filter(|_| holding.state != State::Held);
         self.hull = Some(match self.hull {

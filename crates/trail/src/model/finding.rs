@@ -162,6 +162,8 @@ kinds! {
     ContradictoryOpen: Warning = "contradictory-open",
     /// QEMU got an interface, and no open of a device is recorded for it.
     GrantWithoutOpen: Grave = "grant-without-open",
+    /// QEMU got an interface without a recorded open, and its manager opened a device that may be the interface's.
+    PossibleDevice: Notice = "possible-device",
     /// An interface was unplugged and plugged in again with no open between: the same descriptors.
     ReattachedWithoutOpen: Notice = "reattached-without-open",
     /// An interface could not be handed to QEMU as it started, or QEMU did not start.

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use taptrail_record::{CloseDoubt, Device, GuestId, MacAddr};
 
@@ -167,6 +167,9 @@ taptrail_record::word_table! {
     }
 }
 
+/// An open comes at most this long before its grant: the time that a guest takes to start.
+pub(crate) const MAX_OPEN_TO_GRANT: SignedDuration = SignedDuration::from_mins(2);
+
 /// A time range in which QEMU may have held a device, though no record says so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct PossiblyHeld {
@@ -206,6 +209,8 @@ pub enum Doubt {
     Contradicted,
     /// It was closed, and the kernel's data shows that a process may hold it still.
     CloseDoubted,
+    /// QEMU got an interface, and no record says with which device, if any.
+    DeviceUnknown,
 }
 
 taptrail_record::word_table! {
@@ -226,6 +231,7 @@ taptrail_record::word_table! {
         Ambiguous = "ambiguous",
         Contradicted = "contradicted",
         CloseDoubted = "close-doubted",
+        DeviceUnknown = "device-unknown",
     }
 }
 
@@ -249,6 +255,15 @@ impl Holding {
         (from < until).then_some((from, until))
     }
 
+    /// When it began, as far as records show: with its open, else with its grant; none if that was
+    /// before the trail begins. Of a device that QEMU may have without a recorded open, with the
+    /// grant of its interface.
+    pub fn begun(&self) -> Option<Timestamp> {
+        let is_known = matches!(self.state, State::Held | State::Released);
+        let grant = || self.proof.first().filter(|_| !is_known).map(|proof| proof.time);
+        self.opened.or(self.granted).or_else(grant)
+    }
+
     /// Fills [`possibly_held`](Self::possibly_held). `doubt` is why its grant or end is not
     /// certain, and `latest_end` the time by which QEMU did not have it any more, where these are
     /// known.
@@ -263,21 +278,29 @@ impl Holding {
         match self.state {
             State::OpenFailed => {}
             State::Opening | State::NeverGranted | State::Unknown => {
-                add(self.opened, latest_end, doubt.unwrap_or(Doubt::NothingFollowed));
+                add(self.begun(), latest_end, doubt.unwrap_or(Doubt::NothingFollowed));
             }
             State::Held | State::Released => {
-                let before = if self.opened.is_some() { Doubt::BeforeGrant } else { Doubt::BeforeTrail };
+                let (opened, before) = match (self.opened, self.granted) {
+                    (Some(opened), _) => (Some(opened), Doubt::BeforeGrant),
+                    // Its open is in no record, and came shortly before.
+                    (None, Some(granted)) => {
+                        let earliest = granted.saturating_sub(MAX_OPEN_TO_GRANT).unwrap_or(granted);
+                        (Some(earliest), Doubt::BeforeGrant)
+                    }
+                    (None, None) => (None, Doubt::BeforeTrail),
+                };
                 let end = latest_end.filter(|_| self.state == State::Released);
                 let tail = doubt.unwrap_or(Doubt::EndUnseen);
                 match self.certainly_held() {
                     Some((from, until)) => {
-                        add(self.opened, Some(from), before);
+                        add(opened, Some(from), before);
                         if until != Timestamp::MAX && end.is_none_or(|end| until < end) {
                             add(Some(until), end, tail);
                         }
                     }
                     None => {
-                        add(self.opened, self.granted, before);
+                        add(opened, self.granted, before);
                         let why = if self.granted.is_some() { tail } else { doubt.unwrap_or(before) };
                         add(self.granted.or(self.opened), end, why);
                     }

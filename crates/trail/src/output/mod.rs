@@ -62,8 +62,12 @@ impl Output {
     pub(crate) fn emit_ended(&mut self, open_holding: OpenHolding, cause: EndedBy, at: Option<&Proof>) {
         self.report_unnumbered(&open_holding);
         let unclosed = open_holding.is_held() && open_holding.expects_closes();
+        let unrecorded = open_holding.is_unrecorded();
         let holding = open_holding.end(cause, at);
-        self.report_missing_grant(&holding);
+        // The grant of its interface was reported.
+        if !unrecorded {
+            self.report_missing_grant(&holding);
+        }
         if unclosed && matches!(cause, EndedBy::Detach | EndedBy::Stop | EndedBy::Revoke) {
             let text = format!(
                 "{} gave up {} ({}), and no record shows the close of {}",

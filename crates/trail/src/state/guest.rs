@@ -1,13 +1,15 @@
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
-use taptrail_record::{Device, Event, GuestId, MacAddr, UpdatePhase};
+use taptrail_record::{Device, DeviceKind, Event, GuestId, MacAddr, UpdatePhase};
 
 use crate::model::entry::RecordEntry;
+use crate::model::holding::MAX_OPEN_TO_GRANT;
 use crate::output::incidents::is_backend;
 use crate::output::{GuestRef, Output, device_name, errno_suffix, subject_name};
 use crate::state::interface::Interface;
 use crate::state::interfaces::Interfaces;
+use crate::state::kernel_opens::KernelOpens;
 use crate::state::open_holding::{self, OpenHolding, RecordedOpen};
 use crate::state::operation::{GrantMethod, Operation, Phase, SAME_OPEN_WINDOW};
 use crate::state::run::OpenRun;
@@ -52,9 +54,6 @@ pub(crate) struct Guest {
 
 /// How long a watcher may take to see a granted device.
 const BARE_GRANT_TIMEOUT: SignedDuration = SignedDuration::from_secs(5);
-
-/// An open comes at most this long before its grant: the time that a guest takes to start.
-const MAX_OPEN_TO_GRANT: SignedDuration = SignedDuration::from_mins(2);
 
 /// libvirt's detach record, while the next record may be an attach of the same MAC: libvirt records
 /// a change of bridge so, and it ends nothing.
@@ -132,8 +131,14 @@ impl Guest {
             |finding: &mut Finding| now.is_none_or(|now| after(finding.time, BARE_GRANT_TIMEOUT) < now);
         // A watcher that looks into QEMU and sees no device of the interface shows that it has
         // none.
-        for finding in self.bare_grants.extract_if(.., is_due).filter(|_| !self.watched) {
-            report_bare_grant(finding, out);
+        for finding in self.bare_grants.extract_if(.., is_due) {
+            if !self.watched {
+                report_bare_grant(finding, out);
+                continue;
+            }
+            let interface = finding.mac.and_then(|mac| self.interfaces.get_mut(mac));
+            let operations = interface.into_iter().flat_map(|interface| &mut interface.operations);
+            operations.for_each(Operation::drop_unrecorded);
         }
     }
 
@@ -168,9 +173,11 @@ impl Guest {
         self.open_updates.drain(..).for_each(|finding| out.report_alone(finding));
     }
 
-    /// A watcher saw a device of this interface, for which no open is recorded.
-    pub(crate) fn report_bare_grant_of(&mut self, mac: MacAddr, out: &mut Output) {
-        for finding in self.bare_grants.extract_if(.., |finding| finding.mac == Some(mac)) {
+    /// A watcher saw a device of this interface, for which no open is recorded. Managers other than
+    /// taptrail never record that of a vDPA device.
+    pub(crate) fn settle_bare_grant_of(&mut self, mac: MacAddr, seen: DeviceKind, out: &mut Output) {
+        let is_its = |finding: &mut Finding| finding.mac == Some(mac);
+        for finding in self.bare_grants.extract_if(.., is_its).filter(|_| seen != DeviceKind::VhostVdpa) {
             report_bare_grant(finding, out);
         }
     }
@@ -260,6 +267,7 @@ impl Guest {
         mac: MacAddr,
         method: GrantMethod,
         pid_in_record: Option<u32>,
+        kernel_opens: &KernelOpens,
         out: &mut Output,
     ) {
         let (phase, pid) = match method {
@@ -289,12 +297,18 @@ impl Guest {
         self.settle_detach(out);
         let interface = self.interface(mac, out);
         let Some(at) = interface.find_opening(method) else {
+            let mut possible = Vec::new();
             if method == GrantMethod::Start || interface.count_plugged() == 0 {
-                interface.add_bare(phase, entry.time, out);
+                possible = kernel_opens.unrecorded_vdpa(entry.writer, entry.time);
+                let unrecorded = |possible| OpenHolding::unrecorded(entry, mac, possible);
+                let unrecorded = match &possible[..] {
+                    [] => vec![unrecorded(None)],
+                    some => some.iter().map(|one| unrecorded(Some(one))).collect(),
+                };
+                interface.add(Operation::bare(phase, entry.proof(), unrecorded), entry.time, out);
             }
             if !self.may_have_lost_open(entry.time) {
-                let text = format!("QEMU got {mac}, and no record shows an open of a device for it");
-                let finding = out.finding(FindingKind::GrantWithoutOpen, entry, text);
+                let finding = bare_grant_finding(entry, mac, &possible, out);
                 if out.reports_bare_grants_at_once {
                     out.report_alone(finding);
                 } else {
@@ -595,6 +609,32 @@ impl Guest {
             !interface.operations.is_empty()
         });
     }
+}
+
+/// The finding for a grant without an open. `possible`: the devices that its manager opened and
+/// recorded for no interface.
+fn bare_grant_finding(
+    entry: &RecordEntry<'_>,
+    mac: MacAddr,
+    possible: &[(Device, Proof)],
+    out: &Output,
+) -> Finding {
+    let text = format!("QEMU got {mac}, and no record shows an open of a device for it");
+    if possible.is_empty() {
+        return out.finding(FindingKind::GrantWithoutOpen, entry, text);
+    }
+    let devices: Vec<String> = possible.iter().map(|(device, _)| device_name(device)).collect();
+    let (which, one) = match &devices[..] {
+        [_] => ("which", "may be its device"),
+        _ => ("one of which", "may be its device"),
+    };
+    let text = format!("{text}. Its manager opened {}, {which} {one}", devices.join(", "));
+    let mut finding = out.finding(FindingKind::PossibleDevice, entry, text);
+    if let [(device, _)] = possible {
+        finding.device = Some(device.clone());
+    }
+    finding.proof.splice(..0, possible.iter().map(|(_, opened)| opened.clone()));
+    finding
 }
 
 /// Reports a grant without an open, as a part of the failed start that it is of, or alone.

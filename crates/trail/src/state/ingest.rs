@@ -39,11 +39,11 @@ pub(crate) fn apply_to_guest(
             }
         }
         (Event::Start { mac, vm_pid, .. }, true) => {
-            guest.on_grant(entry, *mac, GrantMethod::Start, *vm_pid, out)
+            guest.on_grant(entry, *mac, GrantMethod::Start, *vm_pid, kernel_opens, out)
         }
         (Event::Start { mac, .. }, false) => guest.on_refusal(entry, *mac, GrantMethod::Start, out),
         (Event::Attach { mac, vm_pid, .. }, true) => {
-            guest.on_grant(entry, *mac, GrantMethod::Attach, *vm_pid, out)
+            guest.on_grant(entry, *mac, GrantMethod::Attach, *vm_pid, kernel_opens, out)
         }
         (Event::Attach { mac, .. }, false) => guest.on_refusal(entry, *mac, GrantMethod::Attach, out),
         (Event::Detach { mac, forced, .. }, true) => guest.on_detach(entry, *mac, *forced, out),

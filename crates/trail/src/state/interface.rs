@@ -47,11 +47,6 @@ impl Interface {
         &mut self.operations[newest]
     }
 
-    /// QEMU got it, and no open of a device is recorded.
-    pub(crate) fn add_bare(&mut self, phase: Phase, now: Timestamp, out: &mut Output) {
-        self.add(Operation::bare(phase), now, out);
-    }
-
     /// Adds an operation that did not begin with an open.
     pub(crate) fn add(&mut self, operation: Operation, now: Timestamp, out: &mut Output) {
         self.evict_oldest(now, out);

@@ -23,6 +23,8 @@ const UNMATCHED_TIMEOUT: SignedDuration = SignedDuration::from_secs(60);
 const MAX_PENDING: usize = 1024;
 /// How many records of one host are kept for an event that comes late.
 const MAX_RECENT: usize = 64;
+/// How many vDPA devices may be one interface's.
+const MAX_POSSIBLE: usize = 4;
 /// How many of the events that one record matches become its proof.
 const MAX_PROOFS: usize = 4;
 
@@ -178,6 +180,25 @@ impl KernelOpens {
     pub(crate) fn add(&mut self, open: &KernelOpen, proof: Proof) -> Option<PendingOpen> {
         self.pending.push_back(PendingOpen::new(open, proof));
         (self.pending.len() > MAX_PENDING).then(|| self.pending.pop_front()).flatten()
+    }
+
+    /// vDPA devices that a process has opened of late, each by its last open. libvirt records no
+    /// open of a vDPA device.
+    pub(crate) fn unrecorded_vdpa(&self, writer: Option<u32>, now: Timestamp) -> Vec<(Device, Proof)> {
+        let is_its = |pending: &&PendingOpen| {
+            pending.open.device.kind == DeviceKind::VhostVdpa
+                && pending.succeeded()
+                && Some(pending.open.pid) == writer
+                && now.duration_since(pending.proof.time).abs() <= UNMATCHED_TIMEOUT
+        };
+        let mut all: Vec<(Device, Proof)> = Vec::new();
+        for PendingOpen { open, proof, .. } in self.pending.iter().rev().filter(is_its) {
+            if all.len() < MAX_POSSIBLE && !all.iter().any(|(device, _)| *device == open.device) {
+                all.push((open.device.clone(), proof.clone()));
+            }
+        }
+        all.reverse();
+        all
     }
 
     /// Takes an open that has waited too long.

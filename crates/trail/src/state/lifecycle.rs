@@ -71,6 +71,10 @@ impl Guest {
                 if is_withdrawn(&operation) {
                     let name = &entry.record.guest.name;
                     let text = format!("{mac} is recorded as started, but guest '{name}' did not start");
+                    if !operation.is_held() {
+                        // No device was opened: there is nothing that it may have had.
+                        operation.drop_unknown();
+                    }
                     bare.push((mac, out.report_for_mac(FindingKind::FalseStart, entry, Some(mac), text)));
                     operation.open_holdings.iter_mut().for_each(|open_holding| open_holding.withdraw_grant());
                 }

@@ -59,6 +59,28 @@ impl OpenHolding {
         }
     }
 
+    /// What QEMU has for an interface that it got by this entry, where no record shows an open.
+    ///
+    /// `possible`: a device that its manager opened, as the kernel recorded, and that may be it.
+    pub(crate) fn unrecorded(
+        entry: &RecordEntry<'_>,
+        mac: MacAddr,
+        possible: Option<&(Device, Proof)>,
+    ) -> Self {
+        let device = possible.map_or_else(|| Device::new("?", None, None), |(device, _)| device.clone());
+        let mut holding = holding(entry, mac, &device, State::NeverGranted, None);
+        holding.opened = possible.map(|(_, opened)| opened.time);
+        holding.proof.splice(..0, possible.map(|(_, opened)| opened.clone()));
+        let mut open_holding = Self::new(holding, Queues::one(None));
+        open_holding.doubt_grant(Doubt::DeviceUnknown);
+        open_holding
+    }
+
+    /// Whether no record shows that it is its interface's.
+    pub(crate) fn is_unrecorded(&self) -> bool {
+        self.doubt == Some(Doubt::DeviceUnknown)
+    }
+
     /// A device that a guest has had since before the trail begins: only its interface is known.
     pub(crate) fn from_before_trail(entry: &RecordEntry<'_>, mac: MacAddr) -> Self {
         let mut holding = holding(entry, mac, &Device::new("?", None, None), State::Held, None);
@@ -231,6 +253,16 @@ impl OpenHolding {
         self.add_proof(&entry.proof());
     }
 
+    /// QEMU got it by this record, which a watcher has shown to mean this device.
+    pub(crate) fn grant_unrecorded(&mut self, grant: &Proof, pid: Option<u32>) {
+        self.holding.granted = Some(grant.time);
+        self.holding.pid = pid;
+        self.holding.state = State::Held;
+        self.doubt = None;
+        self.add_proof(grant);
+        self.holding.proof.sort_by_key(Proof::order);
+    }
+
     /// The record of its grant was wrong.
     pub(crate) fn withdraw_grant(&mut self) {
         self.holding.granted = None;
@@ -350,7 +382,7 @@ impl OpenHolding {
         match holding.state {
             State::NeverGranted if closed || holding.certainty == Certainty::Doubtful => {}
             State::NeverGranted if self.records_lost => {
-                doubt = Some(Doubt::RecordsLost);
+                doubt = doubt.filter(|why| *why == Doubt::DeviceUnknown).or(Some(Doubt::RecordsLost));
                 (holding.state, holding.certainty) = (State::Unknown, Certainty::Incomplete);
             }
             State::NeverGranted if let Some(by_ledger) = self.in_progress => {
@@ -358,7 +390,8 @@ impl OpenHolding {
                 holding.certainty = if by_ledger { Certainty::Definitive } else { Certainty::Incomplete };
             }
             State::NeverGranted => {
-                let unknown = [Doubt::NoGrantsRecorded, Doubt::TrailEnds, Doubt::RecordsLost];
+                let unknown =
+                    [Doubt::NoGrantsRecorded, Doubt::TrailEnds, Doubt::RecordsLost, Doubt::DeviceUnknown];
                 if doubt.is_some_and(|doubt| unknown.contains(&doubt)) {
                     (holding.state, holding.certainty) = (State::Unknown, Certainty::Incomplete);
                 }

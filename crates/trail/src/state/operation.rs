@@ -13,8 +13,8 @@ use crate::{Certainty, Doubt, EndedBy, FindingKind, Proof};
 pub(crate) struct Operation {
     pub(crate) phase: Phase,
     pub(crate) open_holdings: Vec<OpenHolding>,
-    /// Whether a record shows that QEMU got it, and none shows a device: it ends without a finding.
-    bare: bool,
+    /// The record that shows that QEMU got it, if none shows a device: it ends without a finding.
+    bare: Option<Proof>,
     /// Whether records of it may be missing.
     records_lost: bool,
     /// Whether its supervisor's step is in progress, if a ledger shows that.
@@ -75,7 +75,7 @@ impl Operation {
         Self {
             phase,
             open_holdings,
-            bare: false,
+            bare: None,
             records_lost: false,
             in_progress: None,
             perhaps_ended_at: None,
@@ -85,9 +85,10 @@ impl Operation {
         }
     }
 
-    /// An operation without a recorded open, though QEMU got the interface.
-    pub(crate) fn bare(phase: Phase) -> Self {
-        Self { bare: true, ..Self::new(phase) }
+    /// An operation without a recorded open, though a record shows that QEMU got the interface.
+    /// `unrecorded`: what it may have.
+    pub(crate) fn bare(phase: Phase, grant: Proof, unrecorded: Vec<OpenHolding>) -> Self {
+        Self { bare: Some(grant), open_holdings: unrecorded, ..Self::new(phase) }
     }
 
     /// An operation that began before the trail.
@@ -177,7 +178,7 @@ impl Operation {
 
     /// Whether QEMU has the interface, with devices or without.
     pub(crate) fn is_plugged(&self) -> bool {
-        self.phase == Phase::Granted && (self.bare || self.is_held())
+        self.phase == Phase::Granted && (self.bare.is_some() || self.is_held())
     }
 
     /// Whether a device of it was closed and no record has given the reason yet.
@@ -199,7 +200,7 @@ impl Operation {
             Phase::Opening => !self.failed_opens.is_empty(),
             Phase::Refused => false,
             Phase::Booted => true,
-            Phase::Granted => self.bare,
+            Phase::Granted => self.bare.is_some(),
         };
         self.open_holdings.is_empty() && self.contradicted.is_empty() && !waits
     }
@@ -215,7 +216,7 @@ impl Operation {
         for open_holding in self.open_holdings.iter_mut().filter(|open_holding| open_holding.is_open()) {
             open_holding.grant(entry, pid, certainty);
         }
-        self.bare = !self.is_held();
+        self.bare = (!self.is_held()).then(|| entry.proof());
         self.failed_opens.clear();
     }
 
@@ -241,12 +242,36 @@ impl Operation {
 
     /// Whether a device that QEMU was seen to hold can belong to it, as no record shows its device.
     pub(crate) fn accepts_unrecorded(&self) -> bool {
-        self.bare && self.phase == Phase::Granted && self.open_holdings.len() < MAX_DEVICES
+        self.bare.is_some() && self.phase == Phase::Granted && self.open_holdings.len() < MAX_DEVICES
     }
 
-    pub(crate) fn add_unrecorded(&mut self, open_holding: OpenHolding) {
-        self.bare = false;
+    pub(crate) fn add_unrecorded(&mut self, mut open_holding: OpenHolding) {
+        if let Some(grant) = self.bare.take() {
+            self.drop_unrecorded();
+            open_holding.grant_unrecorded(&grant, open_holding.holding.pid);
+        }
         self.open_holdings.push(open_holding);
+    }
+
+    /// A watcher saw that QEMU holds one of the devices that its manager recorded for no interface.
+    /// Returns whether its grant is on record.
+    pub(crate) fn confirm_unrecorded(&mut self, index: usize, pid: u32) -> bool {
+        let Some(grant) = self.bare.take_if(|_| self.phase == Phase::Granted) else { return false };
+        self.open_holdings[index].grant_unrecorded(&grant, Some(pid));
+        // The interface has one backend.
+        self.drop_unrecorded();
+        true
+    }
+
+    /// It has no device of which nothing at all is known.
+    pub(crate) fn drop_unknown(&mut self) {
+        let is_unknown = |one: &mut OpenHolding| one.is_unrecorded() && one.holding.opened.is_none();
+        self.open_holdings.retain_mut(|open_holding| !is_unknown(open_holding));
+    }
+
+    /// What no record shows to be its own is not.
+    pub(crate) fn drop_unrecorded(&mut self) {
+        self.open_holdings.retain(|open_holding| !open_holding.is_unrecorded());
     }
 
     pub(crate) fn add_proof(&mut self, proof: &Proof) {

@@ -134,6 +134,10 @@ impl Guest {
         }
         let interface = self.interface(mac, out);
         if let Some((operation, index)) = interface.find_unseen(descriptor) {
+            if interface.operations[operation].confirm_unrecorded(index, descriptor.vm_pid) {
+                interface.operations[operation].open_holdings[0].add_descriptor(entry, descriptor);
+                return self.settle_bare_grant_of(mac, descriptor.device.kind, out);
+            }
             let Operation { phase, open_holdings, incident, .. } = &mut interface.operations[operation];
             if !open_holdings[index].is_granted() {
                 *phase = Phase::Granted;
@@ -146,7 +150,7 @@ impl Guest {
             }
             open_holdings[index].add_descriptor(entry, descriptor);
         } else {
-            self.report_bare_grant_of(mac, out);
+            self.settle_bare_grant_of(mac, descriptor.device.kind, out);
             let interface = self.interface(mac, out);
             let open_holding = OpenHolding::from_descriptor(entry, mac, descriptor);
             match interface.operations.iter_mut().rev().find(|operation| operation.accepts_unrecorded()) {

@@ -3,7 +3,7 @@
 use crate::fixtures::{findings, macvtap, tun, vhost};
 use crate::log_builder::*;
 use taptrail_record::{BridgeOpen, Device, DeviceKind, Event, KernelOpen, Outcome, Rdev, Requester};
-use taptrail_trail::{Content, FindingKind};
+use taptrail_trail::{Content, Doubt, FindingKind};
 
 const DAEMON: &str = "/usr/sbin/libvirtd";
 const QEMU: &str = "/usr/bin/qemu-system-x86_64";
@@ -116,6 +116,65 @@ fn a_managers_silent_open_of_a_vdpa_device_is_no_finding_and_a_qemus_own_is() {
     // One that is on record is proven by the kernel's event.
     let report = LogBuilder::new().kernel_open(LIBVIRTD, DAEMON, &vdpa).boot(1, &vdpa, 40).report();
     assert_eq!(lines(&report), ["g1 vhost-vdpa x1 held - inferred -"]);
+}
+
+fn vdpa(number: u32) -> Device {
+    let rdev = Some(Rdev { major: 242, minor: number });
+    Device::new(format!("/dev/vhost-vdpa-{number}"), rdev, None)
+}
+
+// Shows 10.57.
+#[test]
+fn a_vdpa_device_that_the_kernel_saw_opened_is_possibly_the_one_that_qemu_got() {
+    let booted = LogBuilder::new().kernel_open(LIBVIRTD, DAEMON, &vdpa(0)).after(30);
+    let booted = booted.ok(1, start(mac(1))).ok(1, op_start("booted", 40));
+    let plugged = LogBuilder::new().ok(1, op_start("booted", 40)).kernel_open(LIBVIRTD, DAEMON, &vdpa(0));
+    let plugged = plugged.ok(1, attach(mac(1)));
+    for log in [booted, plugged] {
+        let report = log.report();
+        assert_eq!(lines(&report), ["g1 vhost-vdpa x? unknown - incomplete -"]);
+        assert_eq!(findings(&report), ["possible-device"]);
+        let (found, holding) = (&report.findings[0], &report.holdings[0]);
+        assert_eq!((&found.device, found.mac, found.proof.len()), (&Some(vdpa(0)), Some(mac(1)), 2));
+        assert_eq!((&holding.device, holding.granted), (&vdpa(0), None));
+        let possibly = holding.possibly_held[0];
+        assert_eq!(
+            (possibly.from, possibly.until, possibly.why),
+            (holding.opened, None, Doubt::DeviceUnknown)
+        );
+        assert_eq!(holding.proof[0], found.proof[0], "the kernel's record is the open");
+        // The end of the interface is the latest end of it.
+        for ended in [log.clone().after(60).ok(1, detach(mac(1))), log.after(60).ok(1, op_stop("shutdown"))] {
+            let report = ended.after(60).ok(2, op_start("booted", 41)).report();
+            assert_eq!(lines(&report), ["g1 vhost-vdpa x? unknown - incomplete -"]);
+            let until = report.holdings[0].possibly_held[0].until;
+            assert_eq!(until, report.holdings[0].proof.last().map(|proof| proof.time));
+            assert_eq!(findings(&report), ["possible-device"]);
+        }
+    }
+}
+
+// Shows 10.57.
+#[test]
+fn which_of_several_vdpa_devices_is_whose_is_not_known() {
+    let log =
+        LogBuilder::new().kernel_open(LIBVIRTD, DAEMON, &vdpa(0)).kernel_open(LIBVIRTD, DAEMON, &vdpa(1));
+    // The second has an interface without any device: no record shows which.
+    let log = log.kernel_open(LIBVIRTD, DAEMON, &vdpa(1)).ok(1, start(mac(1))).ok(1, start(mac(2)));
+    let report = log.ok(1, op_start("booted", 40)).report();
+    assert_eq!(lines(&report), ["g1 vhost-vdpa x? unknown - incomplete -"; 4]);
+    assert_eq!(findings(&report), ["possible-device"; 2]);
+    assert_eq!(report.findings[0].device, None);
+    let text = "Its manager opened /dev/vhost-vdpa-0, /dev/vhost-vdpa-1, one of which may be its device";
+    assert!(report.findings[0].text.ends_with(text), "{}", report.findings[0].text);
+    // What another process opened, long before, or in vain, is no interface's.
+    let log = LogBuilder::new().kernel_open(900, "/usr/bin/virtnetworkd", &vdpa(0));
+    let log = log.kernel_open(LIBVIRTD, DAEMON, &vdpa(1)).after(61);
+    let (pid, exe, ppid) = (LIBVIRTD, DAEMON.into(), Some(1));
+    let refused = KernelOpen { pid, ppid, exe, device: vdpa(2), fd: None, errno: Some(16) };
+    let report = log.entry(Content::KernelOpen(refused)).ok(1, start(mac(1))).report();
+    assert_eq!(findings(&report), ["grant-without-open"]);
+    assert_eq!(lines(&report), ["g1 unknown x? unknown - incomplete -"]);
 }
 
 // Shows 5.27.

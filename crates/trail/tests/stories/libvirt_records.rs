@@ -6,7 +6,7 @@ use crate::fixtures::{
 };
 use jiff::SignedDuration;
 use taptrail_record::Device;
-use taptrail_trail::{Content, Entry};
+use taptrail_trail::{Content, Doubt, Entry, PossiblyHeld};
 
 #[test]
 fn a_stop_ends_all_by_inference() {
@@ -101,23 +101,27 @@ fn an_attach_long_after_a_detach_is_no_change_of_bridge() {
         trail.feed(&Entry { time: entry.time + later, ..entry });
     }
     let report = trail.finish();
-    assert_eq!(holdings(&report), ["tun x? released detach inferred"]);
+    assert_eq!(holdings(&report), ["tun x? released detach inferred", "unknown x? unknown - incomplete"]);
     assert_eq!(report.holdings[0].released, Some("2026-11-23T20:31:04.017Z".parse().unwrap()));
     assert_eq!(findings(&report), ["grant-without-open"]);
 }
 
+// Shows 10.57.
 #[test]
-fn a_grant_of_nothing_opened_is_a_finding() {
+fn a_grant_of_nothing_opened_is_a_finding_and_its_device_unknown() {
     let report = report_of(&[ok(start()), ok(booted()), ok(attach()), ok(detach())]);
     assert_eq!(findings(&report), ["grant-without-open", "grant-without-open"]);
-    assert_eq!(holdings(&report), [""; 0]);
+    assert_eq!(holdings(&report), ["unknown x? unknown - incomplete"]);
+    let [PossiblyHeld { from, until, why }] = report.holdings[0].possibly_held[..] else { panic!() };
+    let time = |line: usize| Some(report.holdings[0].proof[line].time);
+    assert_eq!((from, until, why), (time(0), time(1), Doubt::DeviceUnknown), "from its grant to its detach");
 }
 
 #[test]
 fn a_detach_of_what_was_never_plugged_in_is_a_finding() {
     let report = report_of(&[ok(start()), ok(booted()), ok(detach()), ok(detach())]);
     assert_eq!(findings(&report), ["detach-without-grant", "grant-without-open"]);
-    assert_eq!(holdings(&report), [""; 0]);
+    assert_eq!(holdings(&report), ["unknown x? unknown - incomplete"]);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use taptrail_trail::{Content, Entry, Holding, Report, Trail};
 pub(crate) const LIBVIRTD: u32 = 812;
 
 /// A log to which entries are added, each 10 ms after the last, with the next serial number.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct LogBuilder {
     pub(crate) entries: Vec<Entry>,
     next: Entry,

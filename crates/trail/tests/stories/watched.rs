@@ -302,6 +302,33 @@ fn a_seen_device_without_a_recorded_open_is_no_second_finding() {
     assert_eq!(findings(&report), ["grant-without-open"]);
 }
 
+// Shows 13.15.
+#[test]
+fn a_vdpa_device_that_was_seen_is_held_since_its_interface_was_granted() {
+    let vdpa = Device::new("/dev/vhost-vdpa-0", Some(Rdev { major: 242, minor: 0 }), None);
+    let unlogged = LogBuilder::new().ok(1, start(mac(1))).ok(1, op_start("booted", QEMU));
+    let logged = LogBuilder::new().kernel_open(LIBVIRTD, "/usr/sbin/libvirtd", &vdpa);
+    let logged = logged.ok(1, start(mac(1))).ok(1, op_start("booted", QEMU));
+    for (log, has_open) in [(unlogged, false), (logged, true)] {
+        let granted = log.entries[usize::from(has_open)].time;
+        let log = log.seen(&vdpa, 25).after(10);
+        let report = log.report();
+        assert_eq!(lines(&report), ["g1 vhost-vdpa x1 held - definitive -"]);
+        assert_eq!(findings(&report), [""; 0]);
+        let holding = &report.holdings[0];
+        assert_eq!((holding.granted, holding.opened.is_some()), (Some(granted), has_open));
+        let earliest = if has_open { log.entries[0].time } else { granted - SignedDuration::from_mins(2) };
+        assert_eq!(holding.possibly_held[0].from, Some(earliest));
+        for ended in
+            [log.clone().ok(1, detach(mac(1))).gone(&vdpa, 25), log.gone(&vdpa, 25).ok(1, detach(mac(1)))]
+        {
+            let report = ended.report();
+            assert_eq!(lines(&report), ["g1 vhost-vdpa x1 released detach definitive 10"]);
+            assert_eq!(findings(&report), [""; 0]);
+        }
+    }
+}
+
 #[test]
 fn what_qemu_kept_of_a_hot_plug_without_a_word_is_held() {
     let log = LogBuilder::new().ok(1, op_start("booted", QEMU)).ok(1, open(mac(1), &tun())).after(5);
