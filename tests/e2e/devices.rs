@@ -2,11 +2,16 @@
 //! (`scripts/test-vm`).
 
 use std::fs::File;
+use std::os::fd::AsRawFd as _;
+use std::process::{Child, Command, Stdio};
 
+use crate::watch::{Watch, kinds};
+use crate::world::log::{Log, UUID};
 use crate::world::procfs::descriptors;
 use crate::world::vdpa::Vdpa;
 use crate::world::{EMPTY, World, mac};
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
+use rustix::io::{FdFlags, fcntl_setfd};
 use serde_json::{Value, json};
 
 fn of(card: &Vdpa) -> String {
@@ -98,6 +103,60 @@ fn a_guest_starts_with_a_vdpa_device_and_its_end_releases_it() {
     let next = world.start("web2", &["--nic", &of(&card)]);
     world.stop(&next);
     world.assert_clean();
+}
+
+/// A QEMU that has a vDPA device as libvirt gives it one: in a set of descriptors. Its process is
+/// killed with this.
+struct ForeignQemu(Child);
+
+impl ForeignQemu {
+    fn start(card: &Vdpa) -> Self {
+        let device = File::options().read(true).write(true).open(&card.node).unwrap();
+        fcntl_setfd(&device, FdFlags::empty()).unwrap();
+        let child = Command::new("qemu-system-x86_64")
+            .args(["-machine", "q35", "-accel", "tcg", "-m", "32", "-nodefaults", "-display", "none", "-S"])
+            .args(["-name", "guest=web1", "-uuid", UUID])
+            .args(["-add-fd", &format!("set=0,fd={},opaque={}", device.as_raw_fd(), card.node)])
+            .args(["-netdev", r#"{"type":"vhost-vdpa","vhostdev":"/dev/fdset/0","id":"hostnet0"}"#])
+            .args(["-device", &format!("virtio-net-pci,netdev=hostnet0,id=net0,mac={}", mac(1))])
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        Self(child)
+    }
+}
+
+impl Drop for ForeignQemu {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+// Shows 13.15, 17.6.
+#[test]
+fn a_vdpa_device_of_another_managers_guest_is_watched_accounted_for_and_released() {
+    let world = World::new();
+    let card = Vdpa::new("ttwatch", &mac(1));
+    let qemu = ForeignQemu::start(&card);
+    let pid = qemu.0.id();
+    world.until("QEMU has two descriptors of it", || {
+        descriptors(pid).iter().filter(|one| one.link == card.node).count() == 2
+    });
+    let mut log = Log::new(&world);
+    log.granted("start", &mac(1));
+    log.control(&format!("op=start reason=booted vm-pid={pid}"));
+    let mut watch = Watch::start(&world, &[]);
+    let granted = watch.wait_for(&world, &[("kind", "granted")]);
+    let device = &granted["descriptors"][0]["device"];
+    assert_eq!((&granted["mac"], &device["path"]), (&json!(mac(1)), &json!(card.node)));
+    world.until("the ledger has it", || verified(&world) == ["accounted vhost-vdpa"]);
+    drop(qemu);
+    let released = watch.wait_for(&world, &[("kind", "released")]);
+    assert_eq!(released["device"]["kind"], "vhost-vdpa");
+    watch.stop();
+    assert!(!kinds(&watch.all()).iter().any(|kind| kind.contains("finding")), "{:?}", watch.all());
+    assert_all_definitive(&world, 1, &[]);
 }
 
 // Shows 17.2.

@@ -51,14 +51,14 @@ impl Drop for Qemu {
 }
 
 /// `taptrail watch`, and the events that it printed.
-struct Watch {
+pub(crate) struct Watch {
     child: Child,
     events: Arc<Mutex<Vec<Value>>>,
     errors: PathBuf,
 }
 
 impl Watch {
-    fn start(world: &World, options: &[&str]) -> Self {
+    pub(crate) fn start(world: &World, options: &[&str]) -> Self {
         Self::start_with(world, options, Stdio::null())
     }
 
@@ -80,7 +80,7 @@ impl Watch {
     }
 
     /// Waits for an event with these values.
-    fn wait_for(&mut self, world: &World, what: &[(&str, &str)]) -> Value {
+    pub(crate) fn wait_for(&mut self, world: &World, what: &[(&str, &str)]) -> Value {
         let is = |line: &Value| what.iter().all(|(name, value)| line[*name] == **value);
         let mut found = None;
         let (events, errors) = (Arc::clone(&self.events), self.errors.clone());
@@ -99,7 +99,7 @@ impl Watch {
         found.unwrap()
     }
 
-    fn all(&self) -> Vec<Value> {
+    pub(crate) fn all(&self) -> Vec<Value> {
         self.events.lock().unwrap().clone()
     }
 
@@ -108,7 +108,7 @@ impl Watch {
     }
 
     /// Ends it with SIGTERM, and asserts success.
-    fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         self.signal(Signal::TERM);
         let status = self.child.wait().unwrap();
         assert!(status.success(), "{status}: {}", self.errors());
@@ -131,7 +131,7 @@ impl Drop for Watch {
 }
 
 /// The kind of each event, with its state or finding.
-fn kinds(events: &[Value]) -> Vec<String> {
+pub(crate) fn kinds(events: &[Value]) -> Vec<String> {
     let word = |line: &Value| {
         let more = [&line["state"], &line["finding"]].into_iter().find_map(Value::as_str);
         format!("{} {}", line["kind"].as_str().unwrap(), more.unwrap_or_default()).trim().to_owned()

@@ -190,7 +190,7 @@ impl Binder<'_> {
     /// together.
     fn bind_only_candidates(&mut self, of: &[usize], unbound: &[UnboundDevice]) {
         let left: Vec<usize> = of.iter().copied().filter(|at| self.bound[*at] == Match::default()).collect();
-        for kind in [DeviceKind::Tun, DeviceKind::Macvtap, DeviceKind::VhostNet] {
+        for kind in [DeviceKind::Tun, DeviceKind::Macvtap, DeviceKind::VhostVdpa, DeviceKind::VhostNet] {
             let these: Vec<usize> =
                 left.iter().copied().filter(|at| unbound[*at].device.kind == kind).collect();
             let Some(first) = these.first() else { continue };
@@ -275,13 +275,14 @@ fn is_of(opened: &Device, held: &Device) -> bool {
     match opened.kind {
         // A record may have another name for it, or none.
         DeviceKind::Unknown => opened.path == held.path,
+        DeviceKind::VhostVdpa if opened.path != "?" => opened.path == held.path,
         kind => kind == held.kind,
     }
 }
 
 /// Whether the record of an open names this very device: libvirt names a macvtap by its interface.
 fn names(opened: &Device, held: &Device) -> bool {
-    held.kind == DeviceKind::Macvtap
+    matches!(held.kind, DeviceKind::Macvtap | DeviceKind::VhostVdpa)
         && is_of(opened, held)
         && (held.dev.as_ref() == Some(&opened.path) || opened.path == held.path)
 }

@@ -7,7 +7,7 @@
 //!
 //! - a tap's link is gone, or has no queue attached;
 //! - a macvtap's link is gone: what was opened of it reaches no network any more;
-//! - a macvtap or vhost-net has as many open files on this host, by its driver's count, as all
+//! - a macvtap, vhost-net or vDPA device has as many open files on this host, by its driver's count, as all
 //!   processes together show.
 //!
 //! Otherwise a doubt is recorded.
@@ -83,6 +83,7 @@ impl Evidence {
             (DeviceKind::Tun, _) => self.tap(known.link, qemu),
             (DeviceKind::Macvtap, Some(rdev)) => self.macvtap(known.link, rdev, qemu),
             (DeviceKind::VhostNet, _) => self.vhost(qemu),
+            (DeviceKind::VhostVdpa, Some(rdev)) => self.numbered(DeviceKind::VhostVdpa, rdev, qemu),
             _ => Err(CloseDoubt::Uncounted.into()),
         }
     }
@@ -114,7 +115,13 @@ impl Evidence {
                 return Ok(());
             }
         }
-        let Some(visible) = self.visible(DeviceKind::Macvtap) else { return Err(CloseDoubt::Unseen.into()) };
+        self.numbered(DeviceKind::Macvtap, rdev, qemu)
+    }
+
+    /// A device whose number is its own: whether all open files of its kind are seen, and none is of
+    /// it.
+    fn numbered(&mut self, kind: DeviceKind, rdev: Rdev, qemu: Option<u32>) -> Result<(), Doubt> {
+        let Some(visible) = self.visible(kind) else { return Err(CloseDoubt::Unseen.into()) };
         let is_of_another =
             |(pid, _, held): &&(u32, u32, HeldDevice)| held.rdev == rdev && Some(*pid) != qemu;
         if let Some((pid, ..)) = visible.holders.found.iter().find(is_of_another) {

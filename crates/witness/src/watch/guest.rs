@@ -57,8 +57,10 @@ pub(super) struct GuestInstance {
     pub(super) started_with: HashMap<MacAddr, Vec<u32>>,
     /// The backends on QEMU's command line, by interface.
     pub(super) netdevs: HashMap<MacAddr, Vec<Netdev>>,
-    /// The vhost-vdpa devices that QEMU held at the last look.
-    pub(super) vdpa: Vec<String>,
+    /// The vDPA devices that QEMU held at the last look, and that belong to no known interface.
+    pub(super) loose_vdpa: Vec<LooseVdpa>,
+    /// Whether this watcher has made a full scan of it.
+    pub(super) was_scanned: bool,
     /// Whether a quick scan is not enough, because the links behind its devices were not read yet.
     pub(super) needs_full_look: bool,
     /// When all known descriptors were last seen to be held.
@@ -97,6 +99,14 @@ pub(super) struct PendingDevice {
     pub(super) since: Instant,
     /// Whether there is an open record that may be its own.
     pub(super) is_opened: bool,
+}
+
+/// A vDPA device that QEMU holds, of which no record says for which interface.
+#[derive(Debug)]
+pub(super) struct LooseVdpa {
+    pub(super) device: Device,
+    /// When it was first seen; none if QEMU may have had it before the first look.
+    pub(super) since: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -164,7 +174,8 @@ impl GuestInstance {
             from_start: false,
             started_with: HashMap::new(),
             netdevs: HashMap::new(),
-            vdpa: Vec::new(),
+            loose_vdpa: Vec::new(),
+            was_scanned: false,
             needs_full_look: false,
             all_seen_at: None,
             due: now,

@@ -4,12 +4,12 @@
 //! sockets), so a manager grants them without an open. The devices that QEMU holds, and its command
 //! line, show whether there is a device at all.
 
-use std::collections::HashSet;
 use std::time::Instant;
 
-use taptrail_record::MacAddr;
+use taptrail_record::{DeviceKind, MacAddr};
 use taptrail_trail::{Finding, FindingKind};
 
+use super::command_line::Netdev;
 use super::guest::{GuestInstance, GuestInstanceId, LookContext, Qemu};
 use super::interfaces::ManagedInterface;
 use super::{EventKind, WatchEvent, Watcher};
@@ -40,11 +40,10 @@ pub(super) enum Backing {
     Unknown,
     /// QEMU holds a raw network device for it.
     Device,
-    /// QEMU holds no raw network device for it.
+    /// QEMU holds no raw network device for it, or a vDPA device that the watcher has recorded.
     None,
-    /// QEMU holds vhost-vdpa devices, which no manager records. `is_its`: there is only one, and it
-    /// belongs to this interface; otherwise one of them may.
-    Vdpa { paths: Vec<String>, is_its: bool },
+    /// QEMU holds vDPA devices, which no manager records, and one of them may be its device.
+    Vdpa(Vec<String>),
 }
 
 impl GuestInstance {
@@ -52,8 +51,10 @@ impl GuestInstance {
     pub(super) fn backing(&self, mac: MacAddr) -> Backing {
         let granted = |interface: &&ManagedInterface| interface.mac == mac && interface.is_granted();
         let mut interfaces = self.interfaces.all.iter().filter(granted).peekable();
-        if self.held.iter().any(|known| known.descriptor.mac == Some(mac)) {
-            return Backing::Device;
+        if let Some(known) = self.held.iter().find(|known| known.descriptor.mac == Some(mac)) {
+            // No manager records the open of a vDPA device: what was seen is on record instead.
+            let is_vdpa = known.descriptor.device.kind == DeviceKind::VhostVdpa;
+            return if is_vdpa { Backing::None } else { Backing::Device };
         }
         if !matches!(self.qemu, Qemu::Runs { .. }) {
             let may_come = matches!(self.qemu, Qemu::Unknown | Qemu::Recorded { .. });
@@ -71,31 +72,17 @@ impl GuestInstance {
             return Backing::Pending;
         }
         let netdevs = if all_by_start { self.netdevs.get(&mac) } else { None };
+        let vdpa = || match &self.loose_vdpa[..] {
+            [] => Backing::None,
+            loose => Backing::Vdpa(loose.iter().map(|loose| loose.device.path.to_string()).collect()),
+        };
         match netdevs.filter(|netdevs| netdevs.iter().all(|netdev| !netdev.is_raw())) {
-            Some(netdevs) => {
-                let vdpa = netdevs.iter().filter(|netdev| netdev.is_vdpa());
-                let paths: HashSet<_> =
-                    vdpa.flat_map(|netdev| self.vdpa_of(netdev.path.as_deref())).collect();
-                let mut paths: Vec<String> = paths.into_iter().collect();
-                paths.sort();
-                let is_its = paths.len() == 1;
-                if paths.is_empty() { Backing::None } else { Backing::Vdpa { paths, is_its } }
-            }
+            Some(netdevs) if netdevs.iter().any(Netdev::is_vdpa) => vdpa(),
+            Some(_) => Backing::None,
             // A device that belongs to no interface may be this one's.
             None if self.has_unbound() => Backing::Unknown,
-            None if !self.vdpa.is_empty() && netdevs.is_none() => {
-                Backing::Vdpa { paths: self.vdpa.clone(), is_its: false }
-            }
+            None if netdevs.is_none() => vdpa(),
             None => Backing::None,
-        }
-    }
-
-    /// The vhost-vdpa device of an interface: the path on the command line, or, if that names a set
-    /// of descriptors, any that QEMU holds.
-    fn vdpa_of(&self, path: Option<&str>) -> Vec<String> {
-        match path.filter(|path| path.starts_with("/dev/vhost-vdpa")) {
-            Some(path) => vec![path.to_owned()],
-            None => self.vdpa.clone(),
         }
     }
 }
@@ -104,8 +91,8 @@ impl Watcher {
     /// Holds a finding back if inspecting QEMU may explain it; returns it otherwise.
     pub(super) fn hold_back(&mut self, finding: Finding) -> Option<Box<Finding>> {
         let finding = Box::new(finding);
-        let (FindingKind::GrantWithoutOpen, Some(guest), Some(mac)) =
-            (finding.kind, &finding.guest, finding.mac)
+        let kinds = [FindingKind::GrantWithoutOpen, FindingKind::PossibleDevice];
+        let (true, Some(guest), Some(mac)) = (kinds.contains(&finding.kind), &finding.guest, finding.mac)
         else {
             return Some(finding);
         };
@@ -139,14 +126,13 @@ impl Watcher {
                     continue;
                 }
                 Backing::None => continue,
-                Backing::Vdpa { paths, is_its } => {
-                    let what = if is_its { "is its device" } else { "may be its device" };
-                    let paths = paths.join(", ");
-                    held.finding.text += &format!(
-                        ". QEMU holds {paths}, which {what}: managers open vDPA devices without a record"
-                    );
+                Backing::Vdpa(paths) if held.finding.kind == FindingKind::GrantWithoutOpen => {
+                    held.finding.kind = FindingKind::PossibleDevice;
+                    let which = if paths.len() == 1 { "which" } else { "one of which" };
+                    held.finding.text +=
+                        &format!(". QEMU holds {}, {which} may be its device", paths.join(", "));
                 }
-                Backing::Pending | Backing::Unknown | Backing::Device => {}
+                Backing::Pending | Backing::Unknown | Backing::Device | Backing::Vdpa(_) => {}
             }
             self.events.push(WatchEvent { time: held.finding.time, kind: EventKind::Found(held.finding) });
         }

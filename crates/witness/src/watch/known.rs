@@ -52,7 +52,8 @@ impl KnownDescriptor {
         let (before, now) = (&self.descriptor.device, &observed.device);
         let is_same_link = match (self.link, observed.link) {
             (Some(link), Some(now)) => link == now,
-            _ => before.dev.is_some() && before.dev == now.dev,
+            // One process at a time may open a vDPA device.
+            _ => before.kind == DeviceKind::VhostVdpa || (before.dev.is_some() && before.dev == now.dev),
         };
         !self.is_closed()
             && !self.is_vhost()

@@ -264,7 +264,7 @@ fn scan_qemu(
     guest: &GuestInstance,
     libvirt: &Path,
     process: ProcessId,
-) -> std::io::Result<Option<observe::ObservedDevices>> {
+) -> std::io::Result<Option<Vec<ObservedDescriptor>>> {
     if guest.all_seen_at.is_some() && guest.is_as_known(&observe::quick_scan(process)?) {
         return Ok(None);
     }

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use taptrail_kernel::proc::{HeldKind, ProcessId, descriptor_tables, is_gone, raw_devices};
+use taptrail_kernel::proc::{ProcessId, descriptor_tables, is_gone, raw_devices};
 use taptrail_record::{Device, DeviceKind, MacAddr, Rdev};
 
 use super::bridges::SeenPort;
@@ -28,17 +28,6 @@ pub(super) struct ObservedDescriptor {
     pub(super) port: Option<SeenPort>,
 }
 
-/// The devices that a QEMU holds.
-#[derive(Debug, Default)]
-pub(super) struct ObservedDevices {
-    pub(super) descriptors: Vec<ObservedDescriptor>,
-    /// The paths of its vhost-vdpa devices, which no manager records.
-    pub(super) vdpa: Vec<String>,
-}
-
-/// The most vhost-vdpa devices of one guest that are named.
-const MAX_VDPA: usize = 16;
-
 /// The place of a link, which stays when it is renamed: the inode of its network namespace, and its
 /// index there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,9 +51,6 @@ pub(super) fn quick_scan(process: ProcessId) -> io::Result<FdSummary> {
         };
         for held in held {
             let Ok(fd) = u32::try_from(held.fd) else { continue };
-            if held.kind == DeviceKind::VhostVdpa {
-                continue;
-            }
             all.push((fd, held.kind, held.rdev, held.ifname.map(|name| name.to_string())));
         }
     }
@@ -77,14 +63,15 @@ pub(super) fn quick_scan(process: ProcessId) -> io::Result<FdSummary> {
 
 /// Scans QEMU with the links behind its devices. `libvirt` is libvirt's state directory, and `name`
 /// the guest's name.
-pub(super) fn full_scan(process: ProcessId, libvirt: &Path, name: &str) -> io::Result<ObservedDevices> {
+pub(super) fn full_scan(
+    process: ProcessId,
+    libvirt: &Path,
+    name: &str,
+) -> io::Result<Vec<ObservedDescriptor>> {
     // A new scanner each time: a driver may have been loaded since.
     let Some(holder) = Scanner::new(Sources::default()).look(process)? else {
-        return Ok(ObservedDevices::default());
+        return Ok(Vec::new());
     };
-    let vdpa =
-        holder.devices.iter().filter(|held| held.kind == HeldKind::Raw(DeviceKind::VhostVdpa)).take(MAX_VDPA);
-    let vdpa = vdpa.map(|held| held.path.display().to_string()).collect();
     let mut all = observed_descriptors(holder);
     if all.iter().any(|observed| observed.device.kind == DeviceKind::Tun) {
         let interfaces = interface_names(libvirt, name, process.pid);
@@ -95,15 +82,14 @@ pub(super) fn full_scan(process: ProcessId, libvirt: &Path, name: &str) -> io::R
             observed.libvirt_mac = interfaces.iter().find(is).map(|interface| interface.mac);
         }
     }
-    Ok(ObservedDevices { descriptors: all, vdpa })
+    Ok(all)
 }
 
 /// The descriptors of raw network devices among those of a scanned process.
 pub(super) fn observed_descriptors(holder: Holder) -> Vec<ObservedDescriptor> {
     let mut all: Vec<ObservedDescriptor> = Vec::new();
     for held in holder.devices {
-        // Managers other than taptrail open vDPA devices without a record: those are only named.
-        if held.kind.raw().is_none_or(|kind| kind == DeviceKind::VhostVdpa) {
+        if held.kind.raw().is_none() {
             continue;
         }
         let dev = held.ifname.as_ref().map(|name| name.as_str().into());

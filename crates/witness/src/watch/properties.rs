@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use taptrail_record::{Device, Event, GuestId, MacAddr, Rdev, Reason, Record};
 
 use super::guest::{GuestInstance, LookContext, Observation};
-use super::observe::{LinkId, ObservedDescriptor, ObservedDevices};
+use super::observe::{LinkId, ObservedDescriptor};
 
 const PID: u32 = 40;
 
@@ -108,8 +108,7 @@ impl World {
     }
 
     fn look(&mut self) {
-        let descriptors = self.fds.values().map(|(observed, _)| observed.clone()).collect();
-        let all = ObservedDevices { descriptors, vdpa: Vec::new() };
+        let all = self.fds.values().map(|(observed, _)| observed.clone()).collect();
         let mut observations = Vec::new();
         self.guest.reconcile(PID, all, self.now, &mut |_| Ok(()), &mut self.number, &mut observations);
         for observation in observations {

@@ -9,10 +9,12 @@ use taptrail_record::{Descriptor, Device, DeviceKind, MacAddr};
 
 use super::bind::{self, InterfaceCandidate, Match, UnboundDevice};
 use super::evidence::EndCheck;
-use super::guest::{BACKOFF_FACTOR, GuestInstance, LookContext, MAX_LOOK_DELAY, Observation, PendingDevice};
+use super::guest::{
+    BACKOFF_FACTOR, GuestInstance, LookContext, LooseVdpa, MAX_LOOK_DELAY, Observation, PendingDevice,
+};
 use super::interfaces::{GrantProgress, GrantedBy, ManagedInterface, OpenedDevice};
 use super::known::{self, Absence, KnownDescriptor, Vanished, holds};
-use super::observe::{FdSummary, ObservedDescriptor, ObservedDevices};
+use super::observe::{FdSummary, ObservedDescriptor};
 use super::vanished::{IN_TIME_TOLERANCE, update_link};
 
 /// How many times the watcher's patience a hot-plug may take from its opens to its attach record.
@@ -38,8 +40,13 @@ impl GuestInstance {
             .collect();
         known.sort_unstable();
         known.dedup();
+        let is_loose = |kind, rdev| {
+            let is = |loose: &LooseVdpa| (loose.device.kind, loose.device.rdev) == (kind, Some(rdev));
+            self.loose_vdpa.iter().any(is)
+        };
+        let tracked = summary.iter().filter(|(_, kind, rdev, _)| !is_loose(*kind, *rdev));
         let mut seen: Vec<_> =
-            summary.iter().map(|(fd, kind, rdev, name)| (*fd, *kind, Some(*rdev), name.as_deref())).collect();
+            tracked.map(|(fd, kind, rdev, name)| (*fd, *kind, Some(*rdev), name.as_deref())).collect();
         seen.sort_unstable();
         settled && known == seen
     }
@@ -54,14 +61,13 @@ impl GuestInstance {
     pub(super) fn reconcile(
         &mut self,
         pid: u32,
-        seen: ObservedDevices,
+        seen: Vec<ObservedDescriptor>,
         now: LookContext,
         end: &mut EndCheck<'_>,
         next: &mut u64,
         observations: &mut Vec<Observation>,
     ) {
-        let ObservedDevices { descriptors: seen, vdpa } = seen;
-        (self.vdpa, self.needs_full_look) = (vdpa, false);
+        self.needs_full_look = false;
         let since = *self.waiting_since.get_or_insert(now.instant);
         let waited = now.instant.duration_since(since);
         let unbound = self.match_known(seen, now, observations);
@@ -74,6 +80,7 @@ impl GuestInstance {
         if has_unbound_vhost {
             self.settle_vanished(Self::may_be_unbound, now, end, observations);
         }
+        self.was_scanned = true;
         observations.append(&mut bound);
         self.interfaces.settle_unseen_detaches();
         self.report_granted(pid, waited >= now.patience, observations);
@@ -153,15 +160,25 @@ impl GuestInstance {
         observations: &mut Vec<Observation>,
     ) {
         let (unbound, mut descriptors) = group_by_device(observed);
-        let (bound, lone) = self.find_interfaces(&unbound);
+        let (bound, lone) = self.find_interfaces(&unbound, now);
         let is_hot_plug = self.interfaces.all.iter().any(|interface| !interface.is_granted());
         let before = std::mem::take(&mut self.unbound);
+        let loose_before = std::mem::take(&mut self.loose_vdpa);
         // Sorted by interface, backends first, so that a reader sees what belongs together.
         let mut order: Vec<usize> = (0..unbound.len()).collect();
         order.sort_by_key(|at| (bound[*at].candidate.unwrap_or(usize::MAX), unbound[*at].device.kind, *at));
         for at in order {
             let Match { candidate, mac } = bound[at];
             let (fd, device) = (unbound[at].fds[0], &unbound[at].device);
+            if device.kind == DeviceKind::VhostVdpa
+                && (candidate.is_none() && (mac.is_none() || self.from_start))
+            {
+                let known = loose_before.iter().find(|before| before.device == *device);
+                let first_seen = self.was_scanned.then_some(now.instant);
+                let since = known.map_or(first_seen, |known| known.since);
+                self.loose_vdpa.push(LooseVdpa { device: device.clone(), since });
+                continue;
+            }
             let known = before.iter().find(|before| before.fd == fd && before.device == *device);
             let since = known.map_or(now.instant, |known| known.since);
             let interface = candidate.map(|candidate| &mut self.interfaces.all[candidate]);
@@ -204,10 +221,14 @@ impl GuestInstance {
 
     /// Finds the interface of each unbound device, and whether it is a vhost-net whose interface
     /// has no known backend.
-    fn find_interfaces(&self, unbound: &[UnboundDevice]) -> (Vec<Match>, Vec<bool>) {
+    fn find_interfaces(&self, unbound: &[UnboundDevice], now: LookContext) -> (Vec<Match>, Vec<bool>) {
         let leaving = self.interfaces.leaving();
-        let candidate =
-            |interface: &ManagedInterface| self.candidate(interface, leaving.contains(&interface.number));
+        let new_vdpa = self.new_vdpa(unbound, now);
+        let candidate = |interface: &ManagedInterface| {
+            let mut candidate = self.candidate(interface, leaving.contains(&interface.number));
+            candidate.opened.extend(self.unrecorded_vdpa(interface, new_vdpa));
+            candidate
+        };
         let candidates: Vec<InterfaceCandidate> = self.interfaces.all.iter().map(candidate).collect();
         let none = bind::StartFds::new();
         let start_fds = if self.from_start { &none } else { &self.started_with };
@@ -222,6 +243,37 @@ impl GuestInstance {
             }
         }
         (bound, lone)
+    }
+
+    /// The vDPA device, if there is one, that QEMU has got since shortly before: it comes with a
+    /// hot-plug whose record comes at about the same time.
+    fn new_vdpa<'a>(&self, unbound: &'a [UnboundDevice], now: LookContext) -> Option<&'a Device> {
+        let is_new = |device: &Device| match self.loose_vdpa.iter().find(|loose| loose.device == *device) {
+            Some(loose) => loose.since.is_some_and(|since| now.instant.duration_since(since) < now.patience),
+            None => self.was_scanned,
+        };
+        let vdpa =
+            unbound.iter().map(|one| &one.device).filter(|device| device.kind == DeviceKind::VhostVdpa);
+        let mut new = vdpa.filter(|device| is_new(device));
+        new.next().filter(|_| new.next().is_none())
+    }
+
+    /// The vDPA device of an interface that no record shows opened: the one of QEMU's command line,
+    /// or, after a hot-plug, the one that QEMU has got. Managers other than taptrail record none.
+    fn unrecorded_vdpa(&self, interface: &ManagedInterface, new: Option<&Device>) -> Option<Device> {
+        if !interface.opened.is_empty() || !interface.is_granted() || interface.is_seen() {
+            return None;
+        }
+        if !interface.is_by_start() {
+            return new.filter(|_| interface.is_unreported()).cloned();
+        }
+        let netdev = match &self.netdevs.get(&interface.mac)?[..] {
+            [netdev] if netdev.is_vdpa() => netdev,
+            _ => return None,
+        };
+        // A set of descriptors does not show its device.
+        let path = netdev.path.as_deref().filter(|path| !path.starts_with("/dev/fdset/")).unwrap_or("?");
+        Some(Device { kind: DeviceKind::VhostVdpa, path: path.into(), rdev: None, dev: None })
     }
 
     fn new_known(

@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use taptrail_bpf::{File, FileChanges, FileId, FileState, Held, RemainingFiles};
 use taptrail_kernel::proc::{PidFd, ProcessId};
-use taptrail_record::{CloseDoubt, Device, Event, GuestId, MacAddr, Rdev, Reason, Record};
+use taptrail_record::{CloseDoubt, Device, DeviceKind, Event, GuestId, MacAddr, Rdev, Reason, Record};
 
 use super::command_line::Netdev;
 use super::evidence::Doubt;
 use super::guest::{GuestInstance, LookContext, Observation, Qemu};
 use super::held_back::Backing;
 use super::known::KnownDescriptor;
-use super::observe::{LinkId, ObservedDescriptor, ObservedDevices};
+use super::observe::{LinkId, ObservedDescriptor};
 
 const PID: u32 = 40;
 
@@ -54,8 +54,6 @@ struct Scene {
     guest: GuestInstance,
     now: LookContext,
     number: u64,
-    /// The vhost-vdpa devices that QEMU holds.
-    vdpa: Vec<String>,
     /// What the kernel shows of vanished descriptors.
     shown: Result<(), Doubt>,
 }
@@ -66,7 +64,7 @@ impl Scene {
         let (instant, time) = (Instant::now(), Timestamp::now());
         let (guest, now) =
             (GuestInstance::new(id(), instant), LookContext { instant, time, patience, every });
-        let mut scene = Self { guest, now, number: 0, vdpa: Vec::new(), shown: Ok(()) };
+        let mut scene = Self { guest, now, number: 0, shown: Ok(()) };
         scene.record(Event::GuestStart { reason: Reason::BOOTED, vm_pid: Some(PID) });
         scene
     }
@@ -102,7 +100,7 @@ impl Scene {
     /// Looks. Returns what happened to each descriptor and its interface.
     fn look(&mut self, seen: &[ObservedDescriptor]) -> Vec<String> {
         let mut observations = Vec::new();
-        let seen = ObservedDevices { descriptors: seen.to_vec(), vdpa: self.vdpa.clone() };
+        let seen = seen.to_vec();
         self.guest.reconcile(PID, seen, self.now, &mut |_| self.shown, &mut self.number, &mut observations);
         let line = |what: &str, of: &taptrail_record::Descriptor| {
             let mac = of.mac.map_or("-".to_owned(), |mac| format!("{:02x}", mac.0[5]));
@@ -392,7 +390,7 @@ impl Scene {
         seen: &[ObservedDescriptor],
     ) -> Vec<(u32, Option<Timestamp>, Option<Timestamp>)> {
         let mut observations = Vec::new();
-        let seen = ObservedDevices { descriptors: seen.to_vec(), vdpa: Vec::new() };
+        let seen = seen.to_vec();
         self.guest.reconcile(PID, seen, self.now, &mut |_| self.shown, &mut self.number, &mut observations);
         gone(observations)
     }
@@ -523,34 +521,106 @@ fn queues_and_vhost_nets_of_several_interfaces_find_theirs() {
     );
 }
 
+fn vdpa(fd: u32, number: u32) -> ObservedDescriptor {
+    let rdev = Some(Rdev { major: 242, minor: number });
+    let device = Device::new(format!("/dev/vhost-vdpa-{number}"), rdev, None);
+    // The one of the set of descriptors, and QEMU's own.
+    let fds = vec![fd, fd + 1];
+    ObservedDescriptor { fds, device, link: None, address: None, libvirt_mac: None, port: None }
+}
+
+impl Scene {
+    /// A guest that was started with these backends, one for each MAC from 1 on.
+    fn started_with(netdevs: &[(&str, Option<&str>)]) -> Self {
+        let mut scene = Self::new();
+        scene.guest.qemu = runs();
+        for (number, (kind, path)) in (1..).zip(netdevs) {
+            let netdev = Netdev { kind: (*kind).into(), path: path.map(Into::into) };
+            scene.guest.netdevs.insert(mac(number), vec![netdev]);
+            scene.record(Event::Start { mac: mac(number), vm_pid: None, fds: None });
+        }
+        scene
+    }
+
+    fn record_bare_attach(&mut self, last: u8) {
+        self.record(Event::Attach { mac: mac(last), vm_pid: None, fds: None });
+    }
+}
+
 // Shows 13.15.
 #[test]
-fn a_vdpa_device_is_named_and_what_is_nobodys_leaves_a_grant_in_doubt() {
-    let mut scene = Scene::new();
-    assert_eq!(scene.guest.backing(mac(1)), Backing::Pending, "QEMU was not found yet");
-    scene.guest.qemu = runs();
-    let netdev = |kind: &str, path: Option<&str>| Netdev { kind: kind.into(), path: path.map(Into::into) };
-    scene.guest.netdevs.insert(mac(1), vec![netdev("vhost-vdpa", Some("/dev/fdset/0"))]);
-    scene.guest.netdevs.insert(mac(2), vec![netdev("stream", None)]);
-    for last in [1, 2] {
-        scene.record(Event::Start { mac: mac(last), vm_pid: None, fds: None });
+fn a_vdpa_device_is_its_interfaces_by_the_command_line() {
+    // As libvirt starts one, and as one is started with paths.
+    for (one, other) in [("/dev/fdset/0", "/dev/vhost-vdpa-7"), ("/dev/vhost-vdpa-0", "/dev/vhost-vdpa-7")] {
+        let mut scene =
+            Scene::started_with(&[("vhost-vdpa", Some(one)), ("stream", None), ("vhost-vdpa", Some(other))]);
+        assert_eq!(scene.guest.backing(mac(2)), Backing::Pending, "QEMU was not inspected yet");
+        let all = [vdpa(25, 0), vdpa(27, 7)];
+        assert_eq!(scene.look(&all), ["seen 01 vhost q0 fd25", "seen 03 vhost q0 fd27"]);
+        for last in [1, 2, 3] {
+            assert_eq!(scene.guest.backing(mac(last)), Backing::None);
+        }
+        scene.advance(60);
+        assert_eq!(scene.look(&all), [""; 0]);
+        // Its number does not matter, and its end is the kernel's word.
+        let moved = ObservedDescriptor { fds: vec![40], ..vdpa(0, 0) };
+        assert_eq!(scene.look(&[moved, all[1].clone()]), [""; 0]);
+        scene.record_detach(mac(1));
+        assert_eq!(scene.look(&all[1..]), ["gone 01 vhost q0 fd25"]);
+        scene.shown = Err(CloseDoubt::Uncounted.into());
+        assert_eq!(scene.look(&[]), [""; 0]);
+        scene.advance(6);
+        assert_eq!(scene.look(&[]), ["gone 03 vhost q0 fd27 uncounted"]);
     }
-    assert_eq!(scene.guest.backing(mac(2)), Backing::Pending, "QEMU was not inspected yet");
-    scene.vdpa = vec!["/dev/vhost-vdpa-0".into()];
-    scene.look(&[]);
-    let vdpa = |is_its| Backing::Vdpa { paths: vec!["/dev/vhost-vdpa-0".into()], is_its };
-    assert_eq!(scene.guest.backing(mac(1)), vdpa(true));
-    assert_eq!(scene.guest.backing(mac(2)), Backing::None);
-    // A command line says nothing of a hot-plug: its backend may be the vhost-vdpa device.
-    scene.record(Event::Attach { mac: mac(3), vm_pid: None, fds: None });
-    scene.look(&[]);
-    assert_eq!(scene.guest.backing(mac(3)), Backing::Pending);
+}
+
+// Shows 13.15.
+#[test]
+fn which_of_two_vdpa_devices_is_whose_is_not_guessed() {
+    let fdset = ("vhost-vdpa", Some("/dev/fdset/0"));
+    let mut scene = Scene::started_with(&[fdset, fdset]);
+    assert_eq!(scene.look(&[vdpa(25, 0), vdpa(27, 1)]), [""; 0]);
+    let both = Backing::Vdpa(vec!["/dev/vhost-vdpa-0".into(), "/dev/vhost-vdpa-1".into()]);
+    assert_eq!(scene.guest.backing(mac(1)), both);
+    let summary: Vec<_> = [(25, 0), (26, 0), (27, 1), (28, 1)]
+        .map(|(fd, minor)| (fd, DeviceKind::VhostVdpa, Rdev { major: 242, minor }, None))
+        .into();
+    assert!(scene.guest.is_as_known(&summary), "they need no full look each time");
+    // A path that is another device's is no device of it.
+    let mut scene = Scene::started_with(&[("vhost-vdpa", Some("/dev/vhost-vdpa-3"))]);
+    assert_eq!(scene.look(&[vdpa(25, 0)]), [""; 0]);
+    assert_eq!(scene.guest.backing(mac(1)), Backing::Vdpa(vec!["/dev/vhost-vdpa-0".into()]));
+}
+
+// Shows 13.15.
+#[test]
+fn a_vdpa_device_that_came_with_a_hot_plug_is_of_that_interface() {
+    let mut scene = Scene::started_with(&[]);
+    assert_eq!(scene.look(&[]), [""; 0]);
+    // QEMU has it before the record.
+    scene.advance(40);
+    assert_eq!(scene.look(&[vdpa(25, 0)]), [""; 0]);
+    scene.record_bare_attach(1);
+    assert_eq!(scene.look(&[vdpa(25, 0)]), ["seen 01 vhost q0 fd25"]);
+    assert_eq!(scene.guest.backing(mac(1)), Backing::None);
+    // And after it.
+    scene.record_bare_attach(2);
+    assert_eq!(scene.look(&[vdpa(25, 0)]), [""; 0]);
+    assert_eq!(scene.guest.backing(mac(2)), Backing::Pending);
+    assert_eq!(scene.look(&[vdpa(25, 0), vdpa(27, 1)]), ["seen 02 vhost q0 fd27"]);
+    // What was there long before, as a disk, is not: it only may be.
+    let mut scene = Scene::started_with(&[]);
+    assert_eq!(scene.look(&[vdpa(25, 0)]), [""; 0]);
+    scene.advance(40);
+    scene.record_bare_attach(3);
+    scene.look(&[vdpa(25, 0)]);
     scene.advance(6);
-    scene.look(&[]);
-    assert_eq!(scene.guest.backing(mac(3)), vdpa(false));
+    assert_eq!(scene.look(&[vdpa(25, 0)]), [""; 0]);
+    let may_be = Backing::Vdpa(vec!["/dev/vhost-vdpa-0".into()]);
+    assert_eq!(scene.guest.backing(mac(3)), may_be);
     // A tap that belongs to no interface may be its backend, too.
-    scene.look(&[ObservedDescriptor { address: Some(mac(9).host_side()), ..tun(30, 0) }]);
+    let other = ObservedDescriptor { address: Some(mac(9).host_side()), ..tun(30, 0) };
+    scene.look(&[vdpa(25, 0), other]);
     assert_eq!(scene.guest.backing(mac(3)), Backing::Unknown);
-    assert_eq!(scene.guest.backing(mac(2)), Backing::None, "the command line shows that it has none");
     assert_eq!(scene.guest.backing(mac(4)), Backing::Unknown, "there is no such interface");
 }
