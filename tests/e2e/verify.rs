@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::world::{CommandResult, EMPTY, World, mac};
 use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
-use serde_json::Value;
+use serde_json::{Value, json};
 use taptrail_kernel::proc::{PidFd, ProcessId, Signal, raw_devices};
 use taptrail_record::Event;
 
@@ -378,6 +378,30 @@ fn a_device_that_a_supervisor_is_about_to_hand_over_is_opening() {
     assert!(attach.wait().unwrap().success());
     assert_eq!(lines(&verify_json(&world, &[], 0)), ["accounted tun vnet0 x1"]);
     world.stop(&guest);
+}
+
+// Shows 14.22.
+#[test]
+fn a_guest_of_another_hypervisor_is_named_by_its_command_line() {
+    let world = World::new();
+    world.start("web1", &[]);
+    let qemu = unmanaged_qemu(&world, "byhand0");
+    // A shell takes any arguments: it stands for each program, and stops itself.
+    for (program, arguments, name) in [
+        ("cloud-hypervisor", ["--api-socket", "path=/run/vm1.sock"], "/run/vm1.sock"),
+        ("firecracker-v1.7.0-x86_64", ["--id", "vm2"], "vm2"),
+        ("crosvm", ["--name", "vm3"], "vm3"),
+    ] {
+        let exe = world.path(program);
+        fs::copy("/bin/bash", &exe).unwrap();
+        let stop = [exe.to_str().unwrap(), "-c", "kill -STOP $$", "run"];
+        let _held =
+            Sleeper::spawn_with_copy(qemu.0.id(), &[&stop[..], &arguments].concat()).runs(&world, &exe);
+        let seen = verify_json(&world, &["--guest", name], 1);
+        let row = only_row(&seen, "unaccounted");
+        assert_eq!(row["process"]["program"], "hypervisor");
+        assert_eq!(row["guest"], json!({ "name": name, "uuid": null, "known_by": "command-line" }));
+    }
 }
 
 // Shows 14.3.

@@ -1,6 +1,6 @@
 use std::collections::HashMap;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use compact_str::CompactString;
 use taptrail_kernel::proc::{ProcessId, boot_id};
@@ -91,13 +91,18 @@ impl GuestIndex {
         }
     }
 
-    /// The guest that a process with these arguments runs.
-    pub(super) fn of(&self, process: ProcessId, arguments: &[OsString]) -> Option<Identity> {
+    /// The guest that a process with this program and these arguments runs.
+    pub(super) fn of(
+        &self,
+        process: ProcessId,
+        exe: Option<&Path>,
+        arguments: &[OsString],
+    ) -> Option<Identity> {
         if let Some(GuestId { name, uuid }) = self.ledger.get(&process).cloned() {
             let by = IdentitySource::Ledger;
             return Some(Identity { name: Some(name), uuid: Some(uuid), by, interfaces: Vec::new() });
         }
-        let (name, uuid) = command_line::identity(arguments);
+        let (name, uuid) = command_line::identity_by_program(exe, arguments);
         // A pid alone may have passed to another process by now. A process that is older than
         // libvirt's state file is libvirt's QEMU, whatever its command line shows. For a younger
         // one the uuid has to agree: libvirt starts no QEMU without -uuid.
@@ -138,7 +143,7 @@ mod tests {
         let other = ProcessId { start_time: 71, ..process };
         let identify = |name: &str, arguments: &[&str], guests: &GuestIndex, process| {
             let arguments: Vec<_> = arguments.iter().map(OsString::from).collect();
-            let identity = guests.of(process, &arguments).unwrap();
+            let identity = guests.of(process, None, &arguments).unwrap();
             assert_eq!(identity.name.as_deref(), Some(name));
             identity.by
         };
@@ -159,6 +164,6 @@ mod tests {
         guests.ledger.insert(process, GuestId { name: "ledger's".into(), uuid });
         assert_eq!(identify("ledger's", &[], &guests, process), IdentitySource::Ledger);
         assert_eq!(identify("libvirt's", &shown, &guests, other), IdentitySource::Libvirt);
-        assert_eq!(guests.of(other, &[]), None);
+        assert_eq!(guests.of(other, None, &[]), None);
     }
 }

@@ -321,7 +321,7 @@ impl ScanContext {
         }
         let status = ProcessStatus::of(thread).ok();
         let program = Program::of(exe.as_deref());
-        let guest = self.guests.of(process, &arguments);
+        let guest = self.guests.of(process, exe.as_deref(), &arguments);
         let (parent, uid) = (status.as_ref().map(|of| of.parent), status.as_ref().map(|of| of.uid));
         let managed = Managed { program, guest: guest.as_ref(), arguments: &arguments, parent, uid };
         let manager = managed.manager();

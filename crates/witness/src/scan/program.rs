@@ -1,5 +1,6 @@
 //! The kinds of programs that hold network devices.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::path::Path;
 
@@ -25,16 +26,12 @@ pub enum Program {
 impl Program {
     /// The kind of the program with this path.
     pub(super) fn of(exe: Option<&Path>) -> Self {
-        let path = exe.map(|exe| deleted_path(exe).unwrap_or(exe));
-        let Some(name) = path.and_then(Path::file_name).map(|name| name.to_string_lossy()) else {
-            return Self::Other;
-        };
+        let Some(name) = file_name(exe) else { return Self::Other };
         match &*name {
             "kvm" | "qemu-kvm" => Self::Qemu,
             name if name.starts_with("qemu-system-") => Self::Qemu,
-            "cloud-hypervisor" | "firecracker" | "crosvm" | "lkvm" | "vmm-reference" | "stratovirt" => {
-                Self::Hypervisor
-            }
+            "lkvm" | "vmm-reference" | "stratovirt" => Self::Hypervisor,
+            _ if Vmm::of(exe).is_some() => Self::Hypervisor,
             "passt" | "passt.avx2" | "pasta" | "pasta.avx2" | "slirp4netns" | "vde_plug" | "vde_switch" => {
                 Self::Network
             }
@@ -60,6 +57,37 @@ impl Program {
     }
 }
 
+/// A program that runs guests and names them on its command line in a way of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Vmm {
+    CloudHypervisor,
+    Firecracker,
+    Crosvm,
+}
+
+impl Vmm {
+    /// The one with this path, if it is one. Releases have their version or target in the file's
+    /// name (`firecracker-v1.7.0-x86_64`, `cloud-hypervisor-static`).
+    pub(super) fn of(exe: Option<&Path>) -> Option<Self> {
+        let name = file_name(exe)?;
+        let is = |program: &str| {
+            name.strip_prefix(program).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+        };
+        let all = [
+            ("cloud-hypervisor", Self::CloudHypervisor),
+            ("firecracker", Self::Firecracker),
+            ("crosvm", Self::Crosvm),
+        ];
+        all.into_iter().find(|(program, _)| is(program)).map(|(_, vmm)| vmm)
+    }
+}
+
+/// The file name of a program, which may have been deleted.
+fn file_name(exe: Option<&Path>) -> Option<Cow<'_, str>> {
+    let path = exe.map(|exe| deleted_path(exe).unwrap_or(exe))?;
+    path.file_name().map(|name| name.to_string_lossy())
+}
+
 impl fmt::Display for Program {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())
@@ -77,6 +105,10 @@ mod tests {
             ("/usr/bin/qemu-system-x86_64 (deleted)", Program::Qemu),
             ("/usr/libexec/qemu-kvm", Program::Qemu),
             ("/opt/cloud-hypervisor", Program::Hypervisor),
+            ("/opt/cloud-hypervisor-static (deleted)", Program::Hypervisor),
+            ("/srv/jailer/firecracker/vm1/root/firecracker-v1.7.0-x86_64", Program::Hypervisor),
+            ("/usr/bin/crosvm", Program::Hypervisor),
+            ("/usr/bin/crosvmd", Program::Other),
             ("/usr/bin/passt.avx2", Program::Network),
             ("/usr/sbin/openvpn", Program::Vpn),
             ("/usr/sbin/libvirtd", Program::Manager),
