@@ -30,6 +30,14 @@ pub struct ResourceChange {
     pub details: Vec<(CompactString, CompactString)>,
 }
 
+impl ResourceChange {
+    /// The address of the host's PCI device that it is about, if it is about one: `0000:65:00.1`.
+    pub fn host_pci(&self) -> Option<&str> {
+        let value = |name: &str| self.details.iter().find(|(key, _)| key == name).map(|(_, value)| &**value);
+        (self.resource == "dev" && value("bus") == Some("pci")).then(|| value("device")).flatten()
+    }
+}
+
 /// The pairs whose values are strings, and in hex where quotes can't hold them. Other bare values are
 /// words or numbers, whatever they look like.
 const STRINGS: [&[u8]; 13] = [
@@ -155,6 +163,10 @@ mod tests {
                 "resrc=cgroup reason=allow # cgroup=\"/a\" class=path path=\"/dev/kvm\" rdev=0A:E8 acl=rw",
                 "cgroup allow - - cgroup=/a class=path path=/dev/kvm rdev=0A:E8 acl=rw",
             ),
+            (
+                "resrc=dev reason=attach # bus=pci device=\"0000:65:00.1\"",
+                "dev attach - - bus=pci device=0000:65:00.1",
+            ),
             ("resrc=tpm reason=start # device=\"/dev/tpm0\"", "tpm start - - device=/dev/tpm0"),
             ("resrc=shmem reason=start # size=4194304 shmem=\"s\"", "shmem start - - size=4194304 shmem=s"),
         ] {
@@ -164,6 +176,20 @@ mod tests {
         let label = format!("virt=kvm {GUEST} vm-ctx=+64055:+64055 img-ctx=+64055:+64055 model=dac {TAIL}");
         let label = parse_resource(RecordType::VIRT_MACHINE_ID, label.as_bytes()).unwrap().unwrap();
         assert_eq!((&*label.resource, &*label.reason, label.details.len()), ("label", "dac", 2));
+    }
+
+    #[test]
+    fn a_hosts_pci_device_has_its_address() {
+        for (text, address) in [
+            ("resrc=dev reason=start # bus=pci device=\"0000:65:00.1\"", Some("0000:65:00.1")),
+            ("resrc=dev reason=start # bus=pci device=?", None),
+            ("resrc=dev reason=start # bus=usb device=\"001.002\"", None),
+            ("resrc=tpm reason=start # bus=pci device=\"0000:65:00.1\"", None),
+        ] {
+            let text = format!("virt=kvm {} {TAIL}", text.replace('#', GUEST));
+            let change = parse_resource(RecordType::VIRT_RESOURCE, text.as_bytes()).unwrap().unwrap();
+            assert_eq!(change.host_pci(), address, "{text}");
+        }
     }
 
     #[test]

@@ -28,7 +28,8 @@ pub struct ReadOptions<'a> {
     /// belongs to another record, and shows no loss.
     pub extract: bool,
     /// Whether records of guests' other resources than network devices are read, too
-    /// ([`Content::Resource`](taptrail_trail::Content::Resource)): there are many.
+    /// ([`Content::Resource`](taptrail_trail::Content::Resource)): there are many. Those of the
+    /// host's PCI devices are read always: these may be network cards.
     pub resources: bool,
     /// Whether each entry keeps the line or row that it was read from
     /// ([`Entry::text`](taptrail_trail::Entry::text)). Rows of [`Input::Rows`] bring theirs.

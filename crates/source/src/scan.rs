@@ -84,6 +84,8 @@ pub(crate) struct Scanner {
     /// Each relevant line that is not raw audit contains one of these strings.
     marks: Option<Searcher>,
     rdev: memmem::Finder<'static>,
+    /// The record of a host's device that a guest got or gave up has this.
+    host_devices: memmem::Finder<'static>,
     /// An `AVC` record of a raw network device contains one of these strings.
     devices: Option<Searcher>,
     resources: bool,
@@ -168,6 +170,7 @@ impl Scanner {
         Self {
             marks: Searcher::new(marks),
             rdev: memmem::Finder::new(b" rdev="),
+            host_devices: memmem::Finder::new(b"resrc=dev "),
             devices: Searcher::new(devices),
             resources: false,
             keep_text: false,
@@ -231,6 +234,7 @@ impl Scanner {
             Interest::None => Ok(None),
             Interest::Record => match shape::line(line) {
                 Ok(None) if self.resources => shape::resource(line),
+                Ok(None) if self.host_devices.find(line).is_some() => Ok(host_pci(line)),
                 result => result,
             },
             // A guest's name may make its record look like a `PATH` record.
@@ -355,6 +359,12 @@ enum Interest {
     Record,
     /// It may be the `PATH` record of an open(2), which names the device.
     Path,
+}
+
+/// The record of a host's PCI device that a guest got or gave up: it may be a network card.
+fn host_pci(line: &[u8]) -> Option<ParsedLine> {
+    let found = shape::resource(line).ok()??;
+    matches!(&found.content, Content::Resource(change) if change.host_pci().is_some()).then_some(found)
 }
 
 #[cfg(test)]

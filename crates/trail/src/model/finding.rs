@@ -162,7 +162,7 @@ kinds! {
     ContradictoryOpen: Warning = "contradictory-open",
     /// QEMU got an interface, and no open of a device is recorded for it.
     GrantWithoutOpen: Grave = "grant-without-open",
-    /// QEMU got an interface without a recorded open, and its manager opened a device that may be the interface's.
+    /// QEMU got an interface without a recorded open, and other records show a device that may be the interface's.
     PossibleDevice: Notice = "possible-device",
     /// An interface was unplugged and plugged in again with no open between: the same descriptors.
     ReattachedWithoutOpen: Notice = "reattached-without-open",

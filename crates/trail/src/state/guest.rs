@@ -14,7 +14,7 @@ use crate::state::open_holding::{self, OpenHolding, RecordedOpen};
 use crate::state::operation::{GrantMethod, Operation, Phase, SAME_OPEN_WINDOW};
 use crate::state::run::OpenRun;
 use crate::time::after;
-use crate::{Certainty, Doubt, EndedBy, Finding, FindingKind, Incident, Proof};
+use crate::{Certainty, Doubt, EndedBy, Entry, Finding, FindingKind, Incident, Proof};
 
 /// One guest on one host under one daemon, while the trail tracks it. The records of its interfaces
 /// are applied here, those of the whole guest in [`crate::state::lifecycle`].
@@ -140,6 +140,32 @@ impl Guest {
             let operations = interface.into_iter().flat_map(|interface| &mut interface.operations);
             operations.for_each(Operation::drop_unrecorded);
         }
+    }
+
+    /// It got one of the host's PCI devices at its start, as interfaces without a recorded open may
+    /// be.
+    pub(crate) fn on_host_device_started(&mut self, entry: &Entry, address: &str) {
+        let proof = entry.proof();
+        for (mac, interface) in self.interfaces.iter_mut() {
+            let operations = interface.operations.iter_mut();
+            if operations.filter_map(|one| one.add_host_device(address, &proof).then_some(())).count() == 0 {
+                continue;
+            }
+            for finding in self.bare_grants.iter_mut().filter(|finding| finding.mac == Some(mac)) {
+                finding.text += &match finding.kind {
+                    FindingKind::PossibleDevice => format!(", or {address}"),
+                    _ => format!(". Its guest got the host's PCI device {address}, which may be its device"),
+                };
+                finding.kind = FindingKind::PossibleDevice;
+                proof.clone().add_to(&mut finding.proof);
+            }
+        }
+    }
+
+    /// It gave up one of the host's PCI devices.
+    pub(crate) fn on_host_device_detached(&mut self, entry: &Entry, address: &str, out: &mut Output) {
+        let operations = self.interfaces.iter_mut().flat_map(|(_, interface)| &mut interface.operations);
+        operations.for_each(|operation| operation.remove_host_device(address, &entry.proof(), out));
     }
 
     /// The settings of an interface are about to be changed, or were.

@@ -5,7 +5,9 @@ use std::collections::hash_map;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use taptrail_record::{BridgeOpen, DeviceKind, Event, Fragment, GuestId, KernelOpen, Outcome, Record};
+use taptrail_record::{
+    BridgeOpen, DeviceKind, Event, Fragment, GuestId, KernelOpen, Outcome, Record, ResourceChange,
+};
 use uuid::Uuid;
 
 use crate::model::entry::RecordEntry;
@@ -123,8 +125,21 @@ impl Host {
                 }
             }
             Content::Foreign { exe } => self.foreign.count(entry, exe),
-            Content::Resource(_) => {}
+            Content::Resource(change) => self.on_host_device(entry, change, out),
             Content::Boot | Content::RecordingStopped(_) | Content::RecordingResumed(_) => {}
+        }
+    }
+
+    /// A guest got one of the host's PCI devices, or gave it up: it may be a network card.
+    fn on_host_device(&mut self, entry: &Entry, change: &ResourceChange, out: &mut Output) {
+        let Some(address) = change.host_pci().filter(|_| change.outcome == Outcome::Success) else { return };
+        let instances = self.guests.get_mut(&change.guest.uuid);
+        let Some(guest) = instances.and_then(|all| all.newest_of(entry.writer)) else { return };
+        match &*change.reason {
+            "start" => guest.on_host_device_started(entry, address),
+            "detach" => guest.on_host_device_detached(entry, address, out),
+            // The record of a hot-plug comes without one of its interface.
+            _ => {}
         }
     }
 

@@ -91,6 +91,13 @@ impl GuestInstances {
         self.guests.get_mut(at)
     }
 
+    /// The newest instance of which this process writes the records.
+    pub(crate) fn newest_of(&mut self, writer: Option<u32>) -> Option<&mut Guest> {
+        self.guests
+            .iter_mut()
+            .rfind(|guest| writer.is_none() || guest.writer.is_none() || guest.writer == writer)
+    }
+
     fn position_by_pid(&self, pid: u32) -> Option<usize> {
         let runs = |guest: &Guest| guest.running && guest.pid.is_none();
         let own = self.guests.iter().position(|guest| guest.pid == Some(pid));

@@ -76,6 +76,15 @@ impl OpenHolding {
         open_holding
     }
 
+    /// Another device that its interface may have, as these records show.
+    pub(crate) fn alternative(&self, path: &str, proof: Vec<Proof>) -> Self {
+        let mut holding = self.holding.clone();
+        (holding.device, holding.opened, holding.proof) = (Device::new(path, None, None), None, proof);
+        let mut open_holding = Self::new(holding, Queues::one(None));
+        open_holding.doubt_grant(Doubt::DeviceUnknown);
+        open_holding
+    }
+
     /// Whether no record shows that it is its interface's.
     pub(crate) fn is_unrecorded(&self) -> bool {
         self.doubt == Some(Doubt::DeviceUnknown)

@@ -265,8 +265,34 @@ impl Operation {
 
     /// It has no device of which nothing at all is known.
     pub(crate) fn drop_unknown(&mut self) {
-        let is_unknown = |one: &mut OpenHolding| one.is_unrecorded() && one.holding.opened.is_none();
+        let is_unknown = |one: &mut OpenHolding| one.is_unrecorded() && one.holding.device.path == "?";
         self.open_holdings.retain_mut(|open_holding| !is_unknown(open_holding));
+    }
+
+    /// Its guest got one of the host's PCI devices at its start, which may be the interface's.
+    /// Returns whether it may.
+    pub(crate) fn add_host_device(&mut self, address: &str, at: &Proof) -> bool {
+        let unrecorded = self.open_holdings.iter().find(|one| one.is_unrecorded());
+        let Some((unrecorded, grant)) = unrecorded.zip(self.bare.as_ref()) else { return false };
+        if self.phase != Phase::Booted || self.open_holdings.len() >= MAX_DEVICES {
+            return false;
+        }
+        let device = unrecorded.alternative(address, vec![grant.clone(), at.clone()]);
+        self.drop_unknown();
+        self.open_holdings.push(device);
+        true
+    }
+
+    /// Its guest gave up one of the host's PCI devices. If that was the only one that it may have
+    /// had, it has gone, or has another.
+    pub(crate) fn remove_host_device(&mut self, address: &str, at: &Proof, out: &mut Output) {
+        let is_it = |one: &mut OpenHolding| one.is_unrecorded() && one.holding.device.path == address;
+        for device in self.open_holdings.extract_if(.., is_it).collect::<Vec<_>>() {
+            if self.bare.is_some() && self.open_holdings.is_empty() {
+                self.open_holdings.push(device.alternative("?", vec![at.clone()]));
+            }
+            out.end_or_defer(device, EndedBy::Detach, Some(at));
+        }
     }
 
     /// What no record shows to be its own is not.

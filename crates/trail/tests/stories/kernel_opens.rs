@@ -2,7 +2,9 @@
 
 use crate::fixtures::{findings, macvtap, tun, vhost};
 use crate::log_builder::*;
-use taptrail_record::{BridgeOpen, Device, DeviceKind, Event, KernelOpen, Outcome, Rdev, Requester};
+use taptrail_record::{
+    BridgeOpen, Device, DeviceKind, Event, KernelOpen, Outcome, Rdev, Requester, ResourceChange,
+};
 use taptrail_trail::{Content, Doubt, FindingKind};
 
 const DAEMON: &str = "/usr/sbin/libvirtd";
@@ -175,6 +177,52 @@ fn which_of_several_vdpa_devices_is_whose_is_not_known() {
     let report = log.entry(Content::KernelOpen(refused)).ok(1, start(mac(1))).report();
     assert_eq!(findings(&report), ["grant-without-open"]);
     assert_eq!(lines(&report), ["g1 unknown x? unknown - incomplete -"]);
+}
+
+impl LogBuilder {
+    /// libvirt's record of a PCI device of the host's.
+    fn host_pci(self, reason: &str, address: &str) -> Self {
+        let (resource, reason, outcome) = ("dev".into(), reason.into(), Outcome::Success);
+        let details = vec![("bus".into(), "pci".into()), ("device".into(), address.into())];
+        let (guest, old, new) = (guest(1), None, None);
+        self.entry(Content::Resource(ResourceChange { guest, resource, reason, outcome, old, new, details }))
+    }
+}
+
+// Shows 10.57.
+#[test]
+fn a_pci_device_of_the_hosts_that_came_with_the_start_may_be_an_interfaces() {
+    let (one, other) = ("0000:65:00.1", "0000:66:00.0");
+    let booted = |log: LogBuilder| log.ok(1, op_start("booted", 40));
+    let started = LogBuilder::new().ok(1, start(mac(1))).host_pci("start", one);
+    let report = booted(started.clone()).report();
+    assert_eq!(lines(&report), ["g1 unknown x? unknown - incomplete -"]);
+    assert_eq!(&*report.holdings[0].device.path, one);
+    assert_eq!(findings(&report), ["possible-device"]);
+    let text = format!("Its guest got the host's PCI device {one}, which may be its device");
+    assert!(report.findings[0].text.ends_with(&text), "{}", report.findings[0].text);
+    assert_eq!(report.findings[0].proof.len(), 2);
+    // A graphics card beside it, and both given up again.
+    let log = booted(started.host_pci("start", other)).after(60);
+    let log = log.host_pci("detach", other).host_pci("detach", one);
+    let (report, gone) = (log.report(), log.entries[4].time);
+    let devices = report.holdings.iter().map(|of| {
+        let possibly = of.possibly_held[0];
+        (&*of.device.path, of.proof.len(), possibly.from, possibly.until)
+    });
+    let mut devices: Vec<_> = devices.collect();
+    devices.sort_unstable();
+    let (granted, detached) = (Some(log.entries[0].time), Some(log.entries[5].time));
+    let [first, second] = [(other, Some(gone)), (one, detached)].map(|(path, at)| (path, 3, granted, at));
+    assert_eq!(devices, [second, first, ("?", 1, detached, None)]);
+    assert!(report.findings[0].text.ends_with(&format!("may be its device, or {other}")));
+    // Without an interface, of an interface with a device, and by hot-plug it is none of a trail.
+    let log = LogBuilder::new().ok(1, open(mac(1), &tun())).ok(1, start(mac(1))).host_pci("start", one);
+    let report = booted(log).host_pci("attach", other).host_pci("detach", one).report();
+    assert_eq!(lines(&report), ["g1 tun x? held - inferred -"]);
+    assert_eq!(findings(&report), [""; 0]);
+    let report = booted(LogBuilder::new().host_pci("start", one)).report();
+    assert_eq!(lines(&report), [""; 0]);
 }
 
 // Shows 5.27.

@@ -124,6 +124,23 @@ fn other_resources_are_read_in_every_shape_where_they_are_asked_for() {
     }
 }
 
+// Shows 10.57.
+#[test]
+fn a_pci_device_of_the_hosts_is_read_in_every_shape_without_being_asked_for() {
+    let record = |bus: &str, device: &str| {
+        let was = "old-disk=\"?\" new-disk=\"/srv/w.qcow2\"";
+        DISK.replace("resrc=disk", "resrc=dev").replace(was, &format!("bus={bus} device=\"{device}\""))
+    };
+    for line in shapes("VIRT_RESOURCE", 2501, &record("pci", "0000:65:00.1")) {
+        let found = contents(&Scanner::new(), &line);
+        let [Content::Resource(change)] = &found[..] else { panic!("{line}: {found:?}") };
+        assert_eq!(change.host_pci(), Some("0000:65:00.1"), "{line}");
+    }
+    for line in shapes("VIRT_RESOURCE", 2501, &record("usb", "001.002")) {
+        assert_eq!(contents(&Scanner::new(), &line), [], "{line}");
+    }
+}
+
 /// What the fuzz target `log` checks: the scan skips no line that would be read, and records of
 /// other resources change no other.
 #[test]
