@@ -73,7 +73,8 @@ pub enum State {
     Opening,
     /// It was opened, and QEMU never got it, as far as its manager's records show.
     NeverGranted,
-    /// It was opened, and whether QEMU got it is not known.
+    /// It was opened, and whether QEMU got it is not known; or QEMU got its interface, and whether
+    /// with it is not known.
     Unknown,
     /// QEMU has it.
     Held,

@@ -17,6 +17,9 @@ use super::{EventKind, WatchEvent, Watcher};
 /// The most findings that are held back. Others are reported at once.
 const MAX_HELD_BACK: usize = 4096;
 
+/// The most vDPA devices that one finding names.
+const MAX_NAMED: usize = 16;
+
 /// For how many times the watcher's patience a finding waits for QEMU to be found and inspected.
 const LOOK_TIMEOUT_PATIENCES: u32 = 3;
 
@@ -74,7 +77,9 @@ impl GuestInstance {
         let netdevs = if all_by_start { self.netdevs.get(&mac) } else { None };
         let vdpa = || match &self.loose_vdpa[..] {
             [] => Backing::None,
-            loose => Backing::Vdpa(loose.iter().map(|loose| loose.device.path.to_string()).collect()),
+            loose => Backing::Vdpa(
+                loose.iter().take(MAX_NAMED).map(|loose| loose.device.path.to_string()).collect(),
+            ),
         };
         match netdevs.filter(|netdevs| netdevs.iter().all(|netdev| !netdev.is_raw())) {
             Some(netdevs) if netdevs.iter().any(Netdev::is_vdpa) => vdpa(),
