@@ -8,15 +8,25 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
+use crate::devices::ForeignQemu;
 use crate::world::hostile::Hostile;
 use crate::world::log::{Log, MAC, UUID};
+use crate::world::procfs::descriptors;
 use crate::world::qmp::{self, Qmp};
+use crate::world::vdpa::Vdpa;
 use crate::world::{World, mac};
 use jiff::Timestamp;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use serde_json::{Value, json};
 use taptrail_kernel::proc::{PidFd, ProcessId, Signal, children};
 use taptrail_record::{CloseDoubt, DeviceKind, Event, Record};
+
+/// Copies a descriptor of a process.
+fn copy_from(pid: u32, fd: &Value) -> OwnedFd {
+    let pid = Pid::from_raw(pid.try_into().unwrap()).unwrap();
+    let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+    pidfd_getfd(pidfd, fd.as_i64().unwrap().try_into().unwrap(), PidfdGetfdFlags::empty()).unwrap()
+}
 
 /// A real QEMU with one tap, whose address is derived from the guest's as libvirt does it.
 struct Qemu {
@@ -45,9 +55,7 @@ impl Qemu {
     /// Copies one of its descriptors. Neither QEMU's table nor a record of its manager shows the
     /// copy.
     fn copy(&self, fd: &Value) -> OwnedFd {
-        let pid = Pid::from_raw(self.child.id().try_into().unwrap()).unwrap();
-        let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
-        pidfd_getfd(pidfd, fd.as_i64().unwrap().try_into().unwrap(), PidfdGetfdFlags::empty()).unwrap()
+        copy_from(self.child.id(), fd)
     }
 
     fn kill(&mut self) {
@@ -220,6 +228,35 @@ fn the_end_of_qemu_is_no_proof_while_another_process_has_its_files() {
     assert_eq!(holding["certainty"], "inferred", "its manager's word, and no more: {holding:#}");
     assert_released_by(&world, &mut watch, || drop(copy));
     watch.stop();
+}
+
+// Shows 13.18.
+#[test]
+fn a_vdpa_device_is_released_by_its_last_close() {
+    let world = World::new();
+    let card = Vdpa::new("ttlast", MAC);
+    let qemu = ForeignQemu::start(&card, MAC);
+    let pid = qemu.0.id();
+    world.until("QEMU has it", || descriptors(pid).iter().filter(|one| one.link == card.node).count() == 2);
+    let mut log = Log::new(&world);
+    log.granted("start", MAC);
+    log.control(&format!("op=start reason=booted vm-pid={pid}"));
+    let mut watch = Watch::start(&world, &[]);
+    let granted = watch.wait_for(&world, &[("kind", "granted")]);
+    let copy = copy_from(pid, &granted["descriptors"][0]["fd"]);
+    drop(qemu);
+    watch.wait_for(&world, &[("kind", "guest"), ("state", "gone")]);
+    assert!(!is_released(&watch), "{:#?}", watch.all());
+    assert_released_by(&world, &mut watch, || drop(copy));
+    watch.stop();
+    // The supervisor's own, beside a tap.
+    let guest = world.start(
+        "web2",
+        &["--bpf", "--nic", &format!("vdpa={},mac={MAC}", card.node), "--nic", "bridge=br0,vhost=off"],
+    );
+    world.stop(&guest);
+    let closes = world.records().into_iter().filter(|record| matches!(record.event, Event::Close { .. }));
+    assert_eq!(closes.map(|record| record.doubt).collect::<Vec<_>>(), [None, None]);
 }
 
 #[test]

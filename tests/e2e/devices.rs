@@ -107,10 +107,10 @@ fn a_guest_starts_with_a_vdpa_device_and_its_end_releases_it() {
 
 /// A QEMU that has a vDPA device as libvirt gives it one: in a set of descriptors. Its process is
 /// killed with this.
-struct ForeignQemu(Child);
+pub(crate) struct ForeignQemu(pub(crate) Child);
 
 impl ForeignQemu {
-    fn start(card: &Vdpa) -> Self {
+    pub(crate) fn start(card: &Vdpa, mac: &str) -> Self {
         let device = File::options().read(true).write(true).open(&card.node).unwrap();
         fcntl_setfd(&device, FdFlags::empty()).unwrap();
         let child = Command::new("qemu-system-x86_64")
@@ -118,7 +118,7 @@ impl ForeignQemu {
             .args(["-name", "guest=web1", "-uuid", UUID])
             .args(["-add-fd", &format!("set=0,fd={},opaque={}", device.as_raw_fd(), card.node)])
             .args(["-netdev", r#"{"type":"vhost-vdpa","vhostdev":"/dev/fdset/0","id":"hostnet0"}"#])
-            .args(["-device", &format!("virtio-net-pci,netdev=hostnet0,id=net0,mac={}", mac(1))])
+            .args(["-device", &format!("virtio-net-pci,netdev=hostnet0,id=net0,mac={mac}")])
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
@@ -138,7 +138,7 @@ impl Drop for ForeignQemu {
 fn a_vdpa_device_of_another_managers_guest_is_watched_accounted_for_and_released() {
     let world = World::new();
     let card = Vdpa::new("ttwatch", &mac(1));
-    let qemu = ForeignQemu::start(&card);
+    let qemu = ForeignQemu::start(&card, &mac(1));
     let pid = qemu.0.id();
     world.until("QEMU has two descriptors of it", || {
         descriptors(pid).iter().filter(|one| one.link == card.node).count() == 2

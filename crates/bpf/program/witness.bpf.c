@@ -18,7 +18,7 @@ char LICENSE[] SEC("license") = "Dual MIT/GPL";
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
 struct module {
-	char name[4];
+	char name[12];
 };
 
 struct file_operations {
@@ -96,6 +96,7 @@ enum driver {
 	DRIVER_TUN = 1,
 	DRIVER_MACVTAP = 2,
 	DRIVER_VHOST_NET = 3,
+	DRIVER_VHOST_VDPA = 4,
 };
 
 // Times are nanoseconds since the boot, suspends included.
@@ -210,6 +211,16 @@ static bool is_character_device(struct inode *inode)
 	return (inode->i_mode & S_IFMT) == S_IFCHR;
 }
 
+// Whether a driver is this module. `size` has the name's end.
+static __always_inline bool is_module(const struct module *owner, const char *name, int size)
+{
+	for (int at = 0; at < size; at++) {
+		if (owner->name[at] != name[at])
+			return false;
+	}
+	return true;
+}
+
 // Whose file this is. A file that is open by O_PATH alone is nobody's: it has no release.
 static __u32 driver_of(struct file *file, struct inode *inode)
 {
@@ -227,8 +238,10 @@ static __u32 driver_of(struct file *file, struct inode *inode)
 		return DRIVER_MACVTAP;
 	// Their numbers are given when the driver is loaded. macvtap and ipvtap both are `tap`.
 	owner = ops->owner;
-	if (owner && owner->name[0] == 't' && owner->name[1] == 'a' && owner->name[2] == 'p' && !owner->name[3])
+	if (owner && is_module(owner, "tap", sizeof("tap")))
 		return DRIVER_MACVTAP;
+	if (owner && is_module(owner, "vhost_vdpa", sizeof("vhost_vdpa")))
+		return DRIVER_VHOST_VDPA;
 	return DRIVER_NONE;
 }
 

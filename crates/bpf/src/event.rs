@@ -170,6 +170,7 @@ fn file(id: u64, driver: u32, rdev: u32) -> Option<File> {
         1 => DeviceKind::Tun,
         2 => DeviceKind::Macvtap,
         3 => DeviceKind::VhostNet,
+        4 => DeviceKind::VhostVdpa,
         _ => return None,
     };
     // The kernel's own form of a number: include/linux/kdev_t.h.
@@ -264,7 +265,7 @@ mod tests {
 
     #[test]
     fn what_the_program_does_not_write_is_no_event() {
-        for (kind, driver, fd) in [(0, 1, 0), (7, 1, 0), (1, 0, 0), (3, 4, 0), (2, 1, -1)] {
+        for (kind, driver, fd) in [(0, 1, 0), (7, 1, 0), (1, 0, 0), (3, 5, 0), (2, 1, -1)] {
             assert_eq!(parse(event(kind, driver, fd)), None, "{kind} {driver} {fd}");
         }
     }

@@ -11,7 +11,6 @@ use std::time::Instant;
 use jiff::Timestamp;
 use taptrail_bpf::{FileChanges, FileId, FileState, Held, LastCloses, RemainingFiles};
 use taptrail_kernel::proc::ProcessId;
-use taptrail_record::DeviceKind;
 use tracing::warn;
 
 use super::Watcher;
@@ -146,12 +145,8 @@ impl GuestInstance {
     }
 
     fn has_unidentified(&self) -> bool {
-        // The kernel's report has no vDPA devices.
-        let is = |known: &KnownDescriptor| {
-            known.descriptor.device.kind != DeviceKind::VhostVdpa
-                && matches!(known.file, FileState::Unknown | FileState::Lost)
-        };
-        self.process().is_some() && self.held.iter().any(is)
+        let is = |file| matches!(file, FileState::Unknown | FileState::Lost);
+        self.process().is_some() && self.held.iter().any(|known| is(known.file))
     }
 
     pub(super) fn identify(&mut self, held: &[Held], summary: &FdSummary, since: Timestamp) {
