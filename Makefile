@@ -17,7 +17,7 @@ packages: ## The .deb and the .rpm, into target/packages; two runs on one commit
 	@scripts/setup packages
 	@scripts/packages
 
-static: ## Programs without shared libraries, for any Linux, into target/packages/static; TARGET=aarch64-unknown-linux-musl
+static: ## Programs without shared libraries, into target/packages/static; TARGET=… for another machine
 	@scripts/setup packages
 	@scripts/static $(or $(TARGET),x86_64-unknown-linux-musl)
 

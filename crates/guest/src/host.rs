@@ -115,7 +115,9 @@ impl Host {
             .inspect_err(|error| warn!("changes of links and filters are not monitored: {error}"))
             .ok();
         let nft_turns = run_dir::nft_turns(run)
-            .inspect_err(|error| debug!(%error, "runs of nft are not one after the other"))
+            .inspect_err(
+                |error| debug!(%error, "can't open the lock of nft: supervisors may run it at the same time"),
+            )
             .ok()
             .map(Arc::new);
         Ok(Self { links: Links::open()?, changes, nft, nft_turns, open_files: None })

@@ -62,7 +62,7 @@ pub enum VirtioBus {
 
 /// A NIC can't be where its SPEC puts it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("This machine has no {bus}, for which '{key}' is: leave it out, and QEMU chooses the NIC's place")]
+#[error("'{key}' is a place {bus}, which this machine does not have: leave it out, and QEMU chooses one")]
 pub struct NoSuchBus {
     bus: &'static str,
     key: Property,
@@ -90,9 +90,9 @@ impl VirtioBus {
         let bus = match place {
             Some(key) if key.is_device_number() => match self {
                 Self::Ccw => Self::Ccw,
-                _ => return Err(NoSuchBus { bus: "channel subsystem", key }),
+                _ => return Err(NoSuchBus { bus: "in the channel subsystem", key }),
             },
-            Some(key) if self == Self::Mmio => return Err(NoSuchBus { bus: "PCI bus", key }),
+            Some(key) if self == Self::Mmio => return Err(NoSuchBus { bus: "on a PCI bus", key }),
             // s390x has PCI beside its channels.
             Some(_) => Self::Pci,
             None => self,

@@ -183,7 +183,7 @@ pub enum Problem {
     #[error("A NIC has one place: '{0}' or '{1}'")]
     TwoPlaces(Key, Key),
     /// Two interfaces of one guest in one place of its root bus or channel subsystem.
-    #[error("This address is used by another interface of this guest")]
+    #[error("This place is used by another interface of this guest")]
     PlaceInUse,
     /// Two interfaces of one guest on one link.
     #[error("Link '{0}' is used by another interface of this guest")]

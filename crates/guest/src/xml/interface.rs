@@ -63,22 +63,19 @@ impl Machine<'_> {
     const OF_THE_HOST: Self = Self { architecture: std::env::consts::ARCH, kind: None };
 
     /// The model of an interface that names none: libvirt's default (`qemuDomainDefaultNetModel()`).
-    fn default_model(self) -> &'static str {
+    /// None on a board, where it is the board's own NIC.
+    fn default_model(self) -> Option<&'static str> {
         let is_virt = self.kind.is_none_or(|kind| kind == "virt" || kind.starts_with("virt-"));
         match self.architecture {
-            "s390x" | "s390" => "virtio",
-            "aarch64" | "arm" | "armv6l" | "armv7l" | "armv7b" if is_virt => "virtio",
-            "aarch64" | "arm" | "armv6l" | "armv7l" | "armv7b" if self.kind == Some("versatilepb") => {
-                "smc91c111"
-            }
-            "aarch64" | "arm" | "armv6l" | "armv7l" | "armv7b" => "lan9118",
-            "riscv64" | "riscv32" | "loongarch64" if is_virt => "virtio",
-            _ => "rtl8139",
+            "s390x" | "s390" => Some("virtio"),
+            "aarch64" | "arm" | "armv6l" | "armv7l" | "armv7b" => is_virt.then_some("virtio"),
+            "riscv64" | "riscv32" | "loongarch64" if is_virt => Some("virtio"),
+            _ => Some("rtl8139"),
         }
     }
 }
 
-const NO_MODEL: &str = "there is no <model>: the NIC is libvirt's default, which is rtl8139 on x86 and POWER, and virtio elsewhere";
+const NO_MODEL: &str = "there is no <model>: the NIC is libvirt's default for the machine, virtio or rtl8139";
 
 pub(super) fn read(root: Node<'_, '_>, networks: &Networks) -> Result<FromXml, Fault> {
     let interface = Element::new(root)?;
@@ -513,7 +510,15 @@ fn model<'d>(
         }
         None if kind == Type::Vdpa => ("virtio".to_owned(), interface.span(), interface.span()),
         // Here, because a default is no text that an error can point at.
-        None => (machine.default_model().to_owned(), interface.span(), interface.span()),
+        None => match machine.default_model() {
+            Some(model) => (model.to_owned(), interface.span(), interface.span()),
+            None => {
+                let what = "<interface> without a <model>".to_owned();
+                let reason = "the NIC of this machine's board can't be plugged";
+                let fault = Fault::new(interface.span(), XmlProblem::Unsupported { what, reason });
+                return Err(fault.help("add <model type='virtio'/>"));
+            }
+        },
     };
     let mut model =
         Model::parse(&name).map_err(|error| Fault::new(value_span.clone(), Problem::Model(error)))?;

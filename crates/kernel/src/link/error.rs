@@ -87,7 +87,7 @@ pub enum LinkError {
         found: String,
     },
     /// A list can't be read as a whole.
-    #[error("The host's links changed each of the {times} times that they were listed")]
+    #[error("The kernel's list changed while it was read, {times} times in a row")]
     Changing {
         /// How often it was tried.
         times: u32,

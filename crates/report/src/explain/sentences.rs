@@ -20,8 +20,8 @@ fn opened(holding: &Holding, clock: &impl Clock) -> String {
     match (holding.state, holding.opened, holding.queues) {
         (State::OpenFailed, at, _) => format!("The open failed at {}: nobody got it.", clock.optional(at)),
         (State::Unknown | State::Opening, None, _) if is_unrecorded(holding) => {
-            "No record shows an open. A manager other than taptrail writes none of a vDPA device, nor for an \
-             interface of the host's (hostdev) or without a device of the host (user, vhostuser)."
+            "No record shows an open. Managers other than taptrail write none for vDPA devices, for the \
+             host's PCI devices (hostdev), and for interfaces without a device (user, vhostuser)."
                 .to_owned()
         }
         (_, None, _) if holding.device.kind == DeviceKind::VhostVdpa => {

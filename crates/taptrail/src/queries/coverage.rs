@@ -38,7 +38,7 @@ pub(super) fn note_left_out(answer: &mut ReadSummary, count: &Count) {
         1 => "1 tap of the bridge helper has",
         all => &format!("{all} taps of the bridge helper have"),
     };
-    answer.note([format!("{taps} no row in CSV: --format json or jsonl has them")]);
+    answer.note([format!("{taps} no row in CSV: see --format json, jsonl or ecs")]);
 }
 
 /// Adds notes about the time range of the query.

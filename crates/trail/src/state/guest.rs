@@ -129,16 +129,18 @@ impl Guest {
     pub(crate) fn report_bare_grants(&mut self, now: Option<Timestamp>, out: &mut Output) {
         let is_due =
             |finding: &mut Finding| now.is_none_or(|now| after(finding.time, BARE_GRANT_TIMEOUT) < now);
-        // A watcher that looks into QEMU and sees no device of the interface shows that it has
-        // none.
         for finding in self.bare_grants.extract_if(.., is_due) {
-            if !self.watched {
-                report_bare_grant(finding, out);
-                continue;
-            }
             let interface = finding.mac.and_then(|mac| self.interfaces.get_mut(mac));
             let operations = interface.into_iter().flat_map(|interface| &mut interface.operations);
-            operations.for_each(Operation::drop_unrecorded);
+            let mut may_hold = !self.watched;
+            if self.watched {
+                // A watcher that looks into QEMU and sees no device of the interface shows that it has
+                // none of those that it looks for.
+                operations.for_each(|operation| may_hold |= operation.keep_host_devices());
+            }
+            if may_hold {
+                report_bare_grant(finding, out);
+            }
         }
     }
 

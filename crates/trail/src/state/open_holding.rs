@@ -90,6 +90,13 @@ impl OpenHolding {
         self.doubt == Some(Doubt::DeviceUnknown)
     }
 
+    /// Whether it is one of the host's PCI devices, which may be its interface's: it has an address in
+    /// place of a path.
+    pub(crate) fn is_host_device(&self) -> bool {
+        let path = &self.holding.device.path;
+        self.is_unrecorded() && path != "?" && !path.starts_with('/')
+    }
+
     /// A device that a guest has had since before the trail begins: only its interface is known.
     pub(crate) fn from_before_trail(entry: &RecordEntry<'_>, mac: MacAddr) -> Self {
         let mut holding = holding(entry, mac, &Device::new("?", None, None), State::Held, None);

@@ -300,6 +300,13 @@ impl Operation {
         self.open_holdings.retain(|open_holding| !open_holding.is_unrecorded());
     }
 
+    /// What no record shows to be its own is not, but for the host's PCI devices, for which no watcher
+    /// looks. Returns whether it may have one.
+    pub(crate) fn keep_host_devices(&mut self) -> bool {
+        self.open_holdings.retain(|one| !one.is_unrecorded() || one.is_host_device());
+        self.open_holdings.iter().any(OpenHolding::is_host_device)
+    }
+
     pub(crate) fn add_proof(&mut self, proof: &Proof) {
         for open_holding in &mut self.open_holdings {
             open_holding.add_proof(proof);

@@ -181,7 +181,7 @@ fn which_of_several_vdpa_devices_is_whose_is_not_known() {
 
 impl LogBuilder {
     /// libvirt's record of a PCI device of the host's.
-    fn host_pci(self, reason: &str, address: &str) -> Self {
+    pub(crate) fn host_pci(self, reason: &str, address: &str) -> Self {
         let (resource, reason, outcome) = ("dev".into(), reason.into(), Outcome::Success);
         let details = vec![("bus".into(), "pci".into()), ("device".into(), address.into())];
         let (guest, old, new) = (guest(1), None, None);

@@ -276,6 +276,21 @@ fn what_is_seen_after_its_stop_is_held_until_it_is_gone() {
     assert_eq!(lines(&trail.finish()), ["g1 tun x1 released stop definitive 20"]);
 }
 
+// Shows 10.57.
+#[test]
+fn a_pci_device_of_the_hosts_is_none_that_a_watcher_looks_for() {
+    let log = LogBuilder::new().ok(1, open(mac(2), &tun())).ok(1, start(mac(2))).ok(1, start(mac(1)));
+    let booted = |log: LogBuilder| {
+        let log = log.ok(1, op_start("booted", QEMU));
+        log.watcher(1, Event::Seen(descriptor(mac(2), &tun(), 0, 25))).after(60).ok(2, detach(mac(9)))
+    };
+    let report = booted(log.clone()).report();
+    assert_eq!(lines(&report), ["g1 tun x1 held - definitive -"]);
+    let report = booted(log.host_pci("start", "0000:65:00.1")).report();
+    assert_eq!(lines(&report), ["g1 tun x1 held - definitive -", "g1 unknown x? unknown - incomplete -"]);
+    assert!(findings(&report).contains(&"possible-device"));
+}
+
 // Shows 13.6.
 #[test]
 fn what_no_record_admits_is_a_finding() {

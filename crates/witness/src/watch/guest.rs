@@ -58,7 +58,7 @@ pub(super) struct GuestInstance {
     /// The backends on QEMU's command line, by interface.
     pub(super) netdevs: HashMap<MacAddr, Vec<Netdev>>,
     /// The vDPA devices that QEMU held at the last look, and that belong to no known interface.
-    pub(super) loose_vdpa: Vec<LooseVdpa>,
+    pub(super) unbound_vdpa: Vec<UnboundVdpa>,
     /// Whether this watcher has made a full scan of it.
     pub(super) was_scanned: bool,
     /// Whether a quick scan is not enough, because the links behind its devices were not read yet.
@@ -103,7 +103,7 @@ pub(super) struct PendingDevice {
 
 /// A vDPA device that QEMU holds, of which no record says for which interface.
 #[derive(Debug)]
-pub(super) struct LooseVdpa {
+pub(super) struct UnboundVdpa {
     pub(super) device: Device,
     /// When it was first seen; none if QEMU may have had it before the first look.
     pub(super) since: Option<Instant>,
@@ -174,7 +174,7 @@ impl GuestInstance {
             from_start: false,
             started_with: HashMap::new(),
             netdevs: HashMap::new(),
-            loose_vdpa: Vec::new(),
+            unbound_vdpa: Vec::new(),
             was_scanned: false,
             needs_full_look: false,
             all_seen_at: None,

@@ -75,10 +75,10 @@ impl GuestInstance {
             return Backing::Pending;
         }
         let netdevs = if all_by_start { self.netdevs.get(&mac) } else { None };
-        let vdpa = || match &self.loose_vdpa[..] {
+        let vdpa = || match &self.unbound_vdpa[..] {
             [] => Backing::None,
-            loose => Backing::Vdpa(
-                loose.iter().take(MAX_NAMED).map(|loose| loose.device.path.to_string()).collect(),
+            unbound => Backing::Vdpa(
+                unbound.iter().take(MAX_NAMED).map(|unbound| unbound.device.path.to_string()).collect(),
             ),
         };
         match netdevs.filter(|netdevs| netdevs.iter().all(|netdev| !netdev.is_raw())) {

@@ -10,7 +10,7 @@ use taptrail_record::{Descriptor, Device, DeviceKind, MacAddr};
 use super::bind::{self, InterfaceCandidate, Match, UnboundDevice};
 use super::evidence::EndCheck;
 use super::guest::{
-    BACKOFF_FACTOR, GuestInstance, LookContext, LooseVdpa, MAX_LOOK_DELAY, Observation, PendingDevice,
+    BACKOFF_FACTOR, GuestInstance, LookContext, MAX_LOOK_DELAY, Observation, PendingDevice, UnboundVdpa,
 };
 use super::interfaces::{GrantProgress, GrantedBy, ManagedInterface, OpenedDevice};
 use super::known::{self, Absence, KnownDescriptor, Vanished, holds};
@@ -40,11 +40,11 @@ impl GuestInstance {
             .collect();
         known.sort_unstable();
         known.dedup();
-        let is_loose = |kind, rdev| {
-            let is = |loose: &LooseVdpa| (loose.device.kind, loose.device.rdev) == (kind, Some(rdev));
-            self.loose_vdpa.iter().any(is)
+        let is_unbound = |kind, rdev| {
+            let is = |unbound: &UnboundVdpa| (unbound.device.kind, unbound.device.rdev) == (kind, Some(rdev));
+            self.unbound_vdpa.iter().any(is)
         };
-        let tracked = summary.iter().filter(|(_, kind, rdev, _)| !is_loose(*kind, *rdev));
+        let tracked = summary.iter().filter(|(_, kind, rdev, _)| !is_unbound(*kind, *rdev));
         let mut seen: Vec<_> =
             tracked.map(|(fd, kind, rdev, name)| (*fd, *kind, Some(*rdev), name.as_deref())).collect();
         seen.sort_unstable();
@@ -163,7 +163,7 @@ impl GuestInstance {
         let (bound, lone) = self.find_interfaces(&unbound, now);
         let is_hot_plug = self.interfaces.all.iter().any(|interface| !interface.is_granted());
         let before = std::mem::take(&mut self.unbound);
-        let loose_before = std::mem::take(&mut self.loose_vdpa);
+        let unbound_before = std::mem::take(&mut self.unbound_vdpa);
         // Sorted by interface, backends first, so that a reader sees what belongs together.
         let mut order: Vec<usize> = (0..unbound.len()).collect();
         order.sort_by_key(|at| (bound[*at].candidate.unwrap_or(usize::MAX), unbound[*at].device.kind, *at));
@@ -173,10 +173,10 @@ impl GuestInstance {
             if device.kind == DeviceKind::VhostVdpa
                 && (candidate.is_none() && (mac.is_none() || self.from_start))
             {
-                let known = loose_before.iter().find(|before| before.device == *device);
+                let known = unbound_before.iter().find(|before| before.device == *device);
                 let first_seen = self.was_scanned.then_some(now.instant);
                 let since = known.map_or(first_seen, |known| known.since);
-                self.loose_vdpa.push(LooseVdpa { device: device.clone(), since });
+                self.unbound_vdpa.push(UnboundVdpa { device: device.clone(), since });
                 continue;
             }
             let known = before.iter().find(|before| before.fd == fd && before.device == *device);
@@ -248,10 +248,13 @@ impl GuestInstance {
     /// The vDPA device, if there is one, that QEMU has got since shortly before: it comes with a
     /// hot-plug whose record comes at about the same time.
     fn new_vdpa<'a>(&self, unbound: &'a [UnboundDevice], now: LookContext) -> Option<&'a Device> {
-        let is_new = |device: &Device| match self.loose_vdpa.iter().find(|loose| loose.device == *device) {
-            Some(loose) => loose.since.is_some_and(|since| now.instant.duration_since(since) < now.patience),
-            None => self.was_scanned,
-        };
+        let is_new =
+            |device: &Device| match self.unbound_vdpa.iter().find(|unbound| unbound.device == *device) {
+                Some(unbound) => {
+                    unbound.since.is_some_and(|since| now.instant.duration_since(since) < now.patience)
+                }
+                None => self.was_scanned,
+            };
         let vdpa =
             unbound.iter().map(|one| &one.device).filter(|device| device.kind == DeviceKind::VhostVdpa);
         let mut new = vdpa.filter(|device| is_new(device));
