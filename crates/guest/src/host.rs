@@ -1,13 +1,12 @@
 //! The host's side of interfaces: links, found by our marks; filters; and the last closes that the
 //! kernel reports. `interface.rs` opens devices with it.
 
-use std::fs::File;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use taptrail_kernel::changes::Changes;
-use taptrail_kernel::filter::{FilterError, InterfaceFilter, Nft, filter_hooks};
+use taptrail_kernel::filter::{FilterError, InterfaceFilter, Nft, NftTurns, filter_hooks};
 use taptrail_kernel::link::{Link, LinkError, Links, MacvtapMode, PlacedLink};
 use taptrail_kernel::proc::ProcessId;
 use taptrail_kernel::process::AllowedBpf;
@@ -101,8 +100,8 @@ pub(crate) struct Host {
     pub(crate) changes: Option<Changes>,
     /// Path of the nft program; `None` for the system's.
     nft: Option<PathBuf>,
-    /// Locked by whoever runs nft; `None` where it can't be opened.
-    nft_turns: Option<Arc<File>>,
+    /// `None` where the file that is locked for it can't be opened.
+    nft_turns: Option<Arc<NftTurns>>,
     /// The open files whose last closes the kernel reports; `None` without `--bpf`.
     pub(crate) open_files: Option<OpenFiles>,
 }
@@ -119,7 +118,7 @@ impl Host {
                 |error| debug!(%error, "can't open the lock of nft: supervisors may run it at the same time"),
             )
             .ok()
-            .map(Arc::new);
+            .map(|file| Arc::new(NftTurns::new(file)));
         Ok(Self { links: Links::open()?, changes, nft, nft_turns, open_files: None })
     }
 
@@ -182,7 +181,7 @@ impl Host {
     pub(crate) fn nft(&self) -> Result<Nft, FilterError> {
         let nft = self.nft.as_ref().map_or_else(Nft::discover, |path| Ok(Nft::at(path)))?;
         Ok(match &self.nft_turns {
-            Some(lock) => nft.with_turns(Arc::clone(lock)),
+            Some(turns) => nft.with_turns(Arc::clone(turns)),
             None => nft,
         })
     }

@@ -131,15 +131,18 @@ fn make(run: &Path, guest: &str) -> Result<PathBuf, RunDirError> {
 /// The file in the run directory that is locked by whoever runs nft. No guest can have this name.
 const NFT_TURNS_FILE: &str = ".nft";
 
-/// Opens the file by which supervisors take turns with nft.
+/// Opens the file by which supervisors take turns with nft. It has to be one that nobody else can open.
 pub(crate) fn nft_turns(run: &Path) -> io::Result<File> {
-    OpenOptions::new()
+    let file = OpenOptions::new()
         .create(true)
         .truncate(false)
         .write(true)
         .mode(0o600)
-        .custom_flags(NOFOLLOW)
-        .open(run.join(NFT_TURNS_FILE))
+        .custom_flags(NOFOLLOW | rustix::fs::OFlags::NONBLOCK.bits().cast_signed())
+        .open(run.join(NFT_TURNS_FILE))?;
+    let found = file.metadata()?;
+    let ours = found.uid() == rustix::process::geteuid().as_raw() && found.mode() & 0o077 == 0;
+    if found.is_file() && ours { Ok(file) } else { Err(io::ErrorKind::PermissionDenied.into()) }
 }
 
 /// The names of all guests that have a directory, in order. Such a guest need not run.

@@ -37,7 +37,7 @@ const LINK_NUMBER: u32 = 16 + 4;
 const IFLA_NEW_NETNSID: u16 = 45;
 /// The largest datagram, in bytes; the kernel sends a smaller one for each link.
 const MAX_DATAGRAM: usize = 32 * 1024;
-/// The size of a socket's buffer, in bytes. A notification takes some 2 KiB of it, and a tap of a
+/// The size of the buffer for notifications of links, in bytes. A notification takes some 2 KiB of it, and a tap of a
 /// bridge that is closed has several: the system's default holds those of a dozen. Memory is used only
 /// while they wait.
 const BUFFER_BYTES: usize = 8 << 20;
@@ -85,6 +85,8 @@ impl Changes {
     /// The kernel refuses a socket, or membership in the multicast group of links.
     pub fn subscribe() -> io::Result<Self> {
         let links = join(NETLINK_ROUTE, RTNLGRP_LINK)?;
+        // Without CAP_NET_ADMIN it keeps the system's size, and more is lost.
+        let _ = sockopt::set_socket_recv_buffer_size_force(links.as_fd(), BUFFER_BYTES);
         let filters = match join(NETLINK_NETFILTER, NFNLGRP_NFTABLES) {
             Ok(socket) => Some(socket),
             Err(error) => {
@@ -236,8 +238,6 @@ fn join(protocol: isize, group: u32) -> io::Result<Socket> {
     let mut socket = Socket::new(protocol)?;
     socket.bind_auto()?;
     socket.set_non_blocking(true)?;
-    // Without CAP_NET_ADMIN it keeps the system's size, and more is lost.
-    let _ = sockopt::set_socket_recv_buffer_size_force(socket.as_fd(), BUFFER_BYTES);
     socket.add_membership(group)?;
     Ok(socket)
 }

@@ -334,7 +334,9 @@ impl BridgeTaps {
             }
         }
         tx.commit()?;
-        for tap in self.open.extract_if(.., |tap| tap.close.is_some()) {
+        let closed: Vec<OpenTap> = self.open.extract_if(.., |tap| tap.close.is_some()).collect();
+        // One of another boot may have had the number of one that is open.
+        for tap in closed.iter().filter(|tap| self.open.iter().all(|open| open.ifindex != tap.ifindex)) {
             self.changes.forget(tap.ifindex);
         }
         Ok(())

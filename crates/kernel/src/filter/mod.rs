@@ -30,7 +30,6 @@ mod ruleset;
 mod tables;
 mod turn;
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,6 +41,7 @@ pub use error::FilterError;
 pub use rules::{Base, Chain, Field, Match, Ports, Rule, Rules, Value, Verdict};
 pub use tables::{FilterHook, filter_hooks, generation};
 pub(crate) use tables::{interface_of_message, is_table_message};
+pub use turn::NftTurns;
 use turn::Turn;
 
 /// The paths at which `nft` is searched.
@@ -85,7 +85,7 @@ pub struct InterfaceFilter {
 pub struct Nft {
     path: PathBuf,
     timeout: Duration,
-    turns: Option<Arc<File>>,
+    turns: Option<Arc<NftTurns>>,
 }
 
 impl Nft {
@@ -113,15 +113,15 @@ impl Nft {
         Self { timeout, ..self }
     }
 
-    /// Waits for each set, check or removal until no other process has locked this file, half a minute
-    /// at most: many runs at once hinder each other. The time limit of a run begins after that.
+    /// Waits for its turn before each set, check and removal, half a minute at most: many runs at once
+    /// hinder each other. The time limit of a run begins after that.
     #[must_use]
-    pub fn with_turns(self, lock: Arc<File>) -> Self {
-        Self { turns: Some(lock), ..self }
+    pub fn with_turns(self, turns: Arc<NftTurns>) -> Self {
+        Self { turns: Some(turns), ..self }
     }
 
     fn turn(&self) -> Turn<'_> {
-        Turn::wait(self.turns.as_deref())
+        self.turns.as_ref().map_or_else(Turn::free, |turns| turns.wait())
     }
 
     /// The program's path.

@@ -72,7 +72,8 @@ impl RouteSocket {
         Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(RECEIVE_BUFFER_BYTES) })
     }
 
-    /// Asks for a list, again if it changed while the kernel wrote it: something could be missing.
+    /// Asks for a list, again if it changed while the kernel wrote it: something could be missing. The
+    /// kernel says so of links; of other lists it need not.
     pub(super) fn dump(&mut self, message: &RouteNetlinkMessage) -> Result<Vec<Vec<u8>>, Failed> {
         for _ in 0..MAX_DUMPS {
             let answers = self.exchange(message.clone(), NLM_F_DUMP)?;

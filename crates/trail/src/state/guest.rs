@@ -135,8 +135,11 @@ impl Guest {
             let mut may_hold = !self.watched;
             if self.watched {
                 // A watcher that looks into QEMU and sees no device of the interface shows that it has
-                // none of those that it looks for.
-                operations.for_each(|operation| may_hold |= operation.keep_host_devices());
+                // none. It does not look for PCI devices, and does not guess whose a vDPA device is.
+                operations.for_each(|operation| {
+                    operation.drop_unknown();
+                    may_hold |= operation.may_have_device();
+                });
             }
             if may_hold {
                 report_bare_grant(finding, out);

@@ -87,14 +87,7 @@ impl OpenHolding {
 
     /// Whether no record shows that it is its interface's.
     pub(crate) fn is_unrecorded(&self) -> bool {
-        self.doubt == Some(Doubt::DeviceUnknown)
-    }
-
-    /// Whether it is one of the host's PCI devices, which may be its interface's: it has an address in
-    /// place of a path.
-    pub(crate) fn is_host_device(&self) -> bool {
-        let path = &self.holding.device.path;
-        self.is_unrecorded() && path != "?" && !path.starts_with('/')
+        self.doubt == Some(Doubt::DeviceUnknown) && !self.is_granted()
     }
 
     /// A device that a guest has had since before the trail begins: only its interface is known.

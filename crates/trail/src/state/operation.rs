@@ -1,6 +1,6 @@
 use compact_str::CompactString;
 use jiff::{SignedDuration, Timestamp};
-use taptrail_record::Device;
+use taptrail_record::{Device, DeviceKind};
 
 use crate::model::entry::RecordEntry;
 use crate::output::unnumbered::UnnumberedGrant;
@@ -242,13 +242,21 @@ impl Operation {
 
     /// Whether a device that QEMU was seen to hold can belong to it, as no record shows its device.
     pub(crate) fn accepts_unrecorded(&self) -> bool {
-        self.bare.is_some() && self.phase == Phase::Granted && self.open_holdings.len() < MAX_DEVICES
+        self.bare.is_some() && self.is_granted() && self.open_holdings.len() < MAX_DEVICES
+    }
+
+    /// Whether QEMU got it, also before its guest is on record as running.
+    fn is_granted(&self) -> bool {
+        matches!(self.phase, Phase::Booted | Phase::Granted)
     }
 
     pub(crate) fn add_unrecorded(&mut self, mut open_holding: OpenHolding) {
         if let Some(grant) = self.bare.take() {
             self.drop_unrecorded();
-            open_holding.grant_unrecorded(&grant, open_holding.holding.pid);
+            // Managers record the opens of taps and macvtaps: QEMU may have got it long after that.
+            if open_holding.holding.device.kind == DeviceKind::VhostVdpa {
+                open_holding.grant_unrecorded(&grant, open_holding.holding.pid);
+            }
         }
         self.open_holdings.push(open_holding);
     }
@@ -256,7 +264,8 @@ impl Operation {
     /// A watcher saw that QEMU holds one of the devices that its manager recorded for no interface.
     /// Returns whether its grant is on record.
     pub(crate) fn confirm_unrecorded(&mut self, index: usize, pid: u32) -> bool {
-        let Some(grant) = self.bare.take_if(|_| self.phase == Phase::Granted) else { return false };
+        let is_granted = self.is_granted();
+        let Some(grant) = self.bare.take_if(|_| is_granted) else { return false };
         self.open_holdings[index].grant_unrecorded(&grant, Some(pid));
         // The interface has one backend.
         self.drop_unrecorded();
@@ -300,11 +309,9 @@ impl Operation {
         self.open_holdings.retain(|open_holding| !open_holding.is_unrecorded());
     }
 
-    /// What no record shows to be its own is not, but for the host's PCI devices, for which no watcher
-    /// looks. Returns whether it may have one.
-    pub(crate) fn keep_host_devices(&mut self) -> bool {
-        self.open_holdings.retain(|one| !one.is_unrecorded() || one.is_host_device());
-        self.open_holdings.iter().any(OpenHolding::is_host_device)
+    /// Whether it may have a device that a record names, for no interface.
+    pub(crate) fn may_have_device(&self) -> bool {
+        self.open_holdings.iter().any(|one| one.is_unrecorded() && one.holding.device.path != "?")
     }
 
     pub(crate) fn add_proof(&mut self, proof: &Proof) {

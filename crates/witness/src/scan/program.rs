@@ -70,8 +70,17 @@ impl Vmm {
     /// name (`firecracker-v1.7.0-x86_64`, `cloud-hypervisor-static`).
     pub(super) fn of(exe: Option<&Path>) -> Option<Self> {
         let name = file_name(exe)?;
+        // Releases have a version, a machine or `static` in the name; other programs of a project do, too.
+        let is_release = |part: &str| {
+            let is_version = |part: &str| part.starts_with(|first: char| first.is_ascii_digit());
+            matches!(part, "static" | "x86_64" | "aarch64" | "riscv64")
+                || is_version(part.strip_prefix('v').unwrap_or(part))
+        };
         let is = |program: &str| {
-            name.strip_prefix(program).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+            let rest = name.strip_prefix(program);
+            rest.is_some_and(|rest| {
+                rest.is_empty() || rest.strip_prefix('-').is_some_and(|rest| rest.split('-').all(is_release))
+            })
         };
         let all = [
             ("cloud-hypervisor", Self::CloudHypervisor),

@@ -58,7 +58,9 @@ pub(super) struct GuestInstance {
     /// The backends on QEMU's command line, by interface.
     pub(super) netdevs: HashMap<MacAddr, Vec<Netdev>>,
     /// The vDPA devices that QEMU held at the last look, and that belong to no known interface.
-    pub(super) unbound_vdpa: Vec<UnboundVdpa>,
+    pub(super) unbound_vdpa: Vec<Device>,
+    /// Whether it ever held several vDPA devices of which nothing shows for which interface they are.
+    pub(super) vdpa_is_ambiguous: bool,
     /// Whether this watcher has made a full scan of it.
     pub(super) was_scanned: bool,
     /// Whether a quick scan is not enough, because the links behind its devices were not read yet.
@@ -99,14 +101,6 @@ pub(super) struct PendingDevice {
     pub(super) since: Instant,
     /// Whether there is an open record that may be its own.
     pub(super) is_opened: bool,
-}
-
-/// A vDPA device that QEMU holds, of which no record says for which interface.
-#[derive(Debug)]
-pub(super) struct UnboundVdpa {
-    pub(super) device: Device,
-    /// When it was first seen; none if QEMU may have had it before the first look.
-    pub(super) since: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -175,6 +169,7 @@ impl GuestInstance {
             started_with: HashMap::new(),
             netdevs: HashMap::new(),
             unbound_vdpa: Vec::new(),
+            vdpa_is_ambiguous: false,
             was_scanned: false,
             needs_full_look: false,
             all_seen_at: None,

@@ -78,7 +78,7 @@ impl GuestInstance {
         let vdpa = || match &self.unbound_vdpa[..] {
             [] => Backing::None,
             unbound => Backing::Vdpa(
-                unbound.iter().take(MAX_NAMED).map(|unbound| unbound.device.path.to_string()).collect(),
+                unbound.iter().take(MAX_NAMED).map(|unbound| unbound.path.to_string()).collect(),
             ),
         };
         match netdevs.filter(|netdevs| netdevs.iter().all(|netdev| !netdev.is_raw())) {

@@ -9,9 +9,7 @@ use taptrail_record::{Descriptor, Device, DeviceKind, MacAddr};
 
 use super::bind::{self, InterfaceCandidate, Match, UnboundDevice};
 use super::evidence::EndCheck;
-use super::guest::{
-    BACKOFF_FACTOR, GuestInstance, LookContext, MAX_LOOK_DELAY, Observation, PendingDevice, UnboundVdpa,
-};
+use super::guest::{BACKOFF_FACTOR, GuestInstance, LookContext, MAX_LOOK_DELAY, Observation, PendingDevice};
 use super::interfaces::{GrantProgress, GrantedBy, ManagedInterface, OpenedDevice};
 use super::known::{self, Absence, KnownDescriptor, Vanished, holds};
 use super::observe::{FdSummary, ObservedDescriptor};
@@ -41,14 +39,16 @@ impl GuestInstance {
         known.sort_unstable();
         known.dedup();
         let is_unbound = |kind, rdev| {
-            let is = |unbound: &UnboundVdpa| (unbound.device.kind, unbound.device.rdev) == (kind, Some(rdev));
-            self.unbound_vdpa.iter().any(is)
+            self.unbound_vdpa.iter().any(|unbound| (unbound.kind, unbound.rdev) == (kind, Some(rdev)))
+        };
+        let is_there = |unbound: &Device| {
+            summary.iter().any(|(_, kind, rdev, _)| (unbound.kind, unbound.rdev) == (*kind, Some(*rdev)))
         };
         let tracked = summary.iter().filter(|(_, kind, rdev, _)| !is_unbound(*kind, *rdev));
         let mut seen: Vec<_> =
             tracked.map(|(fd, kind, rdev, name)| (*fd, *kind, Some(*rdev), name.as_deref())).collect();
         seen.sort_unstable();
-        settled && known == seen
+        settled && known == seen && self.unbound_vdpa.iter().all(is_there)
     }
 
     /// A quick scan has shown that all known descriptors are held.
@@ -160,10 +160,10 @@ impl GuestInstance {
         observations: &mut Vec<Observation>,
     ) {
         let (unbound, mut descriptors) = group_by_device(observed);
-        let (bound, lone) = self.find_interfaces(&unbound, now);
+        let (bound, lone) = self.find_interfaces(&unbound);
         let is_hot_plug = self.interfaces.all.iter().any(|interface| !interface.is_granted());
         let before = std::mem::take(&mut self.unbound);
-        let unbound_before = std::mem::take(&mut self.unbound_vdpa);
+        self.unbound_vdpa.clear();
         // Sorted by interface, backends first, so that a reader sees what belongs together.
         let mut order: Vec<usize> = (0..unbound.len()).collect();
         order.sort_by_key(|at| (bound[*at].candidate.unwrap_or(usize::MAX), unbound[*at].device.kind, *at));
@@ -173,10 +173,7 @@ impl GuestInstance {
             if device.kind == DeviceKind::VhostVdpa
                 && (candidate.is_none() && (mac.is_none() || self.from_start))
             {
-                let known = unbound_before.iter().find(|before| before.device == *device);
-                let first_seen = self.was_scanned.then_some(now.instant);
-                let since = known.map_or(first_seen, |known| known.since);
-                self.unbound_vdpa.push(UnboundVdpa { device: device.clone(), since });
+                self.unbound_vdpa.push(device.clone());
                 continue;
             }
             let known = before.iter().find(|before| before.fd == fd && before.device == *device);
@@ -217,16 +214,16 @@ impl GuestInstance {
                 self.held.push(known);
             }
         }
+        self.vdpa_is_ambiguous |= self.unbound_vdpa.len() > 1;
     }
 
     /// Finds the interface of each unbound device, and whether it is a vhost-net whose interface
     /// has no known backend.
-    fn find_interfaces(&self, unbound: &[UnboundDevice], now: LookContext) -> (Vec<Match>, Vec<bool>) {
+    fn find_interfaces(&self, unbound: &[UnboundDevice]) -> (Vec<Match>, Vec<bool>) {
         let leaving = self.interfaces.leaving();
-        let new_vdpa = self.new_vdpa(unbound, now);
         let candidate = |interface: &ManagedInterface| {
             let mut candidate = self.candidate(interface, leaving.contains(&interface.number));
-            candidate.opened.extend(self.unrecorded_vdpa(interface, new_vdpa));
+            candidate.opened.extend(self.unrecorded_vdpa(interface));
             candidate
         };
         let candidates: Vec<InterfaceCandidate> = self.interfaces.all.iter().map(candidate).collect();
@@ -245,37 +242,22 @@ impl GuestInstance {
         (bound, lone)
     }
 
-    /// The vDPA device, if there is one, that QEMU has got since shortly before: it comes with a
-    /// hot-plug whose record comes at about the same time.
-    fn new_vdpa<'a>(&self, unbound: &'a [UnboundDevice], now: LookContext) -> Option<&'a Device> {
-        let is_new =
-            |device: &Device| match self.unbound_vdpa.iter().find(|unbound| unbound.device == *device) {
-                Some(unbound) => {
-                    unbound.since.is_some_and(|since| now.instant.duration_since(since) < now.patience)
-                }
-                None => self.was_scanned,
-            };
-        let vdpa =
-            unbound.iter().map(|one| &one.device).filter(|device| device.kind == DeviceKind::VhostVdpa);
-        let mut new = vdpa.filter(|device| is_new(device));
-        new.next().filter(|_| new.next().is_none())
-    }
-
-    /// The vDPA device of an interface that no record shows opened: the one of QEMU's command line,
-    /// or, after a hot-plug, the one that QEMU has got. Managers other than taptrail record none.
-    fn unrecorded_vdpa(&self, interface: &ManagedInterface, new: Option<&Device>) -> Option<Device> {
-        if !interface.opened.is_empty() || !interface.is_granted() || interface.is_seen() {
+    /// The vDPA device of an interface that no record shows opened: the one of QEMU's command line.
+    /// Managers other than taptrail record none. Nothing shows which interface a device is for that
+    /// was plugged in later: it may be a disk's, and the interface may have none.
+    fn unrecorded_vdpa(&self, interface: &ManagedInterface) -> Option<Device> {
+        let has_none = interface.opened.is_empty() && interface.is_granted() && !interface.is_seen();
+        if !has_none || !interface.is_by_start() {
             return None;
-        }
-        if !interface.is_by_start() {
-            return new.filter(|_| interface.is_unreported()).cloned();
         }
         let netdev = match &self.netdevs.get(&interface.mac)?[..] {
             [netdev] if netdev.is_vdpa() => netdev,
             _ => return None,
         };
-        // A set of descriptors does not show its device.
-        let path = netdev.path.as_deref().filter(|path| !path.starts_with("/dev/fdset/")).unwrap_or("?");
+        // A set of descriptors does not show its device: once several could be meant, the one that is
+        // left may be a disk's.
+        let named = netdev.path.as_deref().filter(|path| !path.starts_with("/dev/fdset/"));
+        let path = named.or((!self.vdpa_is_ambiguous).then_some("?"))?;
         Some(Device { kind: DeviceKind::VhostVdpa, path: path.into(), rdev: None, dev: None })
     }
 
