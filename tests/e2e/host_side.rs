@@ -179,11 +179,11 @@ fn a_machine_without_pci_has_memory_mapped_nics_from_its_start_only() {
     let world = World::new();
     let qemu = ["qemu-system-x86_64", "-machine", "microvm,accel=tcg", "-m", "32", "-nodefaults"];
     let qemu: Vec<&str> = qemu.into_iter().chain(["-display", "none"]).collect();
-    for (place, bus) in [("address=05", "PCI bus"), ("devno=fe.0.0001", "channel subsystem")] {
+    for (place, bus) in [("address=05", "on a PCI bus"), ("devno=fe.0.0001", "in the channel subsystem")] {
         let refused = world.try_start("micro", &["--nic", &format!("bridge=br0,{place}")], &qemu);
         assert!(!refused.success(), "{}", refused.stdout);
-        let reason =
-            format!("This machine has no {bus}, for which '{}' is", place.split('=').next().unwrap());
+        let key = place.split('=').next().unwrap();
+        let reason = format!("'{key}' is a place {bus}, which this machine does not have");
         assert!(refused.stderr.contains(&reason), "{}", refused.stderr);
     }
     let first = format!("bridge=br0,mac={},queues=2,mtu=1400", mac(1));
