@@ -159,9 +159,9 @@ mod tests {
             (Ccw, "tap=t,model=virtio-net-pci", Ok("virtio-net-pci")),
             (Mmio, "tap=t,model=e1000", Ok("e1000")),
             (Pci, "tap=t,model=virtio-net-device", Ok("virtio-net-device")),
-            (Pci, "tap=t,devno=fe.0.0001", Err("channel subsystem")),
-            (Mmio, "tap=t,model=virtio-net-ccw,devno=fe.0.0001", Err("channel subsystem")),
-            (Mmio, "tap=t,address=05", Err("PCI bus")),
+            (Pci, "tap=t,devno=fe.0.0001", Err("in the channel subsystem")),
+            (Mmio, "tap=t,model=virtio-net-ccw,devno=fe.0.0001", Err("in the channel subsystem")),
+            (Mmio, "tap=t,address=05", Err("on a PCI bus")),
         ] {
             let mut spec: NicSpec = spec.parse().unwrap();
             let result = bus.settle(&mut spec).map(|()| spec.model.qemu_driver());
