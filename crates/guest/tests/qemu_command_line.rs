@@ -283,7 +283,7 @@ fn starts_with_its_virtio(
     for (name, value) in [("host_mtu", json!(1400)), ("mq", json!(true))].iter().chain(expected) {
         assert_eq!(&guest.property("nic0", name), value, "{name} on {machine}");
     }
-    let found = guest.monitor.machine(LONG).unwrap();
+    let found = guest.monitor.machine(LONG).unwrap().unwrap();
     let known = program.rsplit("qemu-system-").next().unwrap();
     assert_eq!(found.architecture, known);
     assert!(found.kind.starts_with(machine.split(',').next().unwrap()), "{found:?}");

@@ -156,26 +156,27 @@ impl Monitor {
         self.execute("device_del", json!({ "id": id }), timeout).map(drop)
     }
 
-    /// The machine, by its type's name in QEMU's object model.
+    /// The machine, by its type's name in QEMU's object model; none if QEMU does not say it.
     ///
     /// # Errors
     ///
     /// As for every operation.
-    pub fn machine(&mut self, timeout: Duration) -> Result<Machine, QmpError> {
-        let target = self.execute("query-target", Value::Null, timeout)?;
-        let architecture = target.get("arch").and_then(Value::as_str);
-        let architecture = architecture.ok_or_else(|| self.unexpected("a target", &target))?.to_owned();
-        let property = |name: &str| json!({ "path": "/machine", "property": name });
-        let kind = self.execute("qom-get", property("type"), timeout)?;
-        let kind = kind.as_str().ok_or_else(|| self.unexpected("a type of machine", &kind))?;
-        let kind = kind.strip_suffix("-machine").unwrap_or(kind).to_owned();
-        let pcie = match self.execute("qom-get", property("pcie"), timeout) {
-            Ok(pcie) => pcie.as_str() == Some("on"),
-            // The machine has no such option.
-            Err(QmpError::Refused { .. }) => false,
-            Err(error) => return Err(error),
+    pub fn machine(&mut self, timeout: Duration) -> Result<Option<Machine>, QmpError> {
+        let mut answer = |command, arguments| match self.execute(command, arguments, timeout) {
+            Err(QmpError::Refused { .. }) => Ok(Value::Null),
+            answered => answered,
         };
-        Ok(Machine { architecture, kind, pcie })
+        let property = |name: &str| json!({ "path": "/machine", "property": name });
+        let target = answer("query-target", Value::Null)?;
+        let kind = answer("qom-get", property("type"))?;
+        // Most machines have no such option.
+        let pcie = answer("qom-get", property("pcie"))?.as_str() == Some("on");
+        let architecture = target.get("arch").and_then(Value::as_str);
+        Ok(architecture.zip(kind.as_str()).map(|(architecture, kind)| Machine {
+            architecture: architecture.to_owned(),
+            kind: kind.strip_suffix("-machine").unwrap_or(kind).to_owned(),
+            pcie,
+        }))
     }
 
     /// The ids of all devices with an id, in QEMU's order.

@@ -82,8 +82,10 @@ pub(super) fn adopt(options: &AdoptOptions, monitor: &Path, inbox: &Inbox) -> Re
     let mut monitor = Monitor::connect(monitor, Instant::now() + MONITOR_TIMEOUT)?;
     let status = monitor.query_status(MONITOR_TIMEOUT)?;
     let nics = monitor.device_ids(MONITOR_TIMEOUT)?;
-    let machine = monitor.machine(MONITOR_TIMEOUT)?;
-    let virtio_bus = VirtioBus::of_machine(&machine.architecture, Some(&machine.kind), machine.pcie);
+    // It decides nothing but which model `virtio` is.
+    let virtio_bus = monitor.machine(MONITOR_TIMEOUT)?.map_or(VirtioBus::Pci, |machine| {
+        VirtioBus::of_machine(&machine.architecture, Some(&machine.kind), machine.pcie)
+    });
     host.find_files(id, &mut live.granted);
     sandbox_after_start(host.needs_bpf()).map_err(AdoptError::Restrain)?;
     account.adopt()?;
