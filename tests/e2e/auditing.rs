@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use crate::world::OwnedChild;
 use crate::world::auditing::{self, Auditing, auditctl};
 use crate::world::{EMPTY, World};
 use taptrail_kernel::audit::{Audit, ReadLog};
@@ -292,7 +293,7 @@ fn auditing_by_the_kernels_own_rules_shows_the_opens_that_nobody_admits() {
 /// A QEMU that another manager started with a tap of its own, and that manager's records, as
 /// libvirt writes them.
 struct ForeignGuest {
-    qemu: std::process::Child,
+    qemu: OwnedChild,
     guest: GuestId,
     audit: Audit,
 }
@@ -304,7 +305,7 @@ impl ForeignGuest {
         world.ip("tuntap add dev vnet0 mode tap");
         world.ip("link set vnet0 address fe:54:00:0a:0d:21");
         let guest = GuestId { name: "web2".into(), uuid: uuid::Uuid::new_v4() };
-        let mut foreign = Self { audit: Audit::open().unwrap(), qemu: qemu(&guest), guest };
+        let mut foreign = Self { audit: Audit::open().unwrap(), qemu: qemu(&guest).into(), guest };
         let device = Device::new("/dev/net/tun", Some(Rdev::TUN), None);
         foreign.log_record(Event::Open { mac: Self::MAC, device, queue: None });
         foreign.log_record(Event::Start { mac: Self::MAC, vm_pid: None, fds: None });
@@ -332,13 +333,6 @@ fn qemu(guest: &GuestId) -> std::process::Child {
     command.args(["-name", &guest.name, "-uuid", &guest.uuid.to_string()]);
     command.args(["-netdev", "tap,id=hostnet0,ifname=vnet0,script=no,downscript=no"]);
     command.spawn().unwrap()
-}
-
-impl Drop for ForeignGuest {
-    fn drop(&mut self) {
-        let _ = self.qemu.kill();
-        let _ = self.qemu.wait();
-    }
 }
 
 /// Feeds a watcher the log's lines that it has not taken yet, and lets it scan.

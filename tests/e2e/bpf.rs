@@ -6,9 +6,10 @@
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use crate::devices::ForeignQemu;
+use crate::world::OwnedChild;
 use crate::world::hostile::Hostile;
 use crate::world::log::{Log, MAC, UUID};
 use crate::world::procfs::descriptors;
@@ -30,7 +31,7 @@ fn copy_from(pid: u32, fd: &Value) -> OwnedFd {
 
 /// A real QEMU with one tap, whose address is derived from the guest's as libvirt does it.
 struct Qemu {
-    child: Child,
+    child: OwnedChild,
     monitor: PathBuf,
 }
 
@@ -46,7 +47,7 @@ impl Qemu {
             .stderr(File::create(world.path("qemu.log")).unwrap())
             .spawn()
             .unwrap();
-        let qemu = Self { child, monitor };
+        let qemu = Self { child: child.into(), monitor };
         world.until("QEMU has its tap", || world.links().contains(&"watched0".to_owned()));
         world.ip("link set watched0 address fe:54:00:0a:0f:01");
         qemu
@@ -64,16 +65,9 @@ impl Qemu {
     }
 }
 
-impl Drop for Qemu {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 /// `taptrail watch --bpf`.
 struct Watch {
-    child: Child,
+    child: OwnedChild,
     lines: PathBuf,
     errors: PathBuf,
 }
@@ -88,7 +82,7 @@ impl Watch {
             .stderr(File::create(&errors).unwrap())
             .spawn()
             .unwrap();
-        Self { child, lines, errors }
+        Self { child: child.into(), lines, errors }
     }
 
     fn all(&self) -> Vec<Value> {
@@ -124,13 +118,6 @@ impl Watch {
         self.signal(Signal::TERM);
         let status = self.child.wait().unwrap();
         assert!(status.success(), "{status}: {}", self.errors());
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

@@ -10,12 +10,13 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use rustix::io::{FdFlags, fcntl_setfd};
 use taptrail_kernel::proc::ProcessId;
 use taptrail_record::{BridgeOpen, Line, Outcome, Requester};
 
+use crate::world::OwnedChild;
 use crate::world::auditing::{Auditing, wait_for_log};
 use crate::world::bridge_lab::{
     AUDIT_CONTROL, AUDIT_WRITE, Answer, CONF, Lab, NET_ADMIN, USER, UUID, as_user, receive,
@@ -275,7 +276,7 @@ fn a_qemu_gets_a_tap_and_who_asked_is_on_record() {
 struct Session<'a> {
     world: &'a World,
     home: PathBuf,
-    daemon: Child,
+    daemon: OwnedChild,
     // libvirt's QEMUs are no children of the test.
     _keeper: Keeper,
 }
@@ -292,7 +293,7 @@ impl<'a> Session<'a> {
         }
         let keeper = Keeper::start();
         let daemon = Self::command(&home, "/usr/sbin/libvirtd").stderr(Stdio::null()).spawn().unwrap();
-        let mut session = Self { world: &lab.world, home, daemon, _keeper: keeper };
+        let mut session = Self { world: &lab.world, home, daemon: daemon.into(), _keeper: keeper };
         lab.world.until("the user's libvirtd answers", || {
             assert_eq!(session.daemon.try_wait().unwrap(), None, "libvirtd ended");
             session.virsh(&["list"]).success()
@@ -326,13 +327,6 @@ impl<'a> Session<'a> {
         )
         .unwrap();
         self.virsh(&["create", file.to_str().unwrap(), "--paused"])
-    }
-}
-
-impl Drop for Session<'_> {
-    fn drop(&mut self) {
-        let _ = self.daemon.kill();
-        let _ = self.daemon.wait();
     }
 }
 

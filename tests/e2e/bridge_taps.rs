@@ -12,12 +12,13 @@ use rustix::mount::{MountFlags, mount};
 use rustix::process::{Pid, Signal};
 use taptrail_kernel::proc::ProcessId;
 
+use crate::world::OwnedChild;
 use crate::world::auditing::{Auditing, wait_for_log};
 use crate::world::bridge_lab::{Lab, USER, UUID, as_user, receive};
 use crate::world::{Guest, contract};
 
 /// A watcher that keeps the accounts of the helper's taps, in a lab with a /run of its own.
-struct TapWatcher(Child);
+struct TapWatcher(OwnedChild);
 
 impl TapWatcher {
     const SOCKET: &'static str = "/run/taptrail-watch/bridge-taps";
@@ -31,7 +32,7 @@ impl TapWatcher {
         fs::write(&log, "").unwrap();
         let mut command = lab.world.command(["watch", "--silent", "--bridge-taps", "--log"]);
         let watch = command.arg(&log).stderr(Stdio::piped()).spawn().unwrap();
-        let watcher = Self(watch);
+        let watcher = Self(watch.into());
         lab.world.until("the broker's socket", || watcher.is_served());
         watcher
     }
@@ -53,13 +54,6 @@ impl TapWatcher {
     fn kill(mut self) {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
-    }
-}
-
-impl Drop for TapWatcher {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 

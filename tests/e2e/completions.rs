@@ -5,10 +5,11 @@ use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use crate::world::OwnedChild;
 use crate::world::{World, mac};
 use nix::pty::{Winsize, openpty};
 
@@ -19,7 +20,7 @@ const SHELLS: [&str; 3] = ["bash", "zsh", "fish"];
 
 /// A shell on a terminal.
 struct Shell {
-    child: Child,
+    _child: OwnedChild,
     terminal: File,
     screen: Arc<Mutex<Vec<u8>>>,
     asked: u32,
@@ -56,7 +57,7 @@ impl Shell {
                 seen.lock().unwrap().extend(&part[..read]);
             }
         });
-        let mut shell = Self { child, terminal, screen, asked: 0 };
+        let mut shell = Self { _child: child.into(), terminal, screen, asked: 0 };
         let scripts = scripts();
         let load = match name {
             "bash" => format!("source {scripts}/taptrail.bash"),
@@ -97,13 +98,6 @@ impl Shell {
             assert!(begun.elapsed() < TIMEOUT, "no answer to '{line}':\n{screen}");
             std::thread::sleep(Duration::from_millis(10));
         }
-    }
-}
-
-impl Drop for Shell {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

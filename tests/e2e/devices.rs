@@ -3,9 +3,10 @@
 
 use std::fs::File;
 use std::os::fd::AsRawFd as _;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use crate::watch::{Watch, kinds};
+use crate::world::OwnedChild;
 use crate::world::log::{Log, UUID};
 use crate::world::procfs::descriptors;
 use crate::world::vdpa::Vdpa;
@@ -107,7 +108,7 @@ fn a_guest_starts_with_a_vdpa_device_and_its_end_releases_it() {
 
 /// A QEMU that has a vDPA device as libvirt gives it one: in a set of descriptors. Its process is
 /// killed with this.
-pub(crate) struct ForeignQemu(pub(crate) Child);
+pub(crate) struct ForeignQemu(pub(crate) OwnedChild);
 
 impl ForeignQemu {
     pub(crate) fn start(card: &Vdpa, mac: &str) -> Self {
@@ -122,14 +123,7 @@ impl ForeignQemu {
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
-        Self(child)
-    }
-}
-
-impl Drop for ForeignQemu {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        Self(child.into())
     }
 }
 

@@ -4,9 +4,10 @@ use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
+use crate::world::OwnedChild;
 use crate::world::{EMPTY, Guest, World};
 use serde_json::json;
 use taptrail_kernel::proc::{PidFd, ProcessId, Signal};
@@ -24,28 +25,20 @@ fn write(world: &World, more: &str) -> PathBuf {
 }
 
 /// `taptrail run --file`, as a service manager runs it.
-struct Service(Child);
+struct Service(OwnedChild);
 
 impl Service {
     fn start(world: &World, file: &Path) -> Self {
         let mut command = world.command(["run", "--file", file.to_str().unwrap()]);
         let log = std::fs::File::options().create(true).append(true).open(world.path("service.log")).unwrap();
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        let service = Self(command.spawn().unwrap());
+        let service = Self(command.spawn().unwrap().into());
         world.until("the guest runs", || world.supervisor_pid() == Some(service.0.id()) && world.runs());
         service
     }
 
     fn signal(&self, signal: Signal) {
         PidFd::open(ProcessId::of(self.0.id()).unwrap()).unwrap().send_signal(signal).unwrap();
-    }
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        // After a failed test; the world ends the guest.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 

@@ -4,11 +4,12 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 use taptrail_ledger::Ledger;
 
+use crate::world::OwnedChild;
 use crate::world::qmp::{self, Qmp};
 use crate::world::{EMPTY, Guest, World, mac};
 
@@ -299,7 +300,7 @@ fn libvirts_xml_sets_the_hosts_side_too() {
 /// Open vSwitch with its userspace datapath, which needs no kernel module, in this test's network and
 /// with its own `/run/openvswitch`.
 pub(crate) struct OpenVswitch {
-    programs: Vec<Child>,
+    _programs: Vec<OwnedChild>,
 }
 
 impl OpenVswitch {
@@ -313,14 +314,14 @@ impl OpenVswitch {
         let run = |program: &str, args: &[&str]| {
             let mut command = Command::new(program);
             command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-            command.spawn().unwrap()
+            OwnedChild::from(command.spawn().unwrap())
         };
         let remote = format!("--remote=punix:{}", socket.display());
         let server = run("/usr/sbin/ovsdb-server", &[database, &remote]);
         let mut programs = vec![server];
         world.until("ovsdb-server listens", || socket.exists());
         programs.push(run("/usr/sbin/ovs-vswitchd", &[&format!("unix:{}", socket.display())]));
-        let ovs = Self { programs };
+        let ovs = Self { _programs: programs };
         ovs.vsctl(&["add-br", "ovs0", "--", "set", "bridge", "ovs0", "datapath_type=netdev"]);
         ovs
     }
@@ -328,15 +329,6 @@ impl OpenVswitch {
     pub(crate) fn vsctl(&self, args: &[&str]) -> String {
         let all: Vec<&str> = ["--timeout=20"].into_iter().chain(args.iter().copied()).collect();
         output("/usr/bin/ovs-vsctl", &all).trim().to_owned()
-    }
-}
-
-impl Drop for OpenVswitch {
-    fn drop(&mut self) {
-        for program in &mut self.programs {
-            let _ = program.kill();
-            let _ = program.wait();
-        }
     }
 }
 

@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::world::OwnedChild;
 use crate::world::lab;
 
 /// The server's program, which `scripts/setup test` installs.
@@ -24,7 +25,7 @@ fn moto() -> PathBuf {
 
 /// An S3 server with the bucket `lake`.
 struct Server {
-    child: Child,
+    _child: OwnedChild,
     port: u16,
 }
 
@@ -34,7 +35,7 @@ impl Server {
         let mut command = Command::new(moto());
         command.args(["-H", "127.0.0.1", "-p", &port.to_string()]);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let server = Self { child, port };
+        let server = Self { _child: child.into(), port };
         let since = Instant::now();
         loop {
             if let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) {
@@ -48,13 +49,6 @@ impl Server {
             assert!(since.elapsed() < Duration::from_secs(60), "the S3 server does not answer");
             thread::sleep(Duration::from_millis(50));
         }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::Duration;
 
+use crate::world::OwnedChild;
 use crate::world::hostile::Hostile;
 use crate::world::{Guest, World};
 use rustix::fs::{FlockOperation, flock};
@@ -17,7 +18,7 @@ const FILTERED: &str = "bridge=br0,mac=52:54:00:00:00:01,vhost=off,filter=no-mac
 const MACVTAP: &str = "macvtap=lower,mac=52:54:00:00:00:02,vhost=off";
 
 /// A process in a second network namespace.
-struct OtherNetns(std::process::Child);
+struct OtherNetns(OwnedChild);
 
 impl OtherNetns {
     fn new() -> Self {
@@ -27,7 +28,7 @@ impl OtherNetns {
         while std::fs::read_link(&there).is_ok_and(|there| there == own) {
             std::thread::yield_now();
         }
-        Self(child)
+        Self(child.into())
     }
 
     /// Runs ip(8) there.
@@ -40,13 +41,6 @@ impl OtherNetns {
 
     fn links(&self) -> String {
         self.ip(&["-o", "link"])
-    }
-}
-
-impl Drop for OtherNetns {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 

@@ -1,11 +1,12 @@
 //! The packaged alerts and dashboard: what they name exists, a real Prometheus evaluates it, and an
 //! alert fires for a real watcher.
 
+use crate::world::OwnedChild;
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -152,16 +153,6 @@ fn every_metric_that_alerts_and_dashboard_name_is_written() {
     assert_eq!(metric_names(&queries), written);
 }
 
-/// A process of this test, which ends with it.
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
@@ -187,7 +178,7 @@ fn wait_for<T>(what: &str, mut answer: impl FnMut() -> Option<T>) -> T {
 struct Monitoring {
     dir: tempfile::TempDir,
     base: String,
-    _processes: [Process; 2],
+    _processes: [OwnedChild; 2],
 }
 
 impl Monitoring {
@@ -223,7 +214,7 @@ impl Monitoring {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let watcher = Process(watcher);
+        let watcher = OwnedChild::from(watcher);
         let prometheus = Command::new(PROMETHEUS)
             .arg(format!("--config.file={}", dir.path().join("prometheus.yml").display()))
             .arg(format!("--storage.tsdb.path={}", dir.path().join("data").display()))
@@ -232,7 +223,7 @@ impl Monitoring {
             .spawn()
             .expect("prometheus (scripts/setup test)");
         let base = format!("http://127.0.0.1:{port}");
-        Self { dir, base, _processes: [watcher, Process(prometheus)] }
+        Self { dir, base, _processes: [watcher, prometheus.into()] }
     }
 
     fn ask(&self, path: &str) -> Option<Value> {

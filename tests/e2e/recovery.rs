@@ -1,5 +1,6 @@
 //! Supervisors that end before their guests, at every step, and the recovery of their guests.
 
+use crate::world::OwnedChild;
 use crate::world::hostile::Hostile;
 use crate::world::procfs::descriptors;
 use crate::world::{EMPTY, Guest, World};
@@ -431,7 +432,7 @@ fn a_guest_of_another_manager_is_shown_and_left_alone() {
 }
 
 /// A process whose arguments look like a guest's QEMU.
-struct FakeQemu(std::process::Child);
+struct FakeQemu(OwnedChild);
 
 impl FakeQemu {
     fn start(name: &str) -> Self {
@@ -440,14 +441,7 @@ impl FakeQemu {
         // A shell shows all of its arguments while it waits.
         let mut shell = std::process::Command::new("/bin/sh");
         let shell = shell.args(["-c", "read line; exit 0", "sh"]).args(words).args(monitor);
-        Self(shell.stdin(std::process::Stdio::piped()).spawn().unwrap())
-    }
-}
-
-impl Drop for FakeQemu {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        Self(shell.stdin(std::process::Stdio::piped()).spawn().unwrap().into())
     }
 }
 

@@ -2,12 +2,13 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
-use std::process::{Child, ChildStdout, Stdio};
+use std::process::{ChildStdout, Stdio};
 use std::time::{Duration, Instant};
 
 use taptrail_kernel::proc::{PidFd, ProcessId, Signal};
 
 use crate::report::browser::Browser;
+use crate::world::OwnedChild;
 use crate::world::World;
 
 const ONE: &str = "bridge=br0,mac=52:54:00:00:00:01,vhost=off";
@@ -16,7 +17,7 @@ const TOKEN: &str = "a-token-for-this-test";
 
 /// A server that has said on what address it is.
 struct Server {
-    child: Child,
+    child: OwnedChild,
     address: String,
     /// What follows the address: `?token=…`, or nothing.
     query: String,
@@ -35,7 +36,7 @@ impl Server {
         let url = line.strip_prefix("Serving on http://").and_then(|rest| rest.split_once('/'));
         let (address, rest) = url.unwrap_or_else(|| panic!("{line}"));
         let query = rest.split(' ').next().unwrap_or_default().to_owned();
-        Self { child, address: address.to_owned(), query, _out: out }
+        Self { child: child.into(), address: address.to_owned(), query, _out: out }
     }
 
     /// The answer to a request with these lines behind the first.
@@ -50,13 +51,6 @@ impl Server {
 
     fn host(&self) -> String {
         format!("Host: {}\r\n", self.address)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

@@ -1,9 +1,10 @@
 //! `taptrail top` on a real terminal.
 
+use crate::world::OwnedChild;
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::path::PathBuf;
-use std::process::{Child, Command};
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -30,16 +31,6 @@ impl Screen {
     }
 }
 
-/// Ends the program, also when the test fails.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 #[test]
 fn what_is_held_is_shown_as_the_log_grows_and_q_leaves_the_terminal_as_it_was() {
     let data = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/libvirt/libvirt-9.0");
@@ -59,7 +50,7 @@ fn what_is_held_is_shown_as_the_log_grows_and_q_leaves_the_terminal_as_it_was() 
         command.args(["top", "--utc"]).arg(&log).env("TERM", "xterm");
         command.stdin(pty.slave.try_clone().unwrap());
         command.stdout(pty.slave.try_clone().unwrap()).stderr(pty.slave);
-        Running(command.spawn().unwrap())
+        OwnedChild::from(command.spawn().unwrap())
     };
     let mut keyboard = File::from(pty.master);
     let mut terminal = keyboard.try_clone().unwrap();
@@ -82,7 +73,7 @@ fn what_is_held_is_shown_as_the_log_grows_and_q_leaves_the_terminal_as_it_was() 
     keyboard.write_all(b"q").unwrap();
     let deadline = Instant::now() + TIMEOUT;
     let ended = loop {
-        if let Some(ended) = child.0.try_wait().unwrap() {
+        if let Some(ended) = child.try_wait().unwrap() {
             break ended;
         }
         assert!(Instant::now() < deadline, "it does not end");

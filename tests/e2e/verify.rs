@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::world::OwnedChild;
 use crate::world::{CommandResult, EMPTY, World, mac};
 use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
 use serde_json::{Value, json};
@@ -64,7 +65,7 @@ fn only_row<'a>(report: &'a Value, verdict: &str) -> &'a Value {
 }
 
 /// A process that sleeps with a copy of a descriptor; it ends with this.
-struct Sleeper(Child);
+struct Sleeper(OwnedChild);
 
 impl Sleeper {
     /// A process that copies another process's first device.
@@ -78,7 +79,7 @@ impl Sleeper {
         let device = raw_devices(pid).unwrap().remove(0);
         let copy: OwnedFd = pidfd_getfd(&source, device.fd, PidfdGetfdFlags::empty()).unwrap();
         let mut sleep = Command::new(command[0]);
-        Self(sleep.args(&command[1..]).stdin(Stdio::from(copy)).spawn().unwrap())
+        Self(sleep.args(&command[1..]).stdin(Stdio::from(copy)).spawn().unwrap().into())
     }
 
     /// Waits until it has executed `exe`.
@@ -86,13 +87,6 @@ impl Sleeper {
         let link = format!("/proc/{}/exe", self.0.id());
         world.until("the sleeper sleeps", || fs::read_link(&link).is_ok_and(|now| now == exe));
         self
-    }
-}
-
-impl Drop for Sleeper {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 
@@ -106,7 +100,7 @@ fn unmanaged_qemu_with(world: &World, tap: &str, arguments: &[&str]) -> Sleeper 
     let netdev = format!("tap,id=t,ifname={tap},script=no,downscript=no");
     let mut qemu = Command::new(EMPTY[0]);
     qemu.args(&EMPTY[1..]).args(["-S", "-netdev", &netdev]).args(arguments);
-    let qemu = Sleeper(qemu.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap());
+    let qemu = Sleeper(qemu.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap().into());
     world.until("QEMU has its tap", || {
         raw_devices(qemu.0.id()).is_ok_and(|held| held.iter().any(|held| held.ifname.is_some()))
     });
@@ -342,7 +336,7 @@ fn a_tap_that_no_process_shows_is_hidden() {
         print "hidden\n";
         sleep 1000;"#;
     let mut hider = Command::new("/usr/bin/perl");
-    let mut hider = Sleeper(hider.args(["-e", script]).stdout(Stdio::piped()).spawn().unwrap());
+    let mut hider = Sleeper(hider.args(["-e", script]).stdout(Stdio::piped()).spawn().unwrap().into());
     let mut line = String::new();
     BufReader::new(hider.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
     assert_eq!(line, "hidden\n");
@@ -627,7 +621,7 @@ fn what_is_missing_is_not_where_another_process_with_its_pid_is() {
     let guest = world.start("web1", &["--nic", ONE]);
     // A process in another namespace, which started an hour after the grant in the trail.
     let mut elsewhere = Command::new("/usr/bin/unshare");
-    let elsewhere = Sleeper(elsewhere.args(["--net", "/bin/sleep", "1000"]).spawn().unwrap());
+    let elsewhere = Sleeper(elsewhere.args(["--net", "/bin/sleep", "1000"]).spawn().unwrap().into());
     let sleep = fs::canonicalize("/bin/sleep").unwrap();
     let elsewhere = elsewhere.runs(&world, &sleep);
     let (log, mut trail) = exported(&world);
@@ -656,7 +650,7 @@ fn a_qemu_in_a_container_is_known_by_its_number_there() {
     let mut container = Command::new("/usr/bin/unshare");
     container.args(["--pid", "--fork", "--kill-child"]).args(EMPTY);
     container.args(["-S", "-name", "guest=box1", "-uuid", &uuid.to_string(), "-netdev", netdev]);
-    let container = Sleeper(container.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap());
+    let container = Sleeper(container.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap().into());
     let parent = container.0.id();
     let child =
         || fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).ok()?.trim().parse().ok();

@@ -6,10 +6,11 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::world::OwnedChild;
 use crate::world::World;
 use crate::world::auditing::Auditing;
 use crate::world::log::{Log, MAC, UUID};
@@ -19,7 +20,7 @@ use taptrail_kernel::audit::{Audit, VIRT_CONTROL, VIRT_RESOURCE};
 use taptrail_kernel::proc::{PidFd, ProcessId, Signal};
 
 /// A real QEMU with one tap, whose address is derived from the guest's as libvirt does it.
-struct Qemu(Child);
+struct Qemu(OwnedChild);
 
 impl Qemu {
     fn start(world: &World) -> Self {
@@ -31,7 +32,7 @@ impl Qemu {
             .stderr(File::create(world.path("qemu.log")).unwrap())
             .spawn()
             .unwrap();
-        let qemu = Self(child);
+        let qemu = Self(child.into());
         world.until("QEMU has its tap", || world.links().contains(&"watched0".to_owned()));
         world.ip("link set watched0 address fe:54:00:0a:0f:01");
         qemu
@@ -43,16 +44,9 @@ impl Qemu {
     }
 }
 
-impl Drop for Qemu {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// `taptrail watch`, and the events that it printed.
 pub(crate) struct Watch {
-    child: Child,
+    child: OwnedChild,
     events: Arc<Mutex<Vec<Value>>>,
     errors: PathBuf,
 }
@@ -76,7 +70,7 @@ impl Watch {
                 to.lock().unwrap().push(event);
             }
         });
-        Self { child, events, errors }
+        Self { child: child.into(), events, errors }
     }
 
     /// Waits for an event with these values.
@@ -120,13 +114,6 @@ impl Watch {
 
     fn errors(&self) -> String {
         fs::read_to_string(&self.errors).unwrap()
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

@@ -3,9 +3,10 @@
 //! The protocol is JSON with a zero byte behind each message, on two pipes that the browser has as
 //! descriptors 3 and 4 (`--remote-debugging-pipe`).
 
+use crate::world::OwnedChild;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,7 @@ const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A browser with one page.
 pub(crate) struct Browser {
-    child: Child,
+    _child: OwnedChild,
     to: ChildStdin,
     from: Receiver<Value>,
     next: u64,
@@ -51,7 +52,8 @@ impl Browser {
             }
         });
         let (next, session, complaints) = (0, None, Vec::new());
-        let mut browser = Self { child, to, from, next, session, complaints, _profile: profile };
+        let mut browser =
+            Self { _child: child.into(), to, from, next, session, complaints, _profile: profile };
         let target = browser.call("Target.createTarget", json!({ "url": "about:blank" }));
         let attached = json!({ "targetId": target["targetId"], "flatten": true });
         let session = browser.call("Target.attachToTarget", attached);
@@ -247,12 +249,5 @@ impl Browser {
     pub(crate) fn screenshot(&mut self) -> String {
         let shot = self.call("Page.captureScreenshot", json!({ "format": "png" }));
         shot["data"].as_str().unwrap().to_owned()
-    }
-}
-
-impl Drop for Browser {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

@@ -3,18 +3,19 @@
 use std::fs::File;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::OwnedFd;
 use rustix::net::{AddressFamily, Protocol, RecvFlags, SocketFlags, SocketType, recv, socket_with};
 
+use super::OwnedChild;
 use super::World;
 
 /// dnsmasq(8), which serves one link until dropped.
 pub(crate) struct DhcpServer {
-    child: Child,
+    _child: OwnedChild,
     log: PathBuf,
 }
 
@@ -46,7 +47,7 @@ impl DhcpServer {
             .stderr(file)
             .spawn()
             .expect("dnsmasq runs: the package dnsmasq-base has it");
-        Self { child, log }
+        Self { _child: child.into(), log }
     }
 
     pub(crate) fn log(&self) -> String {
@@ -58,13 +59,6 @@ impl DhcpServer {
         let log = self.log();
         let line = log.lines().find(|line| line.contains("DHCPACK") && line.contains(mac))?;
         line.split_whitespace().find(|word| word.starts_with("10.0.0.")).map(str::to_owned)
-    }
-}
-
-impl Drop for DhcpServer {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

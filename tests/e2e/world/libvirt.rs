@@ -18,6 +18,7 @@ use serde_json::Value;
 use taptrail_kernel::proc::{PidFd, ProcessId, Signal};
 use taptrail_ledger::Ledger;
 
+use super::OwnedChild;
 use super::auditing::{self, Auditing};
 use super::{CommandResult, World, sh};
 
@@ -117,8 +118,8 @@ impl Libvirt {
         let audit_log = auditing.start_daemon(&dir);
         // As auditd.conf would name it.
         world.extra.push(("TAPTRAIL_AUDIT_LOG".to_owned(), audit_log.to_str().unwrap().to_owned()));
-        let virtlogd = Daemon(spawn(VIRTLOGD, &[]));
-        let daemon = Daemon(spawn(LIBVIRTD, &["--config", "/etc/libvirt/libvirtd.conf"]));
+        let virtlogd = Daemon(spawn(VIRTLOGD, &[]).into());
+        let daemon = Daemon(spawn(LIBVIRTD, &["--config", "/etc/libvirt/libvirtd.conf"]).into());
         let mut libvirt =
             Self { daemon, _virtlogd: virtlogd, _keeper: keeper, world, audit_log, _auditing: auditing };
         libvirt.wait_until_ready();
@@ -132,7 +133,7 @@ impl Libvirt {
     }
 
     pub(crate) fn start_daemon(&mut self) {
-        self.daemon.0 = spawn(LIBVIRTD, &["--config", "/etc/libvirt/libvirtd.conf"]);
+        self.daemon.0 = spawn(LIBVIRTD, &["--config", "/etc/libvirt/libvirtd.conf"]).into();
         self.wait_until_ready();
     }
 
@@ -233,7 +234,7 @@ impl Libvirt {
             .stderr(open())
             .spawn()
             .unwrap();
-        let mut watch = Watch { watcher: Daemon(watcher), output };
+        let mut watch = Watch { watcher: Daemon(watcher.into()), output };
         self.world.until("the watcher has begun", || {
             let ended = watch.watcher.0.try_wait().unwrap();
             assert!(ended.is_none(), "the watcher ended: {ended:?}: {}", watch.stderr());
@@ -275,14 +276,7 @@ impl Libvirt {
 }
 
 /// A process that ends with its owner.
-struct Daemon(Child);
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
+struct Daemon(OwnedChild);
 
 /// A running `taptrail watch`.
 pub(crate) struct Watch {

@@ -10,11 +10,14 @@ pub(crate) mod hostile;
 pub(crate) mod lab;
 pub(crate) mod libvirt;
 pub(crate) mod log;
+mod owned_child;
 pub(crate) mod procfs;
 pub(crate) mod qmp;
 pub(crate) mod systemd;
 pub(crate) mod tls;
 pub(crate) mod vdpa;
+
+pub(crate) use self::owned_child::OwnedChild;
 
 use std::ffi::OsStr;
 use std::fs::File;

@@ -8,12 +8,13 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
 use taptrail_kernel::proc::{PidFd, ProcessId};
 
+use super::OwnedChild;
 use super::{CommandResult, World};
 
 const PROGRAMS: [&str; 6] = [
@@ -135,7 +136,7 @@ impl Host {
             .stderr(File::create(self.world.path("boot")).unwrap())
             .spawn()
             .unwrap();
-        let mut child = Unshared(child);
+        let mut child = Unshared(child.into());
         let mut pid = None;
         self.world.until("the first process", || {
             let ended = child.0.try_wait().unwrap();
@@ -266,14 +267,7 @@ struct Init {
 }
 
 /// The unshare(1) that started it; its end is the end of all processes of the host.
-struct Unshared(Child);
-
-impl Drop for Unshared {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
+struct Unshared(OwnedChild);
 
 /// A control group for a host, below the test's own, in cgroup version 2, which may be mounted
 /// beside version 1.

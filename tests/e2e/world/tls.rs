@@ -3,8 +3,9 @@
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
+use super::OwnedChild;
 use super::World;
 
 const OPENSSL: &str = "/usr/bin/openssl";
@@ -49,7 +50,7 @@ impl Certificate {
 
 /// A TLS server that prints requests, and answers on [`Server::respond`].
 pub(crate) struct Server {
-    child: Child,
+    child: OwnedChild,
     output: PathBuf,
     pub(crate) address: String,
 }
@@ -67,7 +68,7 @@ impl Server {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let mut server = Self { child, output, address: String::new() };
+        let mut server = Self { child: child.into(), output, address: String::new() };
         world.until("the server listens", || {
             let output = server.output();
             let address = output.lines().find_map(|line| line.strip_prefix("ACCEPT "));
@@ -86,12 +87,5 @@ impl Server {
     pub(crate) fn respond(&mut self, status: &str) {
         let respond = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
         self.child.stdin.as_mut().unwrap().write_all(respond.as_bytes()).unwrap();
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
