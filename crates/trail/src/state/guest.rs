@@ -136,10 +136,10 @@ impl Guest {
             if self.watched {
                 // A watcher that looks into QEMU and sees no device of the interface shows that it has
                 // none. It does not look for PCI devices, and does not guess whose a vDPA device is.
-                operations.for_each(|operation| {
+                for operation in operations {
                     operation.drop_unknown();
-                    may_hold |= operation.may_have_device();
-                });
+                    may_hold |= operation.open_holdings.iter().any(OpenHolding::is_unrecorded);
+                }
             }
             if may_hold {
                 report_bare_grant(finding, out);
@@ -152,8 +152,11 @@ impl Guest {
     pub(crate) fn on_host_device_started(&mut self, entry: &Entry, address: &str) {
         let proof = entry.proof();
         for (mac, interface) in self.interfaces.iter_mut() {
-            let operations = interface.operations.iter_mut();
-            if operations.filter_map(|one| one.add_host_device(address, &proof).then_some(())).count() == 0 {
+            let mut is_possible = false;
+            for operation in &mut interface.operations {
+                is_possible |= operation.add_host_device(address, &proof);
+            }
+            if !is_possible {
                 continue;
             }
             for finding in self.bare_grants.iter_mut().filter(|finding| finding.mac == Some(mac)) {
@@ -655,11 +658,8 @@ fn bare_grant_finding(
         return out.finding(FindingKind::GrantWithoutOpen, entry, text);
     }
     let devices: Vec<String> = possible.iter().map(|(device, _)| device_name(device)).collect();
-    let (which, one) = match &devices[..] {
-        [_] => ("which", "may be its device"),
-        _ => ("one of which", "may be its device"),
-    };
-    let text = format!("{text}. Its manager opened {}, {which} {one}", devices.join(", "));
+    let which = if devices.len() == 1 { "which" } else { "one of which" };
+    let text = format!("{text}. Its manager opened {}, {which} may be its device", devices.join(", "));
     let mut finding = out.finding(FindingKind::PossibleDevice, entry, text);
     if let [(device, _)] = possible {
         finding.device = Some(device.clone());

@@ -274,8 +274,7 @@ impl Operation {
 
     /// It has no device of which nothing at all is known.
     pub(crate) fn drop_unknown(&mut self) {
-        let is_unknown = |one: &mut OpenHolding| one.is_unrecorded() && one.holding.device.path == "?";
-        self.open_holdings.retain_mut(|open_holding| !is_unknown(open_holding));
+        self.open_holdings.retain(|one| !one.is_unrecorded() || one.holding.device.path != "?");
     }
 
     /// Its guest got one of the host's PCI devices at its start, which may be the interface's.
@@ -307,11 +306,6 @@ impl Operation {
     /// What no record shows to be its own is not.
     pub(crate) fn drop_unrecorded(&mut self) {
         self.open_holdings.retain(|open_holding| !open_holding.is_unrecorded());
-    }
-
-    /// Whether it may have a device that a record names, for no interface.
-    pub(crate) fn may_have_device(&self) -> bool {
-        self.open_holdings.iter().any(|one| one.is_unrecorded() && one.holding.device.path != "?")
     }
 
     pub(crate) fn add_proof(&mut self, proof: &Proof) {

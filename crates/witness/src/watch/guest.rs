@@ -61,8 +61,6 @@ pub(super) struct GuestInstance {
     pub(super) unbound_vdpa: Vec<Device>,
     /// Whether it ever held several vDPA devices of which nothing shows for which interface they are.
     pub(super) vdpa_is_ambiguous: bool,
-    /// Whether this watcher has made a full scan of it.
-    pub(super) was_scanned: bool,
     /// Whether a quick scan is not enough, because the links behind its devices were not read yet.
     pub(super) needs_full_look: bool,
     /// When all known descriptors were last seen to be held.
@@ -170,7 +168,6 @@ impl GuestInstance {
             netdevs: HashMap::new(),
             unbound_vdpa: Vec::new(),
             vdpa_is_ambiguous: false,
-            was_scanned: false,
             needs_full_look: false,
             all_seen_at: None,
             due: now,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use taptrail_bpf::FileState;
-use taptrail_record::{Descriptor, Device, DeviceKind, MacAddr};
+use taptrail_record::{Descriptor, Device, DeviceKind, MacAddr, Rdev};
 
 use super::bind::{self, InterfaceCandidate, Match, UnboundDevice};
 use super::evidence::EndCheck;
@@ -38,17 +38,15 @@ impl GuestInstance {
             .collect();
         known.sort_unstable();
         known.dedup();
-        let is_unbound = |kind, rdev| {
-            self.unbound_vdpa.iter().any(|unbound| (unbound.kind, unbound.rdev) == (kind, Some(rdev)))
+        let unbound: Vec<_> = self.unbound_vdpa.iter().map(|device| (device.kind, device.rdev)).collect();
+        let tracked = summary.iter().filter(|(_, kind, rdev, _)| !unbound.contains(&(*kind, Some(*rdev))));
+        let is_there = |of: &(DeviceKind, Option<Rdev>)| {
+            summary.iter().any(|(_, kind, rdev, _)| *of == (*kind, Some(*rdev)))
         };
-        let is_there = |unbound: &Device| {
-            summary.iter().any(|(_, kind, rdev, _)| (unbound.kind, unbound.rdev) == (*kind, Some(*rdev)))
-        };
-        let tracked = summary.iter().filter(|(_, kind, rdev, _)| !is_unbound(*kind, *rdev));
         let mut seen: Vec<_> =
             tracked.map(|(fd, kind, rdev, name)| (*fd, *kind, Some(*rdev), name.as_deref())).collect();
         seen.sort_unstable();
-        settled && known == seen && self.unbound_vdpa.iter().all(is_there)
+        settled && known == seen && unbound.iter().all(is_there)
     }
 
     /// A quick scan has shown that all known descriptors are held.
@@ -80,7 +78,6 @@ impl GuestInstance {
         if has_unbound_vhost {
             self.settle_vanished(Self::may_be_unbound, now, end, observations);
         }
-        self.was_scanned = true;
         observations.append(&mut bound);
         self.interfaces.settle_unseen_detaches();
         self.report_granted(pid, waited >= now.patience, observations);
@@ -170,9 +167,8 @@ impl GuestInstance {
         for at in order {
             let Match { candidate, mac } = bound[at];
             let (fd, device) = (unbound[at].fds[0], &unbound[at].device);
-            if device.kind == DeviceKind::VhostVdpa
-                && (candidate.is_none() && (mac.is_none() || self.from_start))
-            {
+            let is_nobodys = candidate.is_none() && (mac.is_none() || self.from_start);
+            if is_nobodys && device.kind == DeviceKind::VhostVdpa {
                 self.unbound_vdpa.push(device.clone());
                 continue;
             }
