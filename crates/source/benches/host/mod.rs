@@ -56,6 +56,8 @@ pub(crate) struct Host {
     stopping: bool,
     /// Records that libvirt will write next: type and text.
     waiting: VecDeque<(&'static str, String)>,
+    /// Records of the last system call that come next.
+    of_system_call: VecDeque<String>,
 }
 
 /// The devices that libvirt lets every guest open by default (`cgroup_device_acl` in qemu.conf).
@@ -82,6 +84,7 @@ impl Host {
             started: 0,
             stopping: false,
             waiting: VecDeque::new(),
+            of_system_call: VecDeque::new(),
         }
     }
 
@@ -95,8 +98,12 @@ impl Host {
         self.line_at(millis, line);
     }
 
-    /// Appends the next line, stamped `millis` (milliseconds since 1970).
+    /// Appends the next line, stamped `millis` (milliseconds since 1970), or as the lines before it
+    /// if it is of the same event.
     pub(crate) fn line_at(&mut self, millis: u64, line: &mut String) {
+        if let Some(record) = self.of_system_call.pop_front() {
+            return line.push_str(&record);
+        }
         self.millis = millis;
         self.serial = self.serial.wrapping_add(1);
         let stamp = format!("msg=audit({}.{:03}:{}):", self.millis / 1000, self.millis % 1000, self.serial);
@@ -205,41 +212,32 @@ impl Host {
         self.waiting.push_back(("VIRT_RESOURCE", format!("resrc=net {text}")));
     }
 
-    /// Appends a record that is not about a guest.
+    /// Appends an event that is not about a guest, or the first record of a system call.
     fn other(&mut self, line: &mut String, stamp: &str) {
         let dice = self.dice.next();
         let pid = 300 + dice % 60_000;
-        let _ = match dice >> 60 {
-            0..=4 => writeln!(
-                line,
-                "type=SYSCALL {stamp} arch=c000003e syscall=257 success=yes exit=3 a0=ffffff9c a1={:x} a2=80000 a3=0 \
-                 items=1 ppid=1 pid={pid} auid=4294967295 uid=0 gid=0 euid=0 suid=0 fsuid=0 egid=0 sgid=0 fsgid=0 \
-                 tty=(none) ses=4294967295 comm=\"systemd\" exe=\"/usr/lib/systemd/systemd\" \
-                 subj=system_u:system_r:init_t:s0 key=\"etc\"\x1dARCH=x86_64 SYSCALL=openat AUID=\"unset\" UID=\"root\" \
-                 GID=\"root\" EUID=\"root\" SUID=\"root\" FSUID=\"root\" EGID=\"root\" SGID=\"root\" FSGID=\"root\"",
-                self.dice.next() >> 16
-            ),
-            5..=7 => writeln!(
-                line,
-                "type=PATH {stamp} item=0 name=\"/etc/ld.so.cache\" inode={} dev=fd:00 mode=0100644 ouid=0 ogid=0 \
-                 rdev=00:00 obj=system_u:object_r:ld_so_cache_t:s0 nametype=NORMAL cap_fp=0 cap_fi=0 cap_fe=0 \
-                 cap_fver=0 cap_frootid=0\x1dOUID=\"root\" OGID=\"root\"",
-                dice % 9_000_000
-            ),
-            8..=9 => writeln!(line, "type=CWD {stamp} cwd=\"/\""),
-            10..=11 => writeln!(
-                line,
-                "type=PROCTITLE {stamp} proctitle=2F7573722F7362696E2F73736864002D44{:X}",
-                dice & 0xFFFF_FFFF
-            ),
-            12..=13 => writeln!(
+        let _ = match (dice >> 32) % 7 {
+            0..=2 => {
+                self.system_call(stamp);
+                writeln!(
+                    line,
+                    "type=SYSCALL {stamp} arch=c000003e syscall=257 success=yes exit=3 a0=ffffff9c a1={:x} a2=80000 \
+                     a3=0 items=1 ppid=1 pid={pid} auid=4294967295 uid=0 gid=0 euid=0 suid=0 fsuid=0 egid=0 sgid=0 \
+                     fsgid=0 tty=(none) ses=4294967295 comm=\"systemd\" exe=\"/usr/lib/systemd/systemd\" \
+                     subj=system_u:system_r:init_t:s0 key=\"etc\"\x1dARCH=x86_64 SYSCALL=openat AUID=\"unset\" \
+                     UID=\"root\" GID=\"root\" EUID=\"root\" SUID=\"root\" FSUID=\"root\" EGID=\"root\" SGID=\"root\" \
+                     FSGID=\"root\"",
+                    self.dice.next() >> 16
+                )
+            }
+            3..=4 => writeln!(
                 line,
                 "type=USER_ACCT {stamp} pid={pid} uid=0 auid=1000 ses=7 subj=unconfined msg='op=PAM:accounting \
                  grantors=pam_permit acct=\"operator{}\" exe=\"/usr/bin/sudo\" hostname=? addr=? terminal=/dev/pts/1 \
                  res=success'\x1dUID=\"root\" AUID=\"operator\"",
                 dice % 40
             ),
-            14 => write!(
+            5 => write!(
                 line,
                 "type=SERVICE_START {stamp} pid=1 uid=0 auid=4294967295 ses=4294967295 subj=system_u:system_r:init_t:s0 \
                  msg='unit=sysstat-collect comm=\"systemd\" exe=\"/usr/lib/systemd/systemd\" hostname=? addr=? terminal=? \
@@ -251,6 +249,24 @@ impl Host {
                  acct=\"root\" exe=\"/usr/sbin/cron\" hostname=? addr=? terminal=cron res=success'{ENRICHED}"
             ),
         };
+    }
+
+    /// Queues the records of a system call after its first, with the same stamp.
+    fn system_call(&mut self, stamp: &str) {
+        let dice = self.dice.next();
+        self.of_system_call.push_back(format!("type=CWD {stamp} cwd=\"/\"\n"));
+        for item in 0..1 + (dice >> 60) % 2 {
+            self.of_system_call.push_back(format!(
+                "type=PATH {stamp} item={item} name=\"/etc/ld.so.cache\" inode={} dev=fd:00 mode=0100644 ouid=0 ogid=0 \
+                 rdev=00:00 obj=system_u:object_r:ld_so_cache_t:s0 nametype=NORMAL cap_fp=0 cap_fi=0 cap_fe=0 \
+                 cap_fver=0 cap_frootid=0\x1dOUID=\"root\" OGID=\"root\"\n",
+                dice % 9_000_000
+            ));
+        }
+        self.of_system_call.push_back(format!(
+            "type=PROCTITLE {stamp} proctitle=2F7573722F7362696E2F73736864002D44{:X}\n",
+            dice & 0xFFFF_FFFF
+        ));
     }
 }
 
