@@ -107,7 +107,9 @@ impl Host {
         self.millis = millis;
         self.serial = self.serial.wrapping_add(1);
         let stamp = format!("msg=audit({}.{:03}:{}):", self.millis / 1000, self.millis % 1000, self.serial);
-        if self.options.mix > 1 && self.dice.below(self.options.mix) != 0 {
+        // Other events have 2.5 lines at the mean.
+        let mix = self.options.mix;
+        if mix > 1 && self.dice.below(2 * mix + 3) >= 5 {
             return self.other(line, &stamp);
         }
         if self.waiting.is_empty() {
