@@ -36,6 +36,9 @@ const ACL: Subject = Subject {
     needs: &[(Job::BridgeHelper, Essential)],
 };
 
+/// Debian's package of the QEMU for guests of this machine's architecture.
+const QEMU_PACKAGE: &str = if cfg!(target_arch = "aarch64") { "qemu-system-arm" } else { "qemu-system-x86" };
+
 /// Where docs/bridge-helper.md installs the helper.
 const HELPER_PATHS: [&str; 2] =
     ["/usr/libexec/taptrail-bridge-helper", "/usr/local/libexec/taptrail-bridge-helper"];
@@ -53,7 +56,9 @@ fn qemu(system: &System) -> Check {
     let Some(path) = system.program(paths) else {
         return QEMU.missing(
             format!("no {} in {}", names.join(" or "), PROGRAM_DIRS.join(", ")),
-            "apt-get install qemu-system-x86, or dnf install qemu-kvm; a QEMU elsewhere is started by its path",
+            format!(
+                "apt-get install {QEMU_PACKAGE}, or dnf install qemu-kvm; a QEMU elsewhere is started by its path"
+            ),
         );
     };
     match run(&path, &["--version"]) {
