@@ -40,6 +40,7 @@ pub(crate) enum Chore {
     Man(ManArguments),
     Completions(CompletionsArguments),
     Licences(LicencesArguments),
+    MuslHeaders(MuslHeadersArguments),
     Documents(DocumentsArguments),
     Demo(DemoArguments),
     Engines(EnginesArguments),
@@ -110,6 +111,20 @@ pub(crate) struct LicencesArguments {
     /// Where to write it
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
+}
+
+/// Fetch the headers of musl for another machine from Debian 12, unless DIR is there already.
+///
+/// apt-get verifies them; nothing is installed.
+#[derive(Debug, Args)]
+pub(crate) struct MuslHeadersArguments {
+    /// The machine, as the compiler's targets begin: aarch64
+    #[arg(value_name = "MACHINE")]
+    pub(crate) machine: String,
+
+    /// Directory for them, for the compiler's -isystem
+    #[arg(value_name = "DIR")]
+    pub(crate) dir: PathBuf,
 }
 
 /// Ask the questions of `taptrail lake sql` in DuckDB, ClickHouse and Spark, and compare the answers

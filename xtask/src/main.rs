@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+mod apt;
 mod auditing;
 mod bench;
 mod cli;
@@ -15,6 +16,7 @@ mod kernels;
 mod libvirt;
 mod licences;
 mod man;
+mod musl;
 mod program;
 mod programs;
 mod promises;
@@ -56,6 +58,7 @@ fn main() -> ExitCode {
         Chore::BenchWatch(arguments) => bench::watch::run(&arguments),
         Chore::BenchSignals(arguments) => bench::watch::send_signals(&arguments),
         Chore::Licences(arguments) => licences::write(&arguments),
+        Chore::MuslHeaders(arguments) => musl::write_headers(&arguments),
         Chore::Documents(arguments) => documents::write(&arguments),
         Chore::Demo(arguments) => demo::run(&arguments),
         Chore::Engines(arguments) => engines::run(&arguments),

@@ -18,8 +18,8 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use rustix::fs::{FlockOperation, flock};
 
-use super::apt::{self, Apt};
 use super::bzimage;
+use crate::apt::{self, AMD64, Apt};
 use crate::kernels::{BUSYBOX, Kernel};
 
 /// Debian's name for its newest kernel.
@@ -105,7 +105,7 @@ fn fetch(kernel: &Kernel, cache: &Path, dir: &Path) -> Result<()> {
     remove(&new)?;
     let packages = new.join("packages");
     fs::create_dir_all(&packages)?;
-    let apt = Apt::update(&new.join("apt"), kernel.suites)?;
+    let apt = Apt::update(&new.join("apt"), AMD64, kernel.suites)?;
     let version = apt.version(PACKAGE)?;
     if fs::read_to_string(dir.join("version")).is_ok_and(|kept| kept.trim_end() == version) {
         return remove(&new);
@@ -117,7 +117,7 @@ fn fetch(kernel: &Kernel, cache: &Path, dir: &Path) -> Result<()> {
         cache.display()
     );
     apt.unpack(PACKAGE, &packages)?;
-    let apt = Apt::update(&new.join("apt"), BUSYBOX)?;
+    let apt = Apt::update(&new.join("apt"), AMD64, BUSYBOX)?;
     apt.unpack("busybox-static", &packages)?;
 
     // Debian moves files from / to /usr from release to release.

@@ -3,7 +3,7 @@
 //!
 //! | File | What |
 //! |---|---|
-//! | `cache`, `apt`, `bzimage` | Debian's packages, and from them a kernel as QEMU takes it |
+//! | `cache`, `bzimage` | Debian's packages (`apt`), and from them a kernel as QEMU takes it |
 //! | `root` | root file systems of other Debian releases, for `--suite` |
 //! | `initramfs`, `cpio`, `modules`, `init.sh` | the first steps in the virtual machine |
 //! | `qemu` | its process, which ends with this program |
@@ -13,7 +13,6 @@
 //!
 //! In the virtual machine, the same program runs as `agent`; `wire` is their protocol.
 
-mod apt;
 mod bzimage;
 mod cache;
 mod console;

@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-use super::apt::Apt;
 use super::cache;
+use crate::apt::{AMD64, Apt};
 use crate::suites::Suite;
 
 /// A root file system that is kept, for as long as this value lives.
@@ -61,7 +61,7 @@ fn make(suite: &Suite, cache: &Path, dir: &Path) -> Result<()> {
     cache::remove(&new)?;
     let files = new.join("files");
     link_directories(&files)?;
-    let apt = Apt::update(&new.join("apt"), suite.archives)?;
+    let apt = Apt::update(&new.join("apt"), AMD64, suite.archives)?;
     apt.unpack_system(&suite.packages(), &files)?;
     configure(&files)?;
     cache::remove(&new.join("apt"))?;

@@ -12,15 +12,19 @@ use anyhow::{Context, Result, bail, ensure};
 const ARCHIVE: &str = "http://deb.debian.org";
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
+/// Debian's name for the machine that this program and the virtual machine run on.
+pub(crate) const AMD64: &str = "amd64";
+
 /// apt's tools with their own state, in a directory.
 #[derive(Debug)]
-pub(super) struct Apt {
+pub(crate) struct Apt {
     dir: PathBuf,
+    architecture: String,
 }
 
 impl Apt {
-    /// Reads what is in these suites today.
-    pub(super) fn update(dir: &Path, suites: &[&str]) -> Result<Self> {
+    /// Reads what is in these suites today for machines of this architecture.
+    pub(crate) fn update(dir: &Path, architecture: &str, suites: &[&str]) -> Result<Self> {
         ensure!(
             Path::new(KEYRING).exists(),
             "{KEYRING} is missing: install the package debian-archive-keyring"
@@ -28,22 +32,22 @@ impl Apt {
         for below in ["lists/partial", "cache/archives/partial", "packages"] {
             fs::create_dir_all(dir.join(below))?;
         }
-        fs::write(dir.join("sources.list"), sources(suites))?;
+        fs::write(dir.join("sources.list"), sources(architecture, suites))?;
         fs::write(dir.join("preferences"), PREFERENCES)?;
-        let apt = Self { dir: dir.to_owned() };
+        let apt = Self { dir: dir.to_owned(), architecture: architecture.to_owned() };
         run(apt.tool("apt-get").args(["-qq", "update"]))?;
         Ok(apt)
     }
 
     /// The package's newest version.
-    pub(super) fn version(&self, package: &str) -> Result<String> {
+    pub(crate) fn version(&self, package: &str) -> Result<String> {
         let shown = self.show(package)?;
         field(&shown, "Version").map(str::to_owned).with_context(|| format!("{package} has no version"))
     }
 
     /// Fetches the package and those of the same build that it needs; unpacks them all into a
     /// directory.
-    pub(super) fn unpack(&self, package: &str, into: &Path) -> Result<()> {
+    pub(crate) fn unpack(&self, package: &str, into: &Path) -> Result<()> {
         let mut known = BTreeSet::new();
         let mut pending = vec![package.to_owned()];
         while let Some(package) = pending.pop() {
@@ -61,7 +65,7 @@ impl Apt {
 
     /// Fetches these packages with everything that they depend on, and unpacks them all into a
     /// directory. None is configured: what their scripts would have done is left to the caller.
-    pub(super) fn unpack_system(&self, packages: &[&str], into: &Path) -> Result<()> {
+    pub(crate) fn unpack_system(&self, packages: &[&str], into: &Path) -> Result<()> {
         let options = ["-qq", "install", "--yes", "--download-only", "--no-install-recommends"];
         run(self.tool("apt-get").args(options).args(packages))?;
         unpack_all(&self.dir.join("cache/archives"), into)
@@ -92,7 +96,8 @@ impl Apt {
             setting("Dir::Cache", &self.dir.join("cache")),
             // The user `_apt` may not be able to write here.
             setting("APT::Sandbox::User", &"root"),
-            setting("APT::Architecture", &"amd64"),
+            setting("APT::Architecture", &self.architecture),
+            setting("APT::Architectures", &self.architecture),
             // There is no package database that another process could change.
             setting("Debug::NoLocking", &"true"),
             setting("Acquire::Languages", &"none"),
@@ -140,10 +145,10 @@ fn unpack(package: &Path, into: &Path) -> Result<()> {
 const PREFERENCES: &str = "Package: *\nPin: release o=Debian*\nPin-Priority: 500\n";
 
 /// sources.list(5) of these suites.
-fn sources(suites: &[&str]) -> String {
+fn sources(architecture: &str, suites: &[&str]) -> String {
     let line = |suite: &&str| {
         let archive = if suite.ends_with("-security") { "debian-security" } else { "debian" };
-        format!("deb [arch=amd64 signed-by={KEYRING}] {ARCHIVE}/{archive} {suite} main\n")
+        format!("deb [arch={architecture} signed-by={KEYRING}] {ARCHIVE}/{archive} {suite} main\n")
     };
     suites.iter().map(line).collect()
 }
@@ -165,7 +170,7 @@ fn same_build(depends: &str, version: &str) -> Vec<String> {
 }
 
 /// Runs a tool, and returns its output, or its error output as an error.
-pub(super) fn run(command: &mut Command) -> Result<String> {
+pub(crate) fn run(command: &mut Command) -> Result<String> {
     let program = command.get_program().to_string_lossy().into_owned();
     let output = command.output().with_context(|| format!("Can't run {program}"))?;
     if !output.status.success() {
@@ -197,7 +202,8 @@ Description: Linux";
 
     #[test]
     fn a_security_suite_is_in_its_own_archive() {
-        let sources = sources(&["stable", "stable-security"]);
+        let sources = sources("arm64", &["stable", "stable-security"]);
+        assert!(sources.starts_with("deb [arch=arm64 signed-by="), "{sources}");
         assert!(sources.contains("debian.org/debian stable main\n"), "{sources}");
         assert!(sources.contains("debian.org/debian-security stable-security main\n"), "{sources}");
     }
