@@ -2,9 +2,10 @@
 //! are compared. `make test-linux-guest` runs these tests, in a virtual machine with a
 //! `/dev/vhost-net`.
 
-mod system;
+pub(crate) mod system;
 mod watch;
 
+use std::path::Path;
 use std::time::Instant;
 
 use crate::world::procfs::{Descriptor, descriptors};
@@ -85,7 +86,7 @@ impl Scene {
             world.ip(command);
         }
         let system = System::new(&world);
-        let qemu = system.qemu(options);
+        let qemu = system.qemu(if Path::new("/dev/kvm").exists() { "kvm" } else { "tcg" }, options);
         let qemu: Vec<&str> = qemu.iter().map(String::as_str).collect();
         let spec = format!("bridge=br0,mac={FIRST},queues=2,vhost=on");
         let begin = Instant::now();

@@ -44,6 +44,7 @@ mod schemas;
 mod serve;
 mod soak;
 mod spoilt_logs;
+mod spoofing;
 mod systemd;
 mod top;
 mod updates;

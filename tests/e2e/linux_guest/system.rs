@@ -1,9 +1,10 @@
 //! The Linux guest as its host sees it: QEMU's command line, the guest's serial console, its
 //! answers on the network, and its QEMU's monitor.
 
-use std::io::ErrorKind;
+use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
 use std::net::UdpSocket;
-use std::path::{Path, PathBuf};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -16,32 +17,32 @@ use crate::world::qmp::{self, Qmp};
 const BOOT_TIMEOUT: Duration = Duration::from_secs(400);
 const GUEST_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// The variable with the directory that `cargo xtask linux-guest` wrote.
+/// The variable with the directory that `cargo xtask linux-guest` wrote, and where it is otherwise.
 const IMAGE: &str = "TAPTRAIL_LINUX_GUEST";
+const DEFAULT_IMAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/linux-guest");
 
 /// A running Linux guest (see the module).
 pub(crate) struct System {
     console: PathBuf,
     monitor: PathBuf,
+    shell: PathBuf,
 }
 
 impl System {
     pub(crate) fn new(world: &World) -> Self {
-        Self { console: world.path("console"), monitor: world.path("qmp") }
+        Self { console: world.path("console"), monitor: world.path("qmp"), shell: world.path("shell") }
     }
 
     /// QEMU's command line for this system; `options` choose the firmware's hot-plug or PCI
     /// Express's own.
-    pub(crate) fn qemu(&self, options: &[&str]) -> Vec<String> {
-        let image = std::env::var_os(IMAGE);
-        let image =
-            PathBuf::from(image.unwrap_or_else(|| panic!("{IMAGE} is not set: make test-linux-guest")));
-        let accelerator = if Path::new("/dev/kvm").exists() { "kvm" } else { "tcg" };
+    pub(crate) fn qemu(&self, accelerator: &str, options: &[&str]) -> Vec<String> {
+        let image = std::env::var_os(IMAGE).map_or_else(|| PathBuf::from(DEFAULT_IMAGE), PathBuf::from);
+        assert!(image.exists(), "no {}: cargo xtask linux-guest target/linux-guest", image.display());
         let machine = format!("q35,accel={accelerator}");
         let kernel = image.join("vmlinux").display().to_string();
         let initramfs = image.join("initramfs").display().to_string();
         let console = format!("file:{}", self.console.display());
-        let monitor = qmp::option(&self.monitor);
+        let (monitor, shell) = (qmp::option(&self.monitor), qmp::option(&self.shell));
         let words = [
             "qemu-system-x86_64",
             "-machine",
@@ -65,6 +66,8 @@ impl System {
             "console=ttyS0 loglevel=4 panic=-1 mitigations=off pci=noearly",
             "-serial",
             &console,
+            "-serial",
+            &shell,
             "-qmp",
             &monitor,
         ];
@@ -94,6 +97,13 @@ impl System {
         String::from_utf8_lossy(&std::fs::read(&self.console).unwrap_or_default()).into_owned()
     }
 
+    /// The guest's shell; one at a time.
+    pub(crate) fn shell(&self) -> Shell {
+        let stream = UnixStream::connect(&self.shell).expect("the second serial port");
+        stream.set_read_timeout(Some(GUEST_TIMEOUT)).expect("a socket");
+        Shell(BufReader::new(stream))
+    }
+
     /// Stops the guest's processors, or lets them run.
     pub(crate) fn set_paused(&self, paused: bool) {
         Qmp::connect(self.monitor.clone()).execute(if paused { "stop" } else { "cont" }, json!({}));
@@ -104,6 +114,35 @@ impl System {
     #[track_caller]
     pub(crate) fn assert_vhost_in_use(&self, nics: usize) {
         assert_eq!(Qmp::connect(self.monitor.clone()).vhost_started(), vec![true; nics]);
+    }
+}
+
+/// A shell in the guest.
+pub(crate) struct Shell(BufReader<UnixStream>);
+
+impl Shell {
+    /// Runs a command. Whether it succeeded, and its output.
+    pub(crate) fn run(&mut self, command: &str) -> (bool, String) {
+        // The terminal echoes this line, in which the end is written in another way.
+        writeln!(self.0.get_mut(), "{command}; echo EN''D $?").expect("a running guest");
+        let mut output = String::new();
+        loop {
+            let mut line = String::new();
+            let read = self.0.read_line(&mut line);
+            assert!(read.is_ok_and(|read| read > 0), "'{command}' does not end: {output}{line}");
+            match line.trim_end().strip_prefix("END ") {
+                Some(code) => return (code == "0", output),
+                None => output += &line,
+            }
+        }
+    }
+
+    /// Runs a command that succeeds.
+    #[track_caller]
+    pub(crate) fn ok(&mut self, command: &str) -> String {
+        let (is_ok, output) = self.run(command);
+        assert!(is_ok, "{command}: {output}");
+        output
     }
 }
 

@@ -16,9 +16,24 @@ use crate::kernels;
 
 const INIT: &str = include_str!("linux_guest.sh");
 
-/// busybox's programs that it uses, some by way of `acpid`.
-const TOOLS: [&str; 11] =
-    ["sh", "acpid", "echo", "insmod", "ip", "mkdir", "mount", "poweroff", "rm", "run-parts", "sleep"];
+/// busybox's programs that it uses, some by way of `acpid`; the last are for its shell.
+const TOOLS: [&str; 15] = [
+    "sh",
+    "acpid",
+    "echo",
+    "insmod",
+    "ip",
+    "mkdir",
+    "mount",
+    "poweroff",
+    "rm",
+    "run-parts",
+    "sleep",
+    "arping",
+    "ping",
+    "true",
+    "udhcpc",
+];
 
 /// The NICs, and the power button as an input device. Hot-plugging is built into Debian's kernels.
 const MODULES: [&str; 4] = ["virtio_pci", "virtio_net", "button", "evdev"];

@@ -6,6 +6,8 @@
 #   nic eth1 52:54:00:00:01:02 10.0.1.2 queues=2    a NIC that was plugged is in use
 #   gone eth1 52:54:00:00:01:02                     a NIC that was unplugged is gone
 #
+# A second serial port, if there is one, has a shell.
+#
 # A command that fails unforeseen ends the shell, and the kernel panics: the console has why.
 set -eu
 mount -t proc proc /proc
@@ -45,6 +47,7 @@ use() {
 }
 
 acpid -d >/dev/null 2>&1 &
+{ sh </dev/ttyS1 >/dev/ttyS1 2>&1; } 2>/dev/null &
 echo ready
 # A link's index is never given again, its name is.
 while :; do
