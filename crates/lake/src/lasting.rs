@@ -124,7 +124,7 @@ impl Lasting for RunRow {
     }
 
     fn may_go_on() -> Vec<Test> {
-        vec![Test::Is("state", RunState::Running.as_str().to_owned())]
+        vec![Test::None("ended")]
     }
 
     fn first_day(&self) -> Option<Day> {

@@ -13,16 +13,18 @@ use crate::{Day, HeldRow, RunRow};
 /// that is held lives until then.
 pub fn held_rows(holding: &Holding, end: Timestamp) -> Vec<(Day, HeldRow)> {
     let first = holding.opened.or(holding.granted).or_else(|| first_proof(&holding.proof));
+    // As far as records show, where nothing shows that it was held.
+    let shown = || holding.released.or_else(|| holding.proof.last().map(|proof| proof.time));
     let last = match holding.state {
         State::Released => holding.released,
         State::Held => Some(end),
         // It may be held for as long as that can't be excluded.
         State::Opening | State::Unknown => {
             let until = holding.possibly_held.iter().map(|possibly| possibly.until.unwrap_or(end));
-            until.max()
+            until.max().max(shown())
         }
         State::NeverGranted | State::OpenFailed => {
-            holding.possibly_held.iter().filter_map(|possibly| possibly.until).max()
+            holding.possibly_held.iter().filter_map(|possibly| possibly.until).max().max(shown())
         }
     };
     let days = days(first, last, &holding.proof);
@@ -81,7 +83,7 @@ impl HeldRow {
     /// Removes what came after a day.
     fn cut_at(&mut self, day: Day) {
         let end = micros(day.end());
-        if self.released.is_some_and(|released| released >= end) {
+        if self.state == State::Released.as_str() && self.released.is_some_and(|released| released >= end) {
             self.state = State::Held.as_str().into();
         }
         if self.granted.is_some_and(|granted| granted >= end) {

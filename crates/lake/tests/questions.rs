@@ -283,6 +283,29 @@ fn each_holding_is_there_once_with_all_that_is_known() {
 }
 
 #[test]
+fn an_interface_without_a_recorded_open_begins_with_its_grant() {
+    let lake = Lake::new();
+    let mac = lake.truth["unrecorded"].as_str().unwrap().parse().unwrap();
+    let within = |start: &str, end: &str| {
+        let (start, end) = (Some(micros(start)), Some(micros(end)));
+        let asked = Parameters { mac: Some(mac), start, end, ..Parameters::default() };
+        lake.ask(Question::Trail, &asked).len()
+    };
+    // From 20:00 on the second day to 6:00 on the third.
+    assert_eq!(within("2026-10-01T00:00:00Z", "2026-10-02T20:00:00Z"), 0, "it ends before");
+    assert_eq!(within("2026-10-01T00:00:00Z", "2026-10-02T20:00:00.000001Z"), 1);
+    assert_eq!(within("2026-10-03T06:00:00Z", "2026-10-04T00:00:00Z"), 1);
+    assert_eq!(within("2026-10-03T06:00:00.000001Z", "2026-10-04T00:00:00Z"), 0, "it begins after");
+    let held = |at: &str| {
+        let at = Some(Moment { first: micros(at), last: micros(at) });
+        let asked = Parameters { mac: Some(mac), at, ..Parameters::default() };
+        texts(Question::Who, &lake.ask(Question::Who, &asked), "holds")
+    };
+    assert_eq!(held("2026-10-02T19:59:59Z"), set(&[]));
+    assert_eq!(held("2026-10-02T21:00:00Z"), set(&["possibly"]));
+}
+
+#[test]
 fn findings_are_counted_by_kind_and_severity() {
     let lake = Lake::new();
     let all = lake.ask(Question::Findings, &Parameters::default());

@@ -36,7 +36,7 @@ struct Asked<'a> {
 }
 
 /// Questions with parameters, as one command line asks them.
-const ASKED: [Asked<'static>; 5] = [
+const ASKED: [Asked<'static>; 6] = [
     Asked { name: "findings", arguments: &["findings", "findings-by-kind"] },
     Asked {
         name: "one MAC",
@@ -99,6 +99,10 @@ const ASKED: [Asked<'static>; 5] = [
             "--longer-than",
             "2h",
         ],
+    },
+    Asked {
+        name: "a range that ends before some began",
+        arguments: &["trail", "never-granted", "count", "--start", "{begin}", "--end", "{at}"],
     },
     Asked {
         name: "no days",
@@ -240,8 +244,13 @@ impl Bench<'_> {
     fn compare(&self, engine: &str, ask: &dyn Fn(&[String]) -> Result<Answers>) -> Result<usize> {
         let mut failed = 0;
         let text = |name: &str| self.truth[name].as_str().unwrap_or_default().to_owned();
-        let words: BTreeMap<&str, String> =
-            [("{mac}", text("mac")), ("{at}", text("at")), ("{end}", text("end"))].into();
+        let words: BTreeMap<&str, String> = [
+            ("{mac}", text("mac")),
+            ("{begin}", text("begin")),
+            ("{at}", text("at")),
+            ("{end}", text("end")),
+        ]
+        .into();
         for Asked { name, arguments } in ASKED {
             let filled =
                 arguments.iter().map(|word| words.get(word).cloned().unwrap_or_else(|| (*word).to_owned()));

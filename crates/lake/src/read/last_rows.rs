@@ -9,7 +9,7 @@ use taptrail_trail::Span;
 use super::pieces::Piece;
 use super::{LakeReader, Question, When};
 use crate::lasting::Lasting;
-use crate::{Conditions, Day, LakeError, Test};
+use crate::{Conditions, Day, LakeError, ObjectEntry, Test};
 
 /// Holdings or runs that go on after a day up to which they are followed.
 const MAX_FOLLOWED: usize = 256;
@@ -35,27 +35,33 @@ impl LakeReader {
         }
         let since = match question.when {
             When::Any => None,
+            // Few objects have rows of one subject: all are read, also for what had not ended.
+            When::Since(_) if conditions.name_a_subject() => None,
             When::Since(since) => Some(since),
             When::At(at) => Some(at.from),
         };
         let last_rows = conditions.clone().and(vec![Test::Set("last")]);
+        if let (When::Since(_), Some(since), Some(summary)) = (question.when, since, self.summary()) {
+            return self.last_rows_since(summary, &last_rows, since, take);
+        }
         let days = self.days(R::TABLE, since, None);
         let pieces = if conditions.name_a_subject() {
             self.pieces(R::TABLE, days)
         } else {
             days.map(Piece::Day).collect()
         };
-        if let When::At(at) = question.when {
+        if let Some(since) = since {
             // A month has the rows of its earlier days, too: they are passed on once.
             let first = pieces.first().and_then(Piece::first_day);
-            let day = Day::of(at.from);
+            let day = Day::of(since);
             self.possibly_later(&last_rows, first.map_or(day, |first| first.min(day)), take)?;
         }
         if self.parts.divided_hosts() == 0 {
-            return self.of_pieces::<R, E>(&pieces, &last_rows, take);
+            return self.of_pieces::<R, E>(&pieces, &last_rows, &mut |path, _, row| take(path, row));
         }
         for piece in &pieces {
             let Piece::Day(day) = *piece else {
+                let take = &mut |path: &Arc<str>, _, row| take(path, row);
                 self.of_pieces::<R, E>(std::slice::from_ref(piece), &last_rows, take)?;
                 continue;
             };
@@ -90,6 +96,29 @@ impl LakeReader {
             }
         }
         Ok(())
+    }
+
+    /// Passes on the last rows of what had not ended before a time: those that the summary has, and
+    /// those of the days since.
+    fn last_rows_since<R: Lasting, E: From<LakeError>>(
+        &self,
+        summary: &[ObjectEntry],
+        last_rows: &Conditions,
+        since: Timestamp,
+        take: &mut impl FnMut(&Arc<str>, R) -> Result<(), E>,
+    ) -> Result<(), E> {
+        for object in summary.iter().filter(|object| object.table == R::TABLE) {
+            let path = Arc::from(object.path.as_str());
+            for row in self.open_object::<R>(object, last_rows)? {
+                take(&path, row?)?;
+            }
+        }
+        let Some(first) = self.days(R::TABLE, None, None).next() else { return Ok(()) };
+        let days: Vec<_> = self.days(R::TABLE, Some(since), None).map(Piece::Day).collect();
+        self.of_pieces::<R, E>(&days, last_rows, &mut |path, day, row| {
+            // Others were found in the summary.
+            if row.may_be_elsewhere(day, first) { Ok(()) } else { take(path, row) }
+        })
     }
 
     /// The last rows of what may have been at some moment of a time, by the summary: those that the

@@ -186,25 +186,26 @@ impl LakeReader {
     ) -> Result<(), E> {
         let conditions = self.of_time(question, since, until);
         let days = self.days(Table::Findings, since, until);
-        self.of_pieces::<FindingRow, E>(&self.pieces(Table::Findings, days), &conditions, &mut |path, row| {
+        let pieces = self.pieces(Table::Findings, days);
+        self.of_pieces::<FindingRow, E>(&pieces, &conditions, &mut |path, _, row| {
             take(row.finding().ok_or_else(|| LakeError::out_of_range(path))?)
         })
     }
 
-    /// Passes on the rows of some pieces that count and meet the conditions, each with the path of its
-    /// object. Several objects are read at once.
+    /// Passes on the rows of some pieces that count and meet the conditions, each with the path and
+    /// the day of its object. Several objects are read at once.
     fn of_pieces<R: Row, E: From<LakeError>>(
         &self,
         pieces: &[Piece<'_>],
         conditions: &Conditions,
-        take: &mut impl FnMut(&Arc<str>, R) -> Result<(), E>,
+        take: &mut impl FnMut(&Arc<str>, Day, R) -> Result<(), E>,
     ) -> Result<(), E> {
-        let read = |piece: &Piece<'_>, to: &mut parallel::Sender<'_, (Arc<str>, R)>| {
+        let read = |piece: &Piece<'_>, to: &mut parallel::Sender<'_, (Arc<str>, Day, R)>| {
             match piece {
                 Piece::Day(day) => {
                     for (path, rows) in self.rows::<R>(*day, conditions)? {
                         for row in rows {
-                            to.send((Arc::clone(&path), row?))?;
+                            to.send((Arc::clone(&path), *day, row?))?;
                         }
                     }
                 }
@@ -212,14 +213,15 @@ impl LakeReader {
                     for object in objects {
                         let path: Arc<str> = Arc::from(object.path.as_str());
                         for row in self.open_object::<R>(object, conditions)? {
-                            to.send((Arc::clone(&path), row?))?;
+                            to.send((Arc::clone(&path), object.day, row?))?;
                         }
                     }
                 }
             }
             Ok(())
         };
-        parallel::in_order(self.store.parallelism(), pieces, read, &mut |(path, row)| take(&path, row))
+        let parallelism = self.store.parallelism();
+        parallel::in_order(parallelism, pieces, read, &mut |(path, day, row)| take(&path, day, row))
     }
 
     fn of_time(&self, question: &Question, since: Option<Timestamp>, until: Option<Timestamp>) -> Conditions {

@@ -204,14 +204,15 @@ impl Engine {
         let mut columns = columns(table).join(", ");
         if table == Table::Held {
             let never = self.never();
-            let begun =
-                format!("coalesce(granted, CASE WHEN opened IS NULL THEN {} END)", self.time_of_proof(1));
+            let first_proof = self.time_of_proof(1);
+            let begun = format!("coalesce(granted, CASE WHEN opened IS NULL THEN {first_proof} END)");
             let or_never = |name: &str| format!("coalesce({name}, {never})");
             let ends = ["released", "last_seen", "uncertain_since"].map(or_never).join(", ");
             let last_proof = self.time_of_proof(-1);
             let _ = write!(
                 columns,
-                ", {last_proof} AS last_proof_time, {begun} AS begun, least({ends}) AS ended"
+                ", {first_proof} AS first_proof_time, {last_proof} AS last_proof_time, {begun} AS begun, \
+                 least({ends}) AS ended"
             );
         }
         let midnights = format!("{} AS day_start, {} AS day_end", self.midnight(false), self.midnight(true));

@@ -118,7 +118,7 @@ impl Lake<'_> {
     /// Whether a holding lived in the time range.
     fn overlaps(&self, row: &HeldRow) -> Result<bool, LakeError> {
         let holding = holding(row)?;
-        let from = row.opened.or(row.granted);
+        let from = holding.begun().map(|begun| begun.as_microsecond());
         let last = holding.proof.last().map(|proof| proof.time.as_microsecond());
         let to = if holding.state == State::Held { None } else { row.released.or(last) };
         let to = to.unwrap_or(Micros::MAX);

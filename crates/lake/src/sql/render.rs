@@ -110,8 +110,10 @@ pub fn render(
         let ended = format!(
             "CASE WHEN state = 'held' THEN {never} ELSE coalesce(released, last_proof_time, {never}) END"
         );
+        // As of `Holding::begun`.
+        let began = "coalesce(opened, granted, CASE WHEN state IN ('held', 'released') THEN NULL ELSE first_proof_time END)";
         format!(
-            "greatest({ended}, coalesce(opened, granted, {ended})) >= {}\n  AND coalesce(coalesce(opened, granted) < {}, true)",
+            "greatest({ended}, coalesce({began}, {ended})) >= {}\n  AND coalesce({began} < {}, true)",
             engine.time(start),
             engine.time(end)
         )

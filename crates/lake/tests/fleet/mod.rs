@@ -3,7 +3,8 @@
 //!
 //! Among its guests are cases that questions are about: live migrations, one MAC in two guests (at
 //! once, and one after the other), hosts that fall silent, a clock that is ahead, devices that no
-//! QEMU got, ends that nobody saw, and names of guests that try to be SQL.
+//! QEMU got, interfaces without a recorded open, ends that nobody saw, and names of guests that try
+//! to be SQL.
 //!
 //! The first generation has an object with rows that the second one has not: whoever reads
 //! superseded objects gives wrong answers.
@@ -75,6 +76,8 @@ enum Case {
     EndUnseen,
     /// Records of its last hour may be missing.
     Uncertain,
+    /// No record shows an open: only that QEMU got the interface.
+    Unrecorded,
 }
 
 /// One run of a guest with its interfaces.
@@ -236,6 +239,9 @@ fn fleet(arguments: &Options) -> (Fleet, serde_json::Value) {
     hosts[6].planted.push(session(Case::BeforeRecords, begin - DAY, at(1, 3), None));
     hosts[6].planted.push(session(Case::BeforeRecords, begin - DAY, end + DAY, None));
     hosts[6].has_start = false;
+    let unrecorded = session(Case::Unrecorded, at(1, 20), at(2, 6), None);
+    let unrecorded_mac = unrecorded.macs[0].to_string();
+    hosts[6].planted.push(unrecorded);
 
     hosts[4].silent = Some((at(1, 10), at(1, 13)));
     hosts[5].last = at(2, 12);
@@ -253,6 +259,7 @@ fn fleet(arguments: &Options) -> (Fleet, serde_json::Value) {
         "begin": time(begin),
         "end": time(end),
         "mac": asked_mac,
+        "unrecorded": unrecorded_mac,
         "at": time(at(1, 9)),
     });
     (Fleet { hosts, begin, end }, truth)
@@ -282,10 +289,14 @@ fn rows(session: &Session, host: &Host, day: Day, rows: &mut Vec<HeldRow>) {
     let before = session.case == Case::BeforeRecords;
     let first_day = if before { Day::of(host_begin(host, session)) } else { Day::of(time(session.from)) };
     let granted = session.from + 30_000;
-    let is_held = !matches!(session.case, Case::NeverGranted | Case::OpenFailed);
+    let is_unrecorded = session.case == Case::Unrecorded;
+    let is_held = !is_unrecorded && !matches!(session.case, Case::NeverGranted | Case::OpenFailed);
     for (index, mac) in session.macs.iter().enumerate() {
         for kind in [DeviceKind::Tun, DeviceKind::VhostNet] {
             let is_tun = kind == DeviceKind::Tun;
+            if is_unrecorded && !is_tun {
+                continue;
+            }
             let tap =
                 format!("vnet{}", (session.number * 7 + i64::try_from(index).unwrap_or_default()) % 300);
             let device = Device {
@@ -294,7 +305,9 @@ fn rows(session: &Session, host: &Host, day: Day, rows: &mut Vec<HeldRow>) {
                 rdev: if is_tun { "0A:C8" } else { "0A:EE" }.parse().ok(),
                 dev: is_tun.then(|| tap.into()),
             };
+            let device = if is_unrecorded { Device::new("?", None, None) } else { device };
             let state = match (session.case, ended) {
+                (Case::Unrecorded, _) => State::Unknown,
                 (Case::OpenFailed, _) => State::OpenFailed,
                 (Case::NeverGranted, true) => State::NeverGranted,
                 (Case::NeverGranted, false) => State::Opening,
@@ -307,6 +320,8 @@ fn rows(session: &Session, host: &Host, day: Day, rows: &mut Vec<HeldRow>) {
                     host_begin(host, session).as_microsecond() + 5 * SECOND,
                     session.number,
                 )]
+            } else if is_unrecorded {
+                vec![proof(&host.name, session.from, session.number)]
             } else {
                 vec![
                     proof(&host.name, session.from, session.number),
@@ -325,6 +340,9 @@ fn rows(session: &Session, host: &Host, day: Day, rows: &mut Vec<HeldRow>) {
             let mut possibly = match session.case {
                 Case::NeverGranted => {
                     vec![range(Some(session.from), ended.then_some(until), Doubt::NothingFollowed)]
+                }
+                Case::Unrecorded => {
+                    vec![range(Some(session.from), ended.then_some(until), Doubt::DeviceUnknown)]
                 }
                 Case::OpenFailed => Vec::new(),
                 Case::BeforeRecords => {
@@ -348,16 +366,16 @@ fn rows(session: &Session, host: &Host, day: Day, rows: &mut Vec<HeldRow>) {
                 mac: *mac,
                 device,
                 queues: None,
-                opened: (!before).then(|| time(session.from)),
+                opened: (!before && !is_unrecorded).then(|| time(session.from)),
                 granted: (is_held && !before).then(|| time(granted)),
-                released: ended.then(|| time(until)),
+                released: (ended && !is_unrecorded).then(|| time(until)),
                 last_seen: (ended && session.case == Case::EndUnseen).then(|| time(seen)),
                 end_doubt: None,
                 uncertain_since: (ended && session.case == Case::Uncertain).then(|| time(seen)),
                 possibly_held: possibly,
                 state,
                 ended_by: (ended && is_held).then_some(EndedBy::Stop),
-                certainty: if session.case == Case::Uncertain {
+                certainty: if matches!(session.case, Case::Uncertain | Case::Unrecorded) {
                     Certainty::Incomplete
                 } else {
                     Certainty::Definitive
