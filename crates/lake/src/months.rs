@@ -10,7 +10,8 @@ use crate::manifest::{GenerationManifest, ObjectEntry};
 use crate::object::Encoded;
 use crate::spool::{SortedRows, merged};
 use crate::{
-    Conditions, Day, FindingRow, HeldRow, LakeError, Limits, ObjectReader, Row, RunRow, Store, Table, Test,
+    BridgeTapRow, Conditions, Day, FindingRow, HeldRow, LakeError, Limits, ObjectReader, Row, RunRow, Store,
+    Table, Test,
 };
 
 /// The rows of an object: one is in memory while it is written. A month may have several, which are
@@ -49,6 +50,7 @@ pub fn write(
     writer.table::<HeldRow>(last_rows)?;
     writer.table::<RunRow>(last_rows)?;
     writer.table::<FindingRow>(findings)?;
+    writer.table::<BridgeTapRow>(last_rows)?;
     Ok(writer.all)
 }
 
@@ -68,7 +70,7 @@ pub(crate) fn are_there(store: &Store, generation: &GenerationManifest) -> Resul
 }
 
 /// The tables of which months have objects.
-const TABLES: [Table; 3] = [Table::Held, Table::Runs, Table::Findings];
+const TABLES: [Table; 4] = [Table::Held, Table::Runs, Table::Findings, Table::BridgeTaps];
 
 /// The sizes of all objects of months that are there.
 fn sizes(store: &Store) -> Result<HashMap<String, u64>, LakeError> {
