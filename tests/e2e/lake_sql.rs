@@ -70,7 +70,6 @@ fn each_question_is_answered_without_an_engine() {
         "findings",
         "findings-by-kind",
         "unknown-hosts",
-        "bridge-taps",
         "--mac",
         mac,
         "--device",
@@ -80,7 +79,7 @@ fn each_question_is_answered_without_an_engine() {
         "--end",
         end,
     ]);
-    assert_eq!(all["answers"].as_array().unwrap().len(), 12);
+    assert_eq!(all["answers"].as_array().unwrap().len(), 11);
     assert_eq!(all["generation"], 2);
     let who = &all["answers"][0];
     assert_eq!((&who["question"], who["rows"].as_array().unwrap().len()), (&"who".into(), 2), "{who}");

@@ -8,7 +8,7 @@ use std::thread;
 use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use taptrail_trail::{BridgeTap, Coverage, Entry, Finding, GuestRun, Holding, Input, RunState, State};
+use taptrail_trail::{Coverage, Entry, Finding, GuestRun, Holding, Input, RunState, State};
 use tempfile::TempDir;
 
 use crate::day_tables::DayTables;
@@ -32,7 +32,6 @@ pub struct BatchWriter {
     /// What lives until its host's records end: when that is, is known at the end.
     live: Vec<Holding>,
     running: Vec<GuestRun>,
-    held_taps: Vec<BridgeTap>,
 }
 
 /// What a batch added.
@@ -149,8 +148,7 @@ impl BatchWriter {
     pub fn new() -> Result<Self, LakeError> {
         let scratch = tempfile::tempdir().map_err(LakeError::Scratch)?;
         let tables = DayTables::new(scratch.path());
-        let (live, running, held_taps) = (Vec::new(), Vec::new(), Vec::new());
-        Ok(Self { tables, live, running, held_taps, _scratch: scratch })
+        Ok(Self { tables, live: Vec::new(), running: Vec::new(), _scratch: scratch })
     }
 
     /// Adds an entry, in the order in which the trail is fed.
@@ -186,19 +184,6 @@ impl BatchWriter {
             return Ok(());
         }
         self.tables.add_run(&run, Timestamp::MIN, |_| true)
-    }
-
-    /// Adds a tap of the bridge helper.
-    ///
-    /// # Errors
-    ///
-    /// It can't be kept on disk.
-    pub fn bridge_tap(&mut self, tap: BridgeTap) -> Result<(), LakeError> {
-        if tap.state == State::Held {
-            self.held_taps.push(tap);
-            return Ok(());
-        }
-        self.tables.add_bridge_tap(&tap, Timestamp::MIN, |_| true)
     }
 
     /// Adds a finding.
@@ -252,9 +237,6 @@ impl BatchWriter {
         for run in std::mem::take(&mut self.running) {
             self.tables.add_run(&run, end(&run.host), |_| true)?;
         }
-        for tap in std::mem::take(&mut self.held_taps) {
-            self.tables.add_bridge_tap(&tap, end(&tap.host), |_| true)?;
-        }
         coverage.into_iter().try_for_each(|(day, row)| self.tables.coverage.push(day, row))?;
         let mut objects = Objects { store, all: Vec::new(), written: 0 };
         let mut sent_now = sent.begin();
@@ -306,7 +288,7 @@ impl BatchWriter {
 
     /// Takes the objects of a day: those of one day are in memory.
     fn take_day(&mut self, day: Day, has_sums: bool) -> Result<Vec<DayObject>, LakeError> {
-        let DayTables { held, runs, findings, coverage, records, bridge_taps, .. } = &mut self.tables;
+        let DayTables { held, runs, findings, coverage, records, .. } = &mut self.tables;
         // Records take about as long as all that is derived from them.
         let (derived, records) = thread::scope(|scope| {
             let records = scope.spawn(|| DayObject::take(records, day, has_sums));
@@ -315,7 +297,6 @@ impl BatchWriter {
                 DayObject::take(runs, day, has_sums),
                 DayObject::take(findings, day, has_sums),
                 DayObject::take(coverage, day, has_sums),
-                DayObject::take(bridge_taps, day, has_sums),
             ];
             (derived, records.join().unwrap_or_else(|panic| resume_unwind(panic)))
         });

@@ -11,8 +11,8 @@ use crate::object::{Limits, ObjectReader};
 use crate::sign::VerifyingKey;
 use crate::spool::SortedRows;
 use crate::{
-    BridgeTapRow, CoverageRow, Day, FindingRow, HeldRow, LakeError, RecordRow, Row, RunRow, Snapshot, Store,
-    months, summary,
+    CoverageRow, Day, FindingRow, HeldRow, LakeError, RecordRow, Row, RunRow, Snapshot, Store, months,
+    summary,
 };
 
 /// What is compared.
@@ -283,7 +283,6 @@ impl Checking<'_> {
             Table::Findings => self.rows::<FindingRow>(object),
             Table::Coverage => self.rows::<CoverageRow>(object),
             Table::Records => self.rows::<RecordRow>(object),
-            Table::BridgeTaps => self.rows::<BridgeTapRow>(object),
         };
         match found {
             Err(LakeError::Damaged { reason, .. }) => self.problem(path, ProblemKind::Unreadable, reason),
@@ -315,7 +314,6 @@ impl Checking<'_> {
                 Table::Coverage => self.is_of(&[object], rows.coverage()?)?,
                 Table::Held => self.is_of(&[object], rows.lasting::<HeldRow>()?)?,
                 Table::Runs => self.is_of(&[object], rows.lasting::<RunRow>()?)?,
-                Table::BridgeTaps => self.is_of(&[object], rows.lasting::<BridgeTapRow>()?)?,
                 // A later version's.
                 Table::Findings | Table::Records => true,
             };
@@ -330,9 +328,6 @@ impl Checking<'_> {
                 Table::Held => self.is_of(&objects, months::last_rows::<HeldRow>(self.store, &days)?)?,
                 Table::Runs => self.is_of(&objects, months::last_rows::<RunRow>(self.store, &days)?)?,
                 Table::Findings => self.is_of(&objects, months::findings(self.store, &days)?)?,
-                Table::BridgeTaps => {
-                    self.is_of(&objects, months::last_rows::<BridgeTapRow>(self.store, &days)?)?
-                }
                 Table::Coverage | Table::Records => true,
             };
             self.inconsistent(objects[0], is_same);

@@ -36,16 +36,16 @@ pub enum Test {
     Set(&'static str),
     /// A time is from the first to the last of these.
     Within(&'static str, Micros, Micros),
-    /// A guest's name is this UUID, in one of a UUID's forms.
-    NamedAs(&'static str, Uuid),
+    /// The guest's name is this UUID, in one of a UUID's forms.
+    NamedAs(Uuid),
 }
 
 /// What rows must meet: of each list, one test at least. Without lists, every row meets it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Conditions(pub Vec<Vec<Test>>);
 
-/// The columns that name a guest or an interface.
-const SUBJECTS: [&str; 5] = ["mac", "uuid", "guest", "claimed_name", "claimed_uuid"];
+/// The column of guests' names.
+const GUEST: &str = "guest";
 
 impl Test {
     fn column(&self) -> &'static str {
@@ -55,8 +55,8 @@ impl Test {
             | Self::None(column)
             | Self::Some(column)
             | Self::Set(column)
-            | Self::Within(column, ..)
-            | Self::NamedAs(column, _) => column,
+            | Self::Within(column, ..) => column,
+            Self::NamedAs(_) => GUEST,
         }
     }
 
@@ -78,7 +78,7 @@ impl Test {
                 let is_between = |text: &str| first.as_str() <= text && text <= last.as_str();
                 texts.iter().map(|text| text.is_some_and(is_between)).collect()
             }
-            Self::NamedAs(_, uuid) => {
+            Self::NamedAs(uuid) => {
                 let texts = rows.as_string_view_opt().ok_or_else(other_type)?;
                 texts.iter().map(|text| text.is_some_and(|text| text.parse() == Ok(*uuid))).collect()
             }
@@ -110,7 +110,7 @@ impl Test {
             (Self::Within(_, from, until), Bounds::Time { least, most, .. }) => {
                 least <= until && from <= most
             }
-            (Self::NamedAs(..), _) => true,
+            (Self::NamedAs(_), _) => true,
             (_, Bounds::OnlyNone) => false,
             _ => true,
         }
@@ -120,7 +120,7 @@ impl Test {
     fn texts(&self) -> Option<Vec<String>> {
         match self {
             Self::Is(_, value) => Some(vec![value.clone()]),
-            Self::NamedAs(_, uuid) => {
+            Self::NamedAs(uuid) => {
                 // Mixed case is a name that is asked for as a name.
                 let forms = [
                     uuid.hyphenated().to_string(),
@@ -227,7 +227,8 @@ impl Conditions {
     /// Whether only rows of some MACs or guests meet them.
     pub(crate) fn name_a_subject(&self) -> bool {
         let names = |test: &Test| match test {
-            Test::Is(column, _) | Test::NamedAs(column, _) => SUBJECTS.contains(column),
+            Test::Is(column, _) => ["mac", "uuid", GUEST].contains(column),
+            Test::NamedAs(_) => true,
             _ => false,
         };
         self.0.iter().any(|tests| tests.iter().all(names))
@@ -477,7 +478,7 @@ mod tests {
                 Test::Between("host", format!("h{host}"), format!("h{}", host + more))
             }),
             Just(Test::Is("guest", "db".into())),
-            Just(Test::NamedAs("guest", "f3607ac8-f517-4952-b61c-b19b40f99661".parse().unwrap())),
+            Just(Test::NamedAs("f3607ac8-f517-4952-b61c-b19b40f99661".parse().unwrap())),
             Just(Test::Is("uuid", "f3607ac8-f517-4952-b61c-b19b40f99661".into())),
             Just(Test::Is("uuid", "00000000-0000-0000-0000-000000000000".into())),
             Just(Test::None("rdev")),
@@ -499,7 +500,7 @@ mod tests {
             Test::Between(_, first, last) => **first <= *row.host && *row.host <= **last,
             Test::Is("guest", value) => row.guest == *value,
             Test::Is("uuid", value) => row.uuid == *value,
-            Test::NamedAs(_, uuid) => row.guest.parse() == Ok(*uuid),
+            Test::NamedAs(uuid) => row.guest.parse() == Ok(*uuid),
             Test::None("rdev") => row.rdev.is_none(),
             Test::None("granted") => row.granted.is_none(),
             Test::None(_) => true,

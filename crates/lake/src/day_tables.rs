@@ -5,11 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use taptrail_trail::{BridgeTap, Finding, GuestRun, Holding};
+use taptrail_trail::{Finding, GuestRun, Holding};
 
-use crate::slice::{bridge_tap_rows, held_rows, run_rows};
+use crate::slice::{held_rows, run_rows};
 use crate::spool::Spool;
-use crate::{BridgeTapRow, CoverageRow, Day, FindingRow, HeldRow, LakeError, RecordRow, RunRow};
+use crate::{CoverageRow, Day, FindingRow, HeldRow, LakeError, RecordRow, RunRow};
 
 /// The rows of all tables, by day.
 pub(crate) struct DayTables {
@@ -18,7 +18,6 @@ pub(crate) struct DayTables {
     pub(crate) findings: Spool<FindingRow>,
     pub(crate) coverage: Spool<CoverageRow>,
     pub(crate) records: Spool<RecordRow>,
-    pub(crate) bridge_taps: Spool<BridgeTapRow>,
     record_positions: Positions,
     finding_positions: Positions,
 }
@@ -32,7 +31,6 @@ impl DayTables {
             findings: Spool::new(scratch),
             coverage: Spool::new(scratch),
             records: Spool::new(scratch),
-            bridge_taps: Spool::new(scratch),
             record_positions: Positions::default(),
             finding_positions: Positions::default(),
         }
@@ -71,17 +69,6 @@ impl DayTables {
         rows.into_iter().try_for_each(|(day, row)| self.runs.push(day, row))
     }
 
-    /// Adds the rows of a tap of the bridge helper, as [`add_holding`](Self::add_holding).
-    pub(crate) fn add_bridge_tap(
-        &mut self,
-        tap: &BridgeTap,
-        end: Timestamp,
-        is_wanted: impl Fn(Day) -> bool,
-    ) -> Result<(), LakeError> {
-        let rows = bridge_tap_rows(tap, end).into_iter().filter(|(day, _)| is_wanted(*day));
-        rows.into_iter().try_for_each(|(day, row)| self.bridge_taps.push(day, row))
-    }
-
     /// Adds a finding, in the order in which they are made, if its day is wanted.
     pub(crate) fn add_finding(
         &mut self,
@@ -98,9 +85,9 @@ impl DayTables {
 
     /// The days that have rows.
     pub(crate) fn days(&self) -> BTreeSet<Day> {
-        let Self { held, runs, findings, coverage, records, bridge_taps, .. } = self;
+        let Self { held, runs, findings, coverage, records, .. } = self;
         let derived = held.days().chain(runs.days()).chain(findings.days());
-        derived.chain(coverage.days()).chain(records.days()).chain(bridge_taps.days()).collect()
+        derived.chain(coverage.days()).chain(records.days()).collect()
     }
 }
 

@@ -6,8 +6,7 @@ use bytes::Bytes;
 use object_store::memory::InMemory;
 
 use crate::{
-    BridgeTapRow, CoverageRow, FindingRow, HeldRow, LakeError, Limits, ObjectReader, RecordRow, Row, RunRow,
-    Store, Table,
+    CoverageRow, FindingRow, HeldRow, LakeError, Limits, ObjectReader, RecordRow, Row, RunRow, Store, Table,
 };
 
 /// Reads bytes as an object of a table, and each of its rows as what it stands for. Returns how many
@@ -23,7 +22,6 @@ pub fn object(table: Table, bytes: &[u8]) -> Result<usize, LakeError> {
         Table::Findings => rows(bytes, |row: FindingRow| drop(row.finding())),
         Table::Coverage => rows(bytes, |row: CoverageRow| drop(CoverageRow::coverage(vec![row]))),
         Table::Records => rows(bytes, |row: RecordRow| drop(row.entry())),
-        Table::BridgeTaps => rows(bytes, |row: BridgeTapRow| drop(row.tap())),
     }
 }
 

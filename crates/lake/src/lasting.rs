@@ -1,11 +1,11 @@
-//! What lives from day to day: holdings, runs and taps of the bridge helper.
+//! What lives from day to day: holdings and runs.
 
 use jiff::Timestamp;
 use taptrail_trail::{Certainty, Doubt, RunState, Span, State};
 
 use crate::slice::MAX_DAYS;
 use crate::tables::columns::{micros, timestamp};
-use crate::{BridgeTapRow, Day, HeldRow, Micros, PossibleRow, ProofRow, Row, RunRow, Test, Text};
+use crate::{Day, HeldRow, Micros, PossibleRow, ProofRow, Row, RunRow, Test, Text};
 
 /// A row of what has a row for each day on which it lived.
 pub(crate) trait Lasting: Row {
@@ -103,43 +103,6 @@ impl Lasting for HeldRow {
             until: possibly.until.unwrap_or(Timestamp::MAX),
         });
         Some(certainly.into_iter().chain(possibly).collect())
-    }
-}
-
-impl Lasting for BridgeTapRow {
-    fn is_last(&self) -> bool {
-        self.last
-    }
-
-    fn is_open(&self) -> bool {
-        [State::Held, State::Unknown].map(State::as_str).contains(&&*self.state)
-    }
-
-    fn key_text(&self) -> String {
-        format!("{:?}", self.key())
-    }
-
-    fn make_uncertain(&mut self, since: Timestamp) {
-        let since = micros(since);
-        self.uncertain_since = Some(self.uncertain_since.map_or(since, |known| known.min(since)));
-    }
-
-    fn may_go_on() -> Vec<Test> {
-        [State::Held, State::Unknown].map(|state| Test::Is("state", state.as_str().to_owned())).into()
-    }
-
-    fn first_day(&self) -> Option<Day> {
-        timestamp(self.passed).map(Day::of)
-    }
-
-    fn times(&self) -> Option<Vec<Span>> {
-        let from = timestamp(self.passed)?;
-        let until = match self.released {
-            Some(released) => timestamp(released)?,
-            None if self.is_open() => Timestamp::MAX,
-            None => from,
-        };
-        Some(vec![Span { from, until: until.max(from) }])
     }
 }
 

@@ -22,15 +22,11 @@ pub enum Table {
     Coverage,
     /// The entries from which everything else is derived.
     Records,
-    /// A row for each tap of the bridge helper's and day on which it lived.
-    #[serde(rename = "bridge_taps")]
-    BridgeTaps,
 }
 
 impl Table {
     /// All tables.
-    pub const ALL: [Self; 6] =
-        [Self::Held, Self::Runs, Self::Findings, Self::Coverage, Self::Records, Self::BridgeTaps];
+    pub const ALL: [Self; 5] = [Self::Held, Self::Runs, Self::Findings, Self::Coverage, Self::Records];
 
     /// Its name in paths and SQL.
     pub fn as_str(self) -> &'static str {
@@ -40,7 +36,6 @@ impl Table {
             Self::Findings => "findings",
             Self::Coverage => "coverage",
             Self::Records => "records",
-            Self::BridgeTaps => "bridge_taps",
         }
     }
 }

@@ -1,8 +1,8 @@
 //! The lake: the trails of many hosts as Parquet objects, in a directory or an object store.
 //!
 //! Two kinds of data lie in a lake. The table `records` is evidence: each entry that a reading fed
-//! to its trail, with the text of its line. `held`, `runs`, `findings`, `coverage` and `bridge_taps`
-//! are derived from it, for fast answers and for SQL engines, which read the same objects.
+//! to its trail, with the text of its line. `held`, `runs`, `findings` and `coverage` are derived
+//! from it, for fast answers and for SQL engines, which read the same objects.
 //!
 //! ```text
 //!   inbox/<table>/day=D/<sum>.parquet         a batch: what one `taptrail archive` adds
@@ -62,13 +62,12 @@ pub use read::{LakeReader, Lines, Question, When};
 pub use retention::{Pruned, Retention, prune};
 pub use sent::SentDays;
 pub use sign::{KeyError, SigningKey, VerifyingKey};
-pub use slice::{bridge_tap_rows, held_rows, run_rows};
+pub use slice::{held_rows, run_rows};
 pub use snapshot::Snapshot;
 pub use spool::{SortedRows, Spool};
 pub use store::{Listed, Put, Store};
 #[doc(hidden)]
 pub use summary::write as write_summary;
-pub use tables::bridge_tap::BridgeTapRow;
 pub use tables::columns::{LineRow, Micros, ProofRow, Text};
 pub use tables::coverage::{CoverageRow, SpanLogs};
 pub use tables::finding::FindingRow;

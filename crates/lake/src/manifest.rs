@@ -35,7 +35,7 @@ pub struct ObjectEntry {
 /// Nothing in it depends on the clock or on who archives: the same input gives the same manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BatchManifest {
-    /// The version of the layout: see [`VERSION`].
+    /// The version of the layout: 1.
     pub version: u32,
     /// The batch.
     pub batch: BatchId,
@@ -51,7 +51,7 @@ pub struct BatchManifest {
 /// A snapshot of the compacted tables.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GenerationManifest {
-    /// The version of the layout: see [`VERSION`].
+    /// The version of the layout: 1.
     pub version: u32,
     /// Its number.
     pub generation: Generation,
@@ -130,12 +130,8 @@ impl From<Root> for String {
     }
 }
 
-/// The version of the layout that this program writes. What version 1 names has no table of the bridge
-/// helper's taps, though its records may have some.
-pub const VERSION: u32 = 2;
-
-/// The first version with a table of the bridge helper's taps.
-pub(crate) const BRIDGE_TAPS_SINCE: u32 = 2;
+/// The version of the layout that this program writes.
+pub const VERSION: u32 = 1;
 
 /// Bytes of a manifest at most: enough for the days of a century.
 pub(crate) const MAX_MANIFEST: u64 = 256 << 20;
@@ -158,11 +154,6 @@ impl BatchManifest {
 }
 
 impl GenerationManifest {
-    /// Whether it has the bridge helper's taps: an earlier version wrote none.
-    pub fn has_bridge_taps(&self) -> bool {
-        self.version >= BRIDGE_TAPS_SINCE
-    }
-
     /// The objects that are derived from those of its days, so that questions are answered faster.
     pub fn derived(&self) -> impl Iterator<Item = &ObjectEntry> {
         self.summary.iter().chain(&self.months)

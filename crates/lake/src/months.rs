@@ -10,8 +10,7 @@ use crate::manifest::{GenerationManifest, ObjectEntry};
 use crate::object::Encoded;
 use crate::spool::{SortedRows, merged};
 use crate::{
-    BridgeTapRow, Conditions, Day, FindingRow, HeldRow, LakeError, Limits, ObjectReader, Row, RunRow, Store,
-    Table, Test,
+    Conditions, Day, FindingRow, HeldRow, LakeError, Limits, ObjectReader, Row, RunRow, Store, Table, Test,
 };
 
 /// The rows of an object: one is in memory while it is written. A month may have several, which are
@@ -50,7 +49,6 @@ pub fn write(
     writer.table::<HeldRow>(last_rows)?;
     writer.table::<RunRow>(last_rows)?;
     writer.table::<FindingRow>(findings)?;
-    writer.table::<BridgeTapRow>(last_rows)?;
     Ok(writer.all)
 }
 
@@ -70,7 +68,7 @@ pub(crate) fn are_there(store: &Store, generation: &GenerationManifest) -> Resul
 }
 
 /// The tables of which months have objects.
-const TABLES: [Table; 4] = [Table::Held, Table::Runs, Table::Findings, Table::BridgeTaps];
+const TABLES: [Table; 3] = [Table::Held, Table::Runs, Table::Findings];
 
 /// The sizes of all objects of months that are there.
 fn sizes(store: &Store) -> Result<HashMap<String, u64>, LakeError> {

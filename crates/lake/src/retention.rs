@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::commit::commit;
 use crate::layout::{BATCHES, BatchId, GENERATIONS, Generation};
-use crate::manifest::{BatchManifest, GenerationManifest, ObjectEntry, Root};
+use crate::manifest::{BatchManifest, GenerationManifest, ObjectEntry, Root, VERSION};
 use crate::{Day, LakeError, SigningKey, Snapshot, Store, months, summary};
 
 /// What is removed.
@@ -73,8 +73,7 @@ fn remove_days(
         let summary = summary::write(store, Some(&last), &objects, next, scratch.path())?;
         let months = months::write(store, Some(&last), &objects, next)?;
         let manifest = GenerationManifest {
-            // What an earlier version left out is not added here.
-            version: last.version,
+            version: VERSION,
             generation: next,
             previous: root,
             objects,

@@ -1,13 +1,13 @@
-//! Cuts holdings, runs and taps of the bridge helper into days.
+//! Cuts holdings and runs into days.
 //!
 //! The row of the last day is all that is known. Those of earlier days lack what came later: the
 //! end, and the records that show it. Certainty is that of the whole.
 
 use jiff::Timestamp;
-use taptrail_trail::{BridgeTap, BridgeTapEnd, GuestRun, Holding, Proof, RunState, State};
+use taptrail_trail::{GuestRun, Holding, Proof, RunState, State};
 
 use crate::tables::columns::micros;
-use crate::{BridgeTapRow, Day, HeldRow, RunRow};
+use crate::{Day, HeldRow, RunRow};
 
 /// The rows of a holding, the earliest first. `end`: until when its host's records go on; a device
 /// that is held lives until then.
@@ -40,18 +40,6 @@ pub fn run_rows(run: &GuestRun, end: Timestamp) -> Vec<(Day, RunRow)> {
     };
     let days = days(first, last, &run.proof);
     cut(days, |first, last| RunRow::of(run, first, last), RunRow::cut_at)
-}
-
-/// The rows of a tap of the bridge helper, as [`held_rows`].
-pub fn bridge_tap_rows(tap: &BridgeTap, end: Timestamp) -> Vec<(Day, BridgeTapRow)> {
-    let last = match tap.state {
-        State::Held => end,
-        // Without a watcher on a host, that may be all that it ever passed: a row for each of their
-        // days would say nothing more.
-        _ => tap.released.unwrap_or(tap.passed),
-    };
-    let days = days(Some(tap.passed), Some(last), &tap.proof);
-    cut(days, |first, last| BridgeTapRow::of(tap, first, last), BridgeTapRow::cut_at)
 }
 
 /// The row of each day: `row` makes it, for the first and the last of the days, and `cut_at` removes
@@ -108,21 +96,6 @@ impl HeldRow {
         self.possibly_held
             .iter_mut()
             .for_each(|possibly| possibly.until = possibly.until.filter(|until| *until < end));
-        self.proof.retain(|proof| proof.event().0 < end);
-    }
-}
-
-impl BridgeTapRow {
-    /// Removes what came after a day.
-    fn cut_at(&mut self, day: Day) {
-        let end = micros(day.end());
-        if self.state == State::Released.as_str() {
-            // Only a watcher records a close.
-            let is_watched = self.ended_by.as_deref() == Some(BridgeTapEnd::Close.as_str());
-            self.state = if is_watched { State::Held } else { State::Unknown }.as_str().into();
-        }
-        (self.released, self.last_seen, self.ended_by) = (None, None, None);
-        self.uncertain_since = self.uncertain_since.filter(|since| *since < end);
         self.proof.retain(|proof| proof.event().0 < end);
     }
 }

@@ -13,8 +13,8 @@ use crate::manifest::{GenerationManifest, ObjectEntry};
 use crate::object::Encoded;
 use crate::spool::{SortedRows, Spool, merged};
 use crate::{
-    BridgeTapRow, Conditions, CoverageRow, Day, HeldRow, LakeError, Limits, ObjectReader, Row, RunRow, Store,
-    Table, Test, Text,
+    Conditions, CoverageRow, Day, HeldRow, LakeError, Limits, ObjectReader, Row, RunRow, Store, Table, Test,
+    Text,
 };
 
 /// The coverage of hosts, from their rows.
@@ -71,14 +71,12 @@ pub fn write(
     let before = before.filter(|before| is_whole(store, &before.summary));
     let held = Encoded::of(Changes::of::<HeldRow>(before, objects).rows::<HeldRow>(store, scratch)?)?;
     let runs = Encoded::of(Changes::of::<RunRow>(before, objects).rows::<RunRow>(store, scratch)?)?;
-    let taps =
-        Encoded::of(Changes::of::<BridgeTapRow>(before, objects).rows::<BridgeTapRow>(store, scratch)?)?;
     let Some(last) = objects.iter().map(|object| object.day).max() else { return Ok(Vec::new()) };
     let put = |object: Encoded| {
         let path = generation.summary(object.table, &object.sha256);
         Ok(object.put(store, last, path)?.1)
     };
-    [coverage, held, runs, taps].into_iter().flatten().map(put).collect()
+    [coverage, held, runs].into_iter().flatten().map(put).collect()
 }
 
 fn coverage(store: &Arc<Store>, objects: &[ObjectEntry]) -> Result<HostCoverage, LakeError> {
@@ -107,7 +105,7 @@ impl Rows<'_> {
         Ok(Box::new(coverage(self.store, self.objects)?.rows().into_iter().map(Ok)))
     }
 
-    /// Those of holdings, runs or taps.
+    /// Those of holdings or runs.
     pub(crate) fn lasting<R: Lasting + 'static>(&self) -> Result<SortedRows<R>, LakeError> {
         Changes::of::<R>(None, self.objects).rows(self.store, self.scratch)
     }

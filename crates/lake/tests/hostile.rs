@@ -8,38 +8,8 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use taptrail_lake::{BatchWriter, CoverageRow, LakeError, Snapshot, Store, Table, fuzzing};
-use taptrail_record::{Device, Rdev, Requester};
 use taptrail_source::{Hosts, Input, ReadOptions, ReadOutcome, read};
-use taptrail_trail::{BridgeTap, BridgeTapEnd, Proof, State, Trail};
-
-/// A tap of the bridge helper, of which the log has none.
-fn bridge_tap(input: &taptrail_trail::Input) -> BridgeTap {
-    let passed = input.coverage[0].spans[0].from;
-    let proof = Proof {
-        serial: Some(7),
-        time: passed,
-        source: "audit.log".into(),
-        line: 1,
-        copies: Vec::new(),
-        unauthenticated: false,
-    };
-    BridgeTap {
-        host: "host".into(),
-        bridge: "br0".into(),
-        device: Device::new("/dev/net/tun", Some(Rdev::TUN), Some("tap0".into())),
-        requester: Requester { uid: 1000, auid: 1000, pid: 4711 },
-        start_time: Some(7),
-        claimed_name: Some("web1".into()),
-        claimed_uuid: Some(uuid::Uuid::nil()),
-        passed,
-        released: Some(passed),
-        last_seen: None,
-        uncertain_since: None,
-        state: State::Released,
-        ended_by: Some(BridgeTapEnd::Close),
-        proof: vec![proof],
-    }
-}
+use taptrail_trail::Trail;
 
 /// Objects of each table, of a real log.
 fn objects() -> Vec<(Table, Vec<u8>)> {
@@ -58,7 +28,6 @@ fn objects() -> Vec<(Table, Vec<u8>)> {
     rest.holdings.into_iter().for_each(|holding| batch.holding(holding).unwrap());
     runs.into_iter().for_each(|run| batch.run(run).unwrap());
     rest.findings.iter().for_each(|finding| batch.finding(finding).unwrap());
-    batch.bridge_tap(bridge_tap(&input)).unwrap();
     let rows = input.coverage.iter().flat_map(CoverageRow::all_of).collect();
     batch.finish(&store, &input, rows).unwrap();
     let snapshot = Snapshot::existing(&store).unwrap();
@@ -124,7 +93,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 1500, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_harmed_object_harms_nobody(harms in prop::collection::vec(harm(), 1..6), table in 0..Table::ALL.len()) {
+    fn a_harmed_object_harms_nobody(harms in prop::collection::vec(harm(), 1..6), table in 0_usize..5) {
         thread_local!(static OBJECTS: Vec<(Table, Vec<u8>)> = objects());
         let (table, object) = OBJECTS.with(|all| all[table].clone());
         let harmed = done(object, &harms);

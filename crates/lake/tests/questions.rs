@@ -12,8 +12,8 @@ use object_store::memory::InMemory;
 use serde_json::Value as Json;
 use taptrail_lake::sql::{Answer, DeviceIs, Moment, Parameters, Question, Value, answer};
 use taptrail_lake::{
-    BatchWriter, BridgeTapRow, Checks, Conditions, CoverageRow, FindingRow, GenerationManifest, HeldRow,
-    LakeError, LakeReader, Limits, ObjectEntry, ObjectReader, ObjectWriter, Problem, ProblemKind,
+    BatchWriter, Checks, Conditions, CoverageRow, FindingRow, GenerationManifest, HeldRow, LakeError,
+    LakeReader, Limits, ObjectEntry, ObjectReader, ObjectWriter, Problem, ProblemKind,
     Question as LakeQuestion, Retention, Row, Snapshot, Store, Table, Test, When, check, compact, prune,
     sha256,
 };
@@ -306,59 +306,6 @@ fn an_interface_without_a_recorded_open_begins_with_its_grant() {
 }
 
 #[test]
-fn a_tap_of_the_bridge_helper_is_there_once_in_the_ranges_in_which_it_lived() {
-    let lake = Lake::new();
-    let question = Question::BridgeTaps;
-    let taps = |asked: Parameters| texts(question, &lake.ask(question, &asked), "dev");
-    let all = lake.ask(question, &Parameters::default());
-    assert_eq!(all.len(), 4, "{all:?}");
-    let within = |start: Option<&str>, end: Option<&str>| {
-        let (start, end) = (start.map(micros), end.map(micros));
-        taps(Parameters { start, end, ..Parameters::default() })
-    };
-    assert_eq!(within(None, Some("2026-10-01T05:00:00Z")), set(&[]));
-    assert_eq!(within(None, Some("2026-10-02T01:00:00Z")), set(&["tap0"]));
-    assert_eq!(within(Some("2026-10-02T09:00:00Z"), Some("2026-10-02T12:00:00Z")), set(&["tap0", "tap1"]));
-    assert_eq!(within(Some("2026-10-02T09:00:00.000001Z"), None), set(&["tap1", "tap2", "tap3"]));
-    assert_eq!(within(Some("2027-01-01T00:00:00Z"), None), set(&["tap1", "tap2"]));
-    let claimed = lake.truth["hostile"][2].as_str().unwrap().to_owned();
-    assert_eq!(taps(Parameters { guest: Some(claimed), ..Parameters::default() }), set(&["tap2"]));
-    let device = Some(DeviceIs::Interface("tap3".into()));
-    assert_eq!(taps(Parameters { device, ..Parameters::default() }), set(&["tap3"]));
-    let mac = Some("52:54:00:00:00:01".parse().unwrap());
-    assert_eq!(taps(Parameters { mac, ..Parameters::default() }), set(&[]));
-    assert_eq!(
-        taps(Parameters { host: Some("kvm0003".into()), ..Parameters::default() }),
-        set(&["tap1", "tap3"])
-    );
-}
-
-// Shows 15.10.
-#[test]
-fn a_check_reads_the_objects_of_bridge_taps() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = Arc::new(Store::open(&format!("file://{}", directory.path().display())).unwrap());
-    let options = Options { hosts: 8, days: 6, guests: 1, first_day: "2026-10-30".parse().unwrap(), seed: 5 };
-    write_lake(&store, &options).unwrap();
-    let last = Snapshot::existing(&store).unwrap().generation.unwrap();
-    let of_taps = |objects: &[ObjectEntry]| objects.iter().filter(|of| of.table == Table::BridgeTaps).count();
-    assert!(of_taps(&last.objects) > 3, "days");
-    assert_eq!((of_taps(&last.summary), of_taps(&last.months)), (1, 1));
-    let kinds = || {
-        let problems = check(&store, &Checks::default()).unwrap().problems;
-        problems.into_iter().map(|problem| problem.kind).collect::<Vec<_>>()
-    };
-    assert_eq!(kinds(), []);
-    let is_of_taps = |of: &&mut ObjectEntry| of.table == Table::BridgeTaps;
-    without_first_row::<BridgeTapRow>(&store, |last| last.summary.iter_mut().find(is_of_taps).unwrap());
-    without_first_row::<BridgeTapRow>(&store, |last| last.months.iter_mut().find(is_of_taps).unwrap());
-    assert_eq!(kinds(), [ProblemKind::Inconsistent; 2]);
-    let day = last.objects.iter().find(|of| of.table == Table::BridgeTaps).unwrap();
-    store.delete(&day.path).unwrap();
-    assert_eq!(kinds(), [ProblemKind::Missing]);
-}
-
-#[test]
 fn findings_are_counted_by_kind_and_severity() {
     let lake = Lake::new();
     let all = lake.ask(Question::Findings, &Parameters::default());
@@ -633,9 +580,8 @@ fn a_check_compares_what_is_derived_with_what_it_is_derived_from() {
     without_first_row::<FindingRow>(&store, |last| last.months.iter_mut().find(findings).unwrap());
     without_first_row::<HeldRow>(&store, |last| &mut last.months[0]);
     let last = Snapshot::existing(&store).unwrap().generation.unwrap();
-    let is_altered = |of: &&ObjectEntry| of.table != Table::BridgeTaps;
     let mut expected: Vec<String> =
-        last.summary.iter().chain(&last.months).filter(is_altered).map(|of| of.path.clone()).collect();
+        last.summary.iter().chain(&last.months).map(|of| of.path.clone()).collect();
     expected.sort();
     assert_eq!(expected.len(), 4);
     assert_eq!(inconsistent(), expected);

@@ -68,7 +68,6 @@ const ASKED: [Asked<'static>; 6] = [
             "findings",
             "findings-by-kind",
             "unknown-hosts",
-            "bridge-taps",
             "--device",
             "tun",
             "--at",
@@ -103,7 +102,7 @@ const ASKED: [Asked<'static>; 6] = [
     },
     Asked {
         name: "a range that ends before some began",
-        arguments: &["trail", "never-granted", "count", "bridge-taps", "--start", "{begin}", "--end", "{at}"],
+        arguments: &["trail", "never-granted", "count", "--start", "{begin}", "--end", "{at}"],
     },
     Asked {
         name: "no days",

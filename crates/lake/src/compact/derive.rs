@@ -6,9 +6,7 @@ use std::sync::Arc;
 
 use itertools::Itertools as _;
 use jiff::Timestamp;
-use taptrail_trail::{
-    BridgeTap, Content, Entry, Finding, Gap, GapReason, GuestRun, Holding, Report, Span, Trail,
-};
+use taptrail_trail::{Content, Entry, Gap, GapReason, Span, Trail};
 
 use super::coverage::Covered;
 use super::merge::HostMerge;
@@ -23,37 +21,15 @@ const HOSTS_AT_ONCE: usize = 1024;
 /// Derives the rows of the hosts for which the plan says so.
 pub(super) fn derive(store: &Arc<Store>, plan: &Plan, scratch: &Path) -> Result<DayTables, LakeError> {
     let mut derived = DayTables::new(scratch);
-    let wanted = |host: &str| if plan.taps().contains_key(host) { Wanted::AllButTaps } else { Wanted::All };
-    derive_hosts(store, plan, plan.derived().collect(), &wanted, &mut derived)?;
-    derive_hosts(store, plan, plan.taps().iter().collect(), &|_| Wanted::Taps, &mut derived)?;
-    Ok(derived)
-}
-
-/// Which tables of a host are derived.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wanted {
-    All,
-    /// Not that of the bridge helper's taps.
-    AllButTaps,
-    /// That of the bridge helper's taps alone.
-    Taps,
-}
-
-fn derive_hosts(
-    store: &Arc<Store>,
-    plan: &Plan,
-    mut hosts: Vec<(&Arc<str>, &Derive)>,
-    wanted: &dyn Fn(&str) -> Wanted,
-    derived: &mut DayTables,
-) -> Result<(), LakeError> {
+    let mut hosts: Vec<_> = plan.derived().collect();
     hosts.sort_unstable_by_key(|(host, _)| *host);
     let mut rest = &hosts[..];
     while !rest.is_empty() {
         let (group, more) = rest.split_at(group_size(rest));
-        derive_group(store, plan, group, wanted, derived)?;
+        derive_group(store, plan, group, &mut derived)?;
         rest = more;
     }
-    Ok(())
+    Ok(derived)
 }
 
 /// How many of these hosts are derived together: one at least.
@@ -71,7 +47,6 @@ fn derive_group(
     store: &Arc<Store>,
     plan: &Plan,
     group: &[(&Arc<str>, &Derive)],
-    wanted: &dyn Fn(&str) -> Wanted,
     derived: &mut DayTables,
 ) -> Result<(), LakeError> {
     let (Some((first, _)), Some((last, _))) = (group.first(), group.last()) else { return Ok(()) };
@@ -82,7 +57,7 @@ fn derive_group(
     let days: BTreeSet<Day> =
         readings.iter().flat_map(|reading| plan.days_of(*reading, Table::Records)).collect();
     let mut hosts: HashMap<&str, HostDerivation<'_>> =
-        group.iter().map(|(host, how)| (&***host, HostDerivation::new(host, how, wanted(host)))).collect();
+        group.iter().map(|(host, how)| (&***host, HostDerivation::new(host, how))).collect();
     for day in days.into_iter().filter(|day| Some(*day) >= begin) {
         for (reading, row) in merged_records(store, plan, &readings, day, &of_group)? {
             let row = row?;
@@ -123,7 +98,6 @@ fn merged_records(
 struct HostDerivation<'a> {
     host: Arc<str>,
     how: &'a Derive,
-    wanted: Wanted,
     merge: HostMerge,
     trail: Trail,
     /// The times that no reading covers, the earliest first.
@@ -131,11 +105,10 @@ struct HostDerivation<'a> {
 }
 
 impl<'a> HostDerivation<'a> {
-    fn new(host: &Arc<str>, how: &'a Derive, wanted: Wanted) -> Self {
+    fn new(host: &Arc<str>, how: &'a Derive) -> Self {
         Self {
             host: Arc::clone(host),
             how,
-            wanted,
             merge: HostMerge::default(),
             trail: Trail::with_runs(),
             holes: how.joined.holes.iter().copied().collect(),
@@ -181,7 +154,7 @@ impl<'a> HostDerivation<'a> {
             self.feed_entry(&Entry { time: hole.until, serial: None, content, ..entry.clone() }, to)?;
         }
         self.feed_entry(&entry, to)?;
-        if self.wanted != Wanted::Taps && self.how.has(day) {
+        if self.how.has(day) {
             to.add_record(&self.host, day, row)?;
         }
         Ok(())
@@ -189,26 +162,16 @@ impl<'a> HostDerivation<'a> {
 
     fn feed_entry(&mut self, entry: &Entry, to: &mut DayTables) -> Result<(), LakeError> {
         self.trail.feed(entry);
-        let derived = Derived {
-            holdings: self.trail.drain_ended().collect(),
-            runs: self.trail.drain_runs().collect(),
-            findings: self.trail.drain_findings().collect(),
-            bridge_taps: self.trail.drain_bridge_taps().collect(),
-        };
-        self.add_derived(&derived, to)
-    }
-
-    /// Adds the rows of the tables that are wanted.
-    fn add_derived(&self, derived: &Derived, to: &mut DayTables) -> Result<(), LakeError> {
-        let (end, has) = (self.how.end(), |day| self.how.has(day));
-        let Derived { holdings, runs, findings, bridge_taps } = derived;
-        if self.wanted != Wanted::Taps {
-            holdings.iter().try_for_each(|holding| to.add_holding(holding, end, has))?;
-            runs.iter().try_for_each(|run| to.add_run(run, end, has))?;
-            findings.iter().try_for_each(|finding| to.add_finding(finding, has))?;
+        // A lake has no table of them.
+        self.trail.drain_bridge_taps().for_each(drop);
+        for holding in self.trail.drain_ended() {
+            to.add_holding(&holding, self.how.end(), |day| self.how.has(day))?;
         }
-        if self.wanted != Wanted::AllButTaps {
-            bridge_taps.iter().try_for_each(|tap| to.add_bridge_tap(tap, end, has))?;
+        for run in self.trail.drain_runs() {
+            to.add_run(&run, self.how.end(), |day| self.how.has(day))?;
+        }
+        for finding in self.trail.drain_findings() {
+            to.add_finding(&finding, |day| self.how.has(day))?;
         }
         Ok(())
     }
@@ -217,22 +180,16 @@ impl<'a> HostDerivation<'a> {
         let mut merge = std::mem::take(&mut self.merge);
         merge.release(i64::MAX, &mut |row| self.feed(row, to))?;
         self.trail.cover(&self.host, self.how.end());
-        let (Report { holdings, findings, bridge_taps, .. }, runs) =
-            std::mem::take(&mut self.trail).finish_with_runs();
-        self.add_derived(&Derived { holdings, runs, findings, bridge_taps }, to)?;
+        let (rest, runs) = std::mem::take(&mut self.trail).finish_with_runs();
+        let (end, has) = (self.how.end(), |day| self.how.has(day));
+        rest.holdings.iter().try_for_each(|holding| to.add_holding(holding, end, has))?;
+        rest.findings.iter().try_for_each(|finding| to.add_finding(finding, has))?;
+        runs.iter().try_for_each(|run| to.add_run(run, end, has))?;
         for (day, row) in self.how.joined.covered.rows(&self.host) {
-            if self.wanted != Wanted::Taps && self.how.has(day) {
+            if self.how.has(day) {
                 to.coverage.push(day, row)?;
             }
         }
         Ok(())
     }
-}
-
-/// What a trail gives.
-struct Derived {
-    holdings: Vec<Holding>,
-    runs: Vec<GuestRun>,
-    findings: Vec<Finding>,
-    bridge_taps: Vec<BridgeTap>,
 }

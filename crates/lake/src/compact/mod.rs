@@ -19,7 +19,7 @@ use self::objects::NewObjects;
 use self::plan::Plan;
 use crate::commit::commit;
 use crate::layout::{BATCHES, BatchId, Generation};
-use crate::manifest::{BRIDGE_TAPS_SINCE, GenerationManifest, Root, VERSION};
+use crate::manifest::{GenerationManifest, Root, VERSION};
 use crate::{LakeError, SigningKey, Snapshot, Store, months, summary};
 
 /// How often a compaction begins again when another one was first.
@@ -53,8 +53,7 @@ pub struct Hole {
 }
 
 /// Makes the next generation of a lake, with all batches that are not in the last one. None if
-/// there is no such batch, and what is derived from the last one's days is there. Of a generation or
-/// batch of an earlier version, the table of the bridge helper's taps is derived from its records. With a key, it is
+/// there is no such batch, and what is derived from the last one's days is there. With a key, it is
 /// signed.
 ///
 /// # Errors
@@ -77,9 +76,7 @@ pub fn compact(store: &Arc<Store>, key: Option<&SigningKey>) -> Result<Option<Co
 /// or if an earlier version of this program made none.
 fn has_derived(store: &Store, generation: Option<&GenerationManifest>) -> Result<bool, LakeError> {
     let Some(last) = generation.filter(|last| !last.objects.is_empty()) else { return Ok(true) };
-    Ok(last.version >= BRIDGE_TAPS_SINCE
-        && summary::is_whole(store, &last.summary)
-        && months::are_there(store, last)?)
+    Ok(summary::is_whole(store, &last.summary) && months::are_there(store, last)?)
 }
 
 /// Writes the next generation. None if another compaction was first.

@@ -30,13 +30,12 @@ impl NewObjects {
         generation: Generation,
     ) -> Result<Self, LakeError> {
         let mut all = Self { objects: Vec::new(), written: 0, kept: 0 };
-        let DayTables { held, runs, findings, coverage, records, bridge_taps, .. } = derived;
+        let DayTables { held, runs, findings, coverage, records, .. } = derived;
         all.write_table(store, plan, held, generation)?;
         all.write_table(store, plan, runs, generation)?;
         all.write_table(store, plan, findings, generation)?;
         all.write_table(store, plan, coverage, generation)?;
         all.write_table(store, plan, records, generation)?;
-        all.write_table(store, plan, bridge_taps, generation)?;
         all.objects.sort_by(|a, b| a.path.cmp(&b.path));
         Ok(all)
     }
@@ -50,7 +49,7 @@ impl NewObjects {
     ) -> Result<(), LakeError> {
         let mut days: BTreeSet<Day> = plan.days(R::TABLE);
         days.extend(derived.days());
-        let first_changed = plan.first_changed_day(R::TABLE);
+        let first_changed = plan.first_changed_day();
         for day in days {
             let before = plan.objects(COMPACTED, R::TABLE, day).first();
             if let Some(before) = before
@@ -104,7 +103,7 @@ fn taken_rows<R: Row + 'static>(
     reading: usize,
     day: Day,
 ) -> Result<impl Iterator<Item = Result<R, LakeError>> + use<R>, LakeError> {
-    let taken = plan.taken(R::TABLE, reading, day);
+    let taken = plan.taken(reading, day);
     let rows = plan.rows::<R>(store, reading, day)?;
     Ok(rows.filter(move |row| row.as_ref().map_or(true, |row| taken.has(row.host()))))
 }

@@ -8,12 +8,12 @@ use taptrail_trail::Span;
 
 use super::Hole;
 use super::coverage::{Covered, CoveredSpan, Joined, Readings, join};
-use crate::manifest::{BRIDGE_TAPS_SINCE, ObjectEntry};
+use crate::manifest::ObjectEntry;
 use crate::spool::{SortedRows, merged};
 use crate::tables::columns::timestamp;
 use crate::{
-    Conditions, CoverageRow, Day, LakeError, Limits, ObjectReader, RecordRow, Row, Snapshot, SpanLogs, Store,
-    Table, Test, Text, parallel,
+    Conditions, CoverageRow, Day, LakeError, Limits, ObjectReader, Row, Snapshot, SpanLogs, Store, Table,
+    parallel,
 };
 
 /// The generation before, as a reading. The batches follow it.
@@ -27,15 +27,11 @@ pub(super) struct Plan {
     /// The objects of each reading, by table and day.
     readings: Vec<BTreeMap<(Table, Day), Vec<ObjectEntry>>>,
     hosts: Arc<HashMap<Arc<str>, Decision>>,
-    /// The hosts whose taps of the bridge helper are derived, because a reading has no table of them.
-    taps: Arc<HashMap<Arc<str>, Derive>>,
 }
 
 /// The hosts whose rows of a day are those of one reading.
 pub(super) struct Taken {
     hosts: Arc<HashMap<Arc<str>, Decision>>,
-    taps: Arc<HashMap<Arc<str>, Derive>>,
-    table: Table,
     reading: usize,
     day: Day,
 }
@@ -43,9 +39,6 @@ pub(super) struct Taken {
 impl Taken {
     /// Whether the host's rows are those of the reading.
     pub(super) fn has(&self, host: &str) -> bool {
-        if self.table == Table::BridgeTaps && self.taps.contains_key(host) {
-            return false;
-        }
         let taken_from = match self.hosts.get(host) {
             None => Some(COMPACTED),
             Some(Decision::Take(reading)) => Some(*reading),
@@ -100,11 +93,9 @@ impl Plan {
                 readings[number].entry((object.table, object.day)).or_default().push(object.clone());
             }
         }
-        let mut plan = Self { readings, hosts: Arc::default(), taps: Arc::default() };
-        let with_taps = plan.hosts_with_taps(store, &without_taps(snapshot))?;
-        let mut affected: BTreeSet<&str> =
+        let mut plan = Self { readings, hosts: Arc::default() };
+        let affected: BTreeSet<&str> =
             snapshot.batches.iter().flat_map(|batch| batch.hosts.iter().map(String::as_str)).collect();
-        affected.extend(with_taps.iter().map(Text::as_str));
         let numbers = 0..plan.readings.len();
         let objects: Vec<(usize, Day)> = numbers
             .flat_map(|number| {
@@ -127,36 +118,8 @@ impl Plan {
             Ok::<_, LakeError>(())
         };
         parallel::in_order(store.parallelism(), &objects, read, &mut take)?;
-        let of_taps = |(host, readings): (&Arc<str>, &Readings)| {
-            let (readings, joined) = (readings.clone(), join(readings));
-            (Arc::clone(host), Derive { readings, joined, since: None, first_day: None })
-        };
-        let with_taps = covered.iter().filter(|(host, _)| with_taps.contains(&***host));
-        plan.taps = Arc::new(with_taps.map(of_taps).collect());
         plan.hosts = Arc::new(covered.into_iter().map(|(host, readings)| (host, decide(readings))).collect());
         Ok(plan)
-    }
-
-    /// The hosts of which these readings have records of taps of the bridge helper.
-    fn hosts_with_taps(&self, store: &Arc<Store>, readings: &[usize]) -> Result<BTreeSet<Text>, LakeError> {
-        let of_reading = |reading: &usize| {
-            let days = self.days_of(*reading, Table::Records).into_iter();
-            days.map(|day| (*reading, day)).collect::<Vec<_>>()
-        };
-        let days: Vec<(usize, Day)> = readings.iter().flat_map(of_reading).collect();
-        let opens = Conditions(vec![vec![Test::Is("what", "bridge-open".to_owned())]]);
-        let read = |(reading, day): &(usize, Day), to: &mut parallel::Sender<'_, Text>| {
-            for row in self.rows_for::<RecordRow>(store, *reading, *day, &opens)? {
-                to.send(row?.host)?;
-            }
-            Ok(())
-        };
-        let mut hosts = BTreeSet::new();
-        parallel::in_order(store.parallelism(), &days, read, &mut |host| {
-            hosts.insert(host);
-            Ok::<_, LakeError>(())
-        })?;
-        Ok(hosts)
     }
 
     /// The days of a reading that have rows of a table.
@@ -206,10 +169,9 @@ impl Plan {
         Ok(merged(sorted))
     }
 
-    /// The hosts whose rows of a table and day are those of a reading.
-    pub(super) fn taken(&self, table: Table, reading: usize, day: Day) -> Taken {
-        let (hosts, taps) = (Arc::clone(&self.hosts), Arc::clone(&self.taps));
-        Taken { hosts, taps, table, reading, day }
+    /// The hosts whose rows of a day are those of a reading.
+    pub(super) fn taken(&self, reading: usize, day: Day) -> Taken {
+        Taken { hosts: Arc::clone(&self.hosts), reading, day }
     }
 
     /// The hosts whose rows are derived.
@@ -220,16 +182,8 @@ impl Plan {
         })
     }
 
-    /// The hosts whose taps of the bridge helper alone are derived.
-    pub(super) fn taps(&self) -> &HashMap<Arc<str>, Derive> {
-        &self.taps
-    }
-
-    /// The first day on which a row of a table may differ from the generation's; none if any may.
-    pub(super) fn first_changed_day(&self, table: Table) -> Option<Day> {
-        if table == Table::BridgeTaps && !self.taps.is_empty() {
-            return None;
-        }
+    /// The first day on which a row may differ from the generation's; none if any may.
+    pub(super) fn first_changed_day(&self) -> Option<Day> {
         let first = |decision: &Decision| match decision {
             Decision::Take(COMPACTED) => Some(None),
             Decision::Take(_) => None,
@@ -254,14 +208,6 @@ impl Plan {
         all.sort_unstable();
         all
     }
-}
-
-/// The readings that have no table of the bridge helper's taps: an earlier version wrote them.
-fn without_taps(snapshot: &Snapshot) -> Vec<usize> {
-    let compacted = snapshot.generation.iter().map(|last| (COMPACTED, last.version));
-    let pending = (1..).zip(snapshot.batches.iter().map(|batch| batch.version));
-    let all = compacted.chain(pending);
-    all.filter(|(_, version)| *version < BRIDGE_TAPS_SINCE).map(|(number, _)| number).collect()
 }
 
 fn add(covered: &mut Covered, row: &CoverageRow) {

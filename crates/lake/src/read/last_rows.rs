@@ -1,4 +1,4 @@
-//! The last rows of holdings, runs and taps of the bridge helper, which have all that is known of them.
+//! The last rows of holdings and runs, which have all that is known of them.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;

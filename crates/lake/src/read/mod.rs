@@ -1,5 +1,4 @@
-//! Reads a lake: holdings, runs, findings, taps of the bridge helper, coverage and the lines of
-//! records.
+//! Reads a lake: holdings, runs, findings, coverage and the lines of records.
 //!
 //! The last row of a holding has all that is known of it. A question about a time
 //! therefore reads the last rows of that day and all later ones. What a holding may have been on an
@@ -19,18 +18,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use taptrail_trail::{BridgeTap, Coverage, Finding, GuestRun, Holding, Span, is_same_host};
+use taptrail_trail::{Coverage, Finding, GuestRun, Holding, Span, is_same_host};
 
 pub use self::lines::Lines;
 use self::parts::Parts;
 use self::pieces::Piece;
-use crate::manifest::BRIDGE_TAPS_SINCE;
 use crate::parallel;
 use crate::summary::HostCoverage;
 use crate::tables::columns::micros;
 use crate::{
-    BridgeTapRow, Conditions, CoverageRow, Day, FindingRow, HeldRow, LakeError, Limits, Micros, ObjectEntry,
-    ObjectReader, Row, Rows, RunRow, Snapshot, Store, Table, Test,
+    Conditions, CoverageRow, Day, FindingRow, HeldRow, LakeError, Limits, Micros, ObjectEntry, ObjectReader,
+    Row, Rows, RunRow, Snapshot, Store, Table, Test,
 };
 
 /// A lake, as it is at one moment.
@@ -130,13 +128,6 @@ impl LakeReader {
         self.parts.divided_hosts()
     }
 
-    /// Whether an earlier version wrote a part of it, without the table of the bridge helper's taps.
-    pub fn lacks_bridge_taps(&self) -> bool {
-        let generation = self.snapshot.generation.iter().map(|of| of.version);
-        let mut versions = generation.chain(self.snapshot.batches.iter().map(|of| of.version));
-        versions.any(|version| version < BRIDGE_TAPS_SINCE)
-    }
-
     /// The bytes of all its objects.
     pub fn bytes(&self) -> u64 {
         self.objects.values().flatten().map(|(_, object)| object.bytes).sum()
@@ -176,22 +167,6 @@ impl LakeReader {
     ) -> Result<(), E> {
         self.last_rows::<RunRow, E>(question, &mut |path, row| match row.run() {
             Some(run) => take(run),
-            None => Err(LakeError::out_of_range(path).into()),
-        })
-    }
-
-    /// Passes on the taps of the bridge helper.
-    ///
-    /// # Errors
-    ///
-    /// An object can't be read, or `take` fails.
-    pub fn bridge_taps<E: From<LakeError>>(
-        &self,
-        question: &Question,
-        take: &mut impl FnMut(BridgeTap) -> Result<(), E>,
-    ) -> Result<(), E> {
-        self.last_rows::<BridgeTapRow, E>(question, &mut |path, row| match row.tap() {
-            Some(tap) => take(tap),
             None => Err(LakeError::out_of_range(path).into()),
         })
     }

@@ -289,7 +289,6 @@ fn columns(table: Table) -> Vec<String> {
         Table::Held => crate::HeldRow::columns(),
         Table::Coverage => crate::CoverageRow::columns(),
         Table::Findings => crate::FindingRow::columns(),
-        Table::BridgeTaps => crate::BridgeTapRow::columns(),
         Table::Runs | Table::Records => Vec::new(),
     };
     all.iter().map(|field| field.name().clone()).filter(|name| name != "proof").collect()

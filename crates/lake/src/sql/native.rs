@@ -10,8 +10,8 @@ use taptrail_trail::{Holding, State, is_same_host};
 
 use super::{Answer, DeviceIs, Moment, Parameters, Question, Value};
 use crate::{
-    BridgeTapRow, CoverageRow, Day, FindingRow, HeldRow, LakeError, Limits, Micros, ObjectEntry,
-    ObjectReader, Row, Store, Text,
+    CoverageRow, Day, FindingRow, HeldRow, LakeError, Limits, Micros, ObjectEntry, ObjectReader, Row, Store,
+    Text,
 };
 
 /// The answer to a question, from the objects of a generation. The rows have no order.
@@ -39,7 +39,6 @@ pub fn answer(
         Question::Findings => lake.findings(),
         Question::FindingsByKind => lake.findings_by_kind(),
         Question::UnknownHosts => lake.unknown_hosts(),
-        Question::BridgeTaps => lake.bridge_taps(),
     }
 }
 
@@ -363,57 +362,6 @@ impl Lake<'_> {
             vec![Value::Text(severity), Value::Text(kind), Value::Int(total), Value::Int(hosts)]
         };
         Ok(counts.into_iter().map(row).collect())
-    }
-
-    /// Whether a tap of the bridge helper is asked for: of none is a MAC known.
-    fn is_about_tap(&self, row: &BridgeTapRow) -> bool {
-        let Parameters { mac, uuid, guest, device, .. } = self.parameters;
-        let is = |value: &Option<Text>, asked: &str| value.as_deref() == Some(asked);
-        let is_device = |device: &DeviceIs| match device {
-            DeviceIs::Kind(kind) => row.kind == *kind,
-            DeviceIs::Path(path) => row.path == *path,
-            DeviceIs::Number(number) => is(&row.rdev, number),
-            DeviceIs::Interface(name) => is(&row.dev, name) || row.path == *name,
-        };
-        self.is_host(&row.host)
-            && mac.is_none()
-            && uuid.is_none_or(|uuid| is(&row.claimed_uuid, &uuid.to_string()))
-            && guest.as_ref().is_none_or(|guest| is(&row.claimed_name, guest))
-            && device.as_ref().is_none_or(is_device)
-    }
-
-    fn bridge_taps(&self) -> Result<Answer, LakeError> {
-        let mut answer = Answer::new();
-        self.each(|_, row: BridgeTapRow| {
-            let is_open = [State::Held, State::Unknown].map(State::as_str).contains(&row.state.as_str());
-            let ended = row.released.unwrap_or(if is_open { Micros::MAX } else { row.passed });
-            let overlaps = ended.max(row.passed) >= self.start() && row.passed < self.end();
-            if row.last && overlaps && self.is_about_tap(&row) {
-                let int = |number: Option<i64>| number.map_or(Value::Null, Value::Int);
-                answer.push(vec![
-                    Value::Text(row.host.into()),
-                    Value::Text(row.bridge.into()),
-                    Value::Text(row.path.into()),
-                    maybe_text(row.rdev),
-                    maybe_text(row.dev),
-                    Value::Int(row.uid),
-                    int(row.auid),
-                    Value::Int(row.pid),
-                    int(row.start_time),
-                    maybe_text(row.claimed_name),
-                    maybe_text(row.claimed_uuid),
-                    Value::Text(row.state.into()),
-                    maybe_text(row.ended_by),
-                    Value::Time(row.passed),
-                    maybe_time(row.released),
-                    maybe_time(row.last_seen),
-                    maybe_time(row.uncertain_since),
-                ]);
-            }
-            Ok(())
-        })?;
-        answer.sort_unstable();
-        Ok(answer)
     }
 
     fn unknown_hosts(&self) -> Result<Answer, LakeError> {

@@ -31,8 +31,6 @@ pub enum Question {
     FindingsByKind,
     /// Hosts of which nothing is known at a time.
     UnknownHosts,
-    /// Taps of the bridge helper.
-    BridgeTaps,
 }
 
 /// A column of an answer.
@@ -92,7 +90,7 @@ const fn time(name: &'static str) -> Column {
 
 impl Question {
     /// All questions.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 11] = [
         Self::Who,
         Self::Device,
         Self::Trail,
@@ -104,7 +102,6 @@ impl Question {
         Self::Findings,
         Self::FindingsByKind,
         Self::UnknownHosts,
-        Self::BridgeTaps,
     ];
 
     /// Its name on the command line and in JSON.
@@ -121,7 +118,6 @@ impl Question {
             Self::Findings => "findings",
             Self::FindingsByKind => "findings-by-kind",
             Self::UnknownHosts => "unknown-hosts",
-            Self::BridgeTaps => "bridge-taps",
         }
     }
 
@@ -141,7 +137,6 @@ impl Question {
             Self::Findings => "Findings, the gravest first",
             Self::FindingsByKind => "Number of findings of each kind, and of their hosts",
             Self::UnknownHosts => "Hosts of which it is not known what was held at --at",
-            Self::BridgeTaps => "Taps that the bridge helper passed, with what is known of each",
         }
     }
 
@@ -159,7 +154,6 @@ impl Question {
             Self::Findings => include_str!("questions/findings.sql"),
             Self::FindingsByKind => include_str!("questions/findings_by_kind.sql"),
             Self::UnknownHosts => include_str!("questions/unknown_hosts.sql"),
-            Self::BridgeTaps => include_str!("questions/bridge_taps.sql"),
         }
     }
 
@@ -174,15 +168,14 @@ impl Question {
             | Self::MacOnTwoHosts => Table::Held,
             Self::SilentHosts | Self::ClockSkew | Self::UnknownHosts => Table::Coverage,
             Self::Findings | Self::FindingsByKind => Table::Findings,
-            Self::BridgeTaps => Table::BridgeTaps,
         }
     }
 
     /// The days whose objects it reads.
     pub(super) fn days(self) -> Days {
         match self {
-            // A holding's or tap's last row has all that is known of it.
-            Self::Who | Self::Trail | Self::UnknownHosts | Self::BridgeTaps => Days::All,
+            // A holding's last row has all that is known of it.
+            Self::Who | Self::Trail | Self::UnknownHosts => Days::All,
             Self::Device => Days::At,
             Self::NeverGranted => Days::FromStart,
             Self::Count | Self::MacOnTwoHosts | Self::Findings | Self::FindingsByKind => Days::Range,
@@ -248,13 +241,6 @@ impl Question {
             }
             Self::UnknownHosts => {
                 vec![HOST, text("why"), time("records_from"), time("records_until")]
-            }
-            Self::BridgeTaps => {
-                let device = ["bridge", "path", "rdev", "dev"].map(text);
-                let requester = ["uid", "auid", "pid", "start_time"].map(int);
-                let words = ["claimed_name", "claimed_uuid", "state", "ended_by"].map(text);
-                let times = ["passed", "released", "last_seen", "uncertain_since"].map(time);
-                [&[HOST], &device[..], &requester, &words, &times].concat()
             }
         }
     }

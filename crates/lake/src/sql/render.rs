@@ -105,29 +105,24 @@ pub fn render(
     fill("start", &|| engine.time(start));
     fill("end", &|| engine.time(end));
     fill("longer_than", &|| engine.seconds(parameters.longer_than.unwrap_or(0)));
-    fill("overlaps", &|| overlaps(table, engine, start, end));
+    fill("overlaps", &|| {
+        let never = engine.never();
+        let ended = format!(
+            "CASE WHEN state = 'held' THEN {never} ELSE coalesce(released, last_proof_time, {never}) END"
+        );
+        // As of `Holding::begun`.
+        let began = "coalesce(opened, granted, CASE WHEN state IN ('held', 'released') THEN NULL ELSE first_proof_time END)";
+        format!(
+            "greatest({ended}, coalesce({began}, {ended})) >= {}\n  AND coalesce({began} < {}, true)",
+            engine.time(start),
+            engine.time(end)
+        )
+    });
     fill("within", &|| format!("time >= {} AND time < {}", engine.time(start), engine.time(end)));
     fill("condition", &|| condition(question, engine, parameters));
     let query = query.trim_end().to_owned() + engine.suffix();
     let before = settings().chain(engine.view(table, base, &paths)).collect();
     Ok(Statement { before, query: Some(query) })
-}
-
-/// Whether a holding, or a tap of the bridge helper, lived in a time range.
-fn overlaps(table: Table, engine: Engine, start: Micros, end: Micros) -> String {
-    let (start, end, never) = (engine.time(start), engine.time(end), engine.never());
-    if table == Table::BridgeTaps {
-        let ended = format!(
-            "coalesce(released, CASE WHEN state IN ('held', 'unknown') THEN {never} ELSE passed END)"
-        );
-        return format!("greatest({ended}, passed) >= {start}\n  AND passed < {end}");
-    }
-    let ended = format!(
-        "CASE WHEN state = 'held' THEN {never} ELSE coalesce(released, last_proof_time, {never}) END"
-    );
-    // As of `Holding::begun`.
-    let began = "coalesce(opened, granted, CASE WHEN state IN ('held', 'released') THEN NULL ELSE first_proof_time END)";
-    format!("greatest({ended}, coalesce({began}, {ended})) >= {start}\n  AND coalesce({began} < {end}, true)")
 }
 
 /// The conditions that each row of the question's table meets.
@@ -139,14 +134,9 @@ fn condition(question: Question, engine: Engine, parameters: &Parameters) -> Str
         all.push(of_host(engine, host));
     }
     if question.table() != Table::Coverage {
-        let is_tap = question.table() == Table::BridgeTaps;
-        let [name_column, uuid_column] =
-            if is_tap { ["claimed_name", "claimed_uuid"] } else { ["guest", "uuid"] };
-        // No record has a tap's MAC.
-        let is_mac = |mac: String| if is_tap { "1 = 0".to_owned() } else { format!("mac = {mac}") };
-        all.extend(mac.map(|mac| is_mac(text(&mac.to_string()))));
-        all.extend(uuid.map(|uuid| format!("{uuid_column} = {}", text(&uuid.to_string()))));
-        all.extend(guest.as_ref().map(|guest| format!("{name_column} = {}", text(guest))));
+        all.extend(mac.map(|mac| format!("mac = {}", text(&mac.to_string()))));
+        all.extend(uuid.map(|uuid| format!("uuid = {}", text(&uuid.to_string()))));
+        all.extend(guest.as_ref().map(|guest| format!("guest = {}", text(guest))));
         let kind = if question.table() == Table::Findings { "device_kind" } else { "kind" };
         all.extend(device.as_ref().map(|device| match device {
             DeviceIs::Kind(name) => format!("{kind} = {}", text(name)),
@@ -195,7 +185,7 @@ mod tests {
         let object = |table: Table, on: &str| {
             (table, day(on), format!("{table}/day={on}/g00000002-0123456789abcdef.parquet"))
         };
-        let tables = [Table::Held, Table::Coverage, Table::Findings, Table::BridgeTaps];
+        let tables = [Table::Held, Table::Coverage, Table::Findings];
         let of = |table| ["2026-11-28", "2026-11-29", "2026-11-30"].map(|day| object(table, day));
         Objects { base: "/srv/lake".into(), objects: tables.into_iter().flat_map(of).collect() }
     }

@@ -1,6 +1,5 @@
 //! The tables' rows, as they lie in Parquet.
 
-pub(crate) mod bridge_tap;
 pub(crate) mod columns;
 pub(crate) mod coverage;
 pub(crate) mod finding;

@@ -8,19 +8,18 @@ use proptest::option::of as maybe;
 use proptest::prelude::*;
 use proptest::sample::select;
 use taptrail_record::{
-    CloseDoubt, Device, DeviceKind, Event, Fragment, GuestId, MacAddr, Rdev, Reason, Record, Requester,
+    CloseDoubt, Device, DeviceKind, Event, Fragment, GuestId, MacAddr, Rdev, Reason, Record,
 };
 use taptrail_trail::{
-    ActorRole, BridgeTap, BridgeTapEnd, Certainty, Content, Coverage, Crash, Credentials, Doubt, EndedBy,
-    Entry, Finding, FindingKind, Gap, GapReason, GuestRun, Holding, Incident, LineRef, PossiblyHeld, Proof,
-    RecordedActor, RunState, Span, State,
+    ActorRole, Certainty, Content, Coverage, Crash, Credentials, Doubt, EndedBy, Entry, Finding, FindingKind,
+    Gap, GapReason, GuestRun, Holding, Incident, LineRef, PossiblyHeld, Proof, RecordedActor, RunState, Span,
+    State,
 };
 use uuid::Uuid;
 
 use super::columns::micros;
 use crate::{
-    BridgeTapRow, CoverageRow, Day, FindingRow, HeldRow, Limits, ObjectReader, ObjectWriter, RecordRow, Row,
-    RunRow, Store,
+    CoverageRow, Day, FindingRow, HeldRow, Limits, ObjectReader, ObjectWriter, RecordRow, Row, RunRow, Store,
 };
 
 /// The rows after they were written as one object and read again.
@@ -169,36 +168,6 @@ fn run() -> impl Strategy<Value = GuestRun> {
     )
 }
 
-fn bridge_tap() -> impl Strategy<Value = BridgeTap> {
-    let id = || prop_oneof![any::<u32>(), Just(Requester::UNSET)];
-    let requester = (id(), id(), any::<u32>()).prop_map(|(uid, auid, pid)| Requester { uid, auid, pid });
-    let what = (name(), text(), device(), requester, maybe(any::<u64>()));
-    let times = (time(), maybe(time()), maybe(time()), maybe(time()));
-    let end = (select(&State::ALL[..]), maybe(select(&BridgeTapEnd::ALL[..])));
-    (what, (maybe(text()), maybe(uuid())), times, end, proofs()).prop_map(
-        |(what, (claimed_name, claimed_uuid), times, (state, ended_by), proof)| {
-            let (host, bridge, device, requester, start_time) = what;
-            let (passed, released, last_seen, uncertain_since) = times;
-            BridgeTap {
-                host,
-                bridge: bridge.into(),
-                device,
-                requester,
-                start_time,
-                claimed_name: claimed_name.map(Into::into),
-                claimed_uuid,
-                passed,
-                released,
-                last_seen,
-                uncertain_since,
-                state,
-                ended_by,
-                proof,
-            }
-        },
-    )
-}
-
 fn finding() -> impl Strategy<Value = Finding> {
     let about = (name(), maybe(guest()), maybe(any::<[u8; 6]>().prop_map(MacAddr)), maybe(device()), time());
     let incident = (0..u64::try_from(i64::MAX).unwrap(), any::<bool>())
@@ -325,15 +294,6 @@ proptest! {
         prop_assert_eq!(&read, &rows);
         let back: Option<Vec<_>> = read.into_iter().map(RunRow::run).collect();
         prop_assert_eq!(back, Some(runs));
-    }
-
-    #[test]
-    fn bridge_taps_come_back(taps in vec(bridge_tap(), 1..8)) {
-        let rows: Vec<_> = taps.iter().map(|tap| BridgeTapRow::of(tap, true, false)).collect();
-        let read = through_parquet(rows.clone());
-        prop_assert_eq!(&read, &rows);
-        let back: Option<Vec<_>> = read.into_iter().map(BridgeTapRow::tap).collect();
-        prop_assert_eq!(back, Some(taps));
     }
 
     #[test]

@@ -16,14 +16,12 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::json;
 use taptrail_lake::{
-    BridgeTapRow, CoverageRow, Day, FindingRow, Generation, GenerationManifest, HeldRow, LakeError,
-    ObjectEntry, ObjectWriter, Root, Row, Store, VERSION, bridge_tap_rows, sha256, write_months,
-    write_summary,
+    CoverageRow, Day, FindingRow, Generation, GenerationManifest, HeldRow, LakeError, ObjectEntry,
+    ObjectWriter, Root, Row, Store, VERSION, sha256, write_months, write_summary,
 };
-use taptrail_record::{Device, DeviceKind, GuestId, MacAddr, Rdev, Requester};
+use taptrail_record::{Device, DeviceKind, GuestId, MacAddr};
 use taptrail_trail::{
-    BridgeTap, BridgeTapEnd, Certainty, Doubt, EndedBy, Finding, FindingKind, Holding, Incident,
-    PossiblyHeld, Proof, State,
+    Certainty, Doubt, EndedBy, Finding, FindingKind, Holding, Incident, PossiblyHeld, Proof, State,
 };
 use uuid::Uuid;
 
@@ -456,42 +454,6 @@ fn findings(host: &mut Host, day: Day, rows: &mut Vec<FindingRow>) {
     }
 }
 
-/// Taps of the bridge helper on two hosts: one that was released, one that is held, one whose end
-/// nobody recorded, and one that could not be passed. With each, its days.
-fn bridge_taps(fleet: &Fleet) -> Vec<(Day, BridgeTapRow)> {
-    let tap = |number: usize, state: State, from: i64, until: Option<i64>| {
-        let host = &fleet.hosts[2 + number % 2];
-        let passed = fleet.begin + from;
-        let released = until.map(|until| fleet.begin + until);
-        let claims = HOSTILE.get(number).filter(|_| number > 0);
-        let times = [Some(passed), released].into_iter().flatten();
-        let tap = BridgeTap {
-            host: host.name.as_str().into(),
-            bridge: "br0".into(),
-            device: Device::new("/dev/net/tun", Some(Rdev::TUN), Some(format!("tap{number}").into())),
-            requester: Requester { uid: 1000, auid: Requester::UNSET - u32::from(number > 1), pid: 4711 },
-            start_time: (number > 0).then_some(77_889_900),
-            claimed_name: claims.map(|name| (*name).into()),
-            claimed_uuid: claims.map(|_| Uuid::from_u128(7)),
-            passed: time(passed),
-            released: released.map(time),
-            last_seen: released.map(|released| time(released - SECOND)),
-            uncertain_since: (state == State::Held).then(|| time(passed + HOUR)),
-            state,
-            ended_by: released.map(|_| BridgeTapEnd::Close),
-            proof: times.zip(1..).map(|(time, number)| proof(&host.name, time, number)).collect(),
-        };
-        bridge_tap_rows(&tap, time(fleet.end))
-    };
-    [
-        tap(0, State::Released, 5 * HOUR, Some(DAY + 9 * HOUR)),
-        tap(1, State::Held, DAY + HOUR, None),
-        tap(2, State::Unknown, DAY + 12 * HOUR, None),
-        tap(3, State::NeverGranted, 2 * DAY, Some(2 * DAY)),
-    ]
-    .concat()
-}
-
 /// Writes a day's rows as an object of a generation.
 fn write<R: Row>(
     store: &Store,
@@ -544,7 +506,6 @@ fn samples(held: &[HeldRow]) -> serde_json::Value {
 pub fn write_lake(store: &Arc<Store>, options: &Options) -> Result<serde_json::Value, Error> {
     let (mut fleet, mut truth) = fleet(options);
     let mut objects = Vec::new();
-    let taps = bridge_taps(&fleet);
     let (mut total, mut superseded, mut number) = (0, None, 0);
     let mut day = options.first_day;
     // The clock that is ahead is so on the day after the last.
@@ -583,8 +544,6 @@ pub fn write_lake(store: &Arc<Store>, options: &Options) -> Result<serde_json::V
         objects.extend(write(store, Generation(2), day, held)?);
         objects.extend(write(store, Generation(2), day, covered)?);
         objects.extend(write(store, Generation(2), day, found)?);
-        let passed = taps.iter().filter(|(on, _)| *on == day).map(|(_, row)| row.clone());
-        objects.extend(write(store, Generation(2), day, passed.collect())?);
         let Some(next) = day.next() else { break };
         day = next;
     }

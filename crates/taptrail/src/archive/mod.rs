@@ -11,7 +11,7 @@ use serde::Serialize;
 use taptrail_guest::Dirs;
 use taptrail_lake::{Archived, BatchWriter, LakeError, SentDays, Store};
 use taptrail_report::TrailConsumer;
-use taptrail_trail::{BridgeTap, Entry, Finding, GuestRun, Holding, Input};
+use taptrail_trail::{Entry, Finding, GuestRun, Holding, Input};
 
 use self::checkpoint::Checkpoint;
 use self::coverage::coverage_rows;
@@ -94,11 +94,6 @@ impl TrailConsumer for Collector {
 
     fn finding(&mut self, finding: Finding) -> io::Result<()> {
         let done = self.batch.finding(&finding);
-        self.keep(done)
-    }
-
-    fn bridge_tap(&mut self, tap: BridgeTap) -> io::Result<()> {
-        let done = self.batch.bridge_tap(tap);
         self.keep(done)
     }
 

@@ -45,14 +45,6 @@ pub(super) fn sql(arguments: &LakeSql) -> CommandResult {
     let lake =
         Lake { arguments, written: written(&store, &generation).map_err(Failure::input)?, store, generation };
     let questions = lake.questions()?;
-    if questions.iter().any(|(question, _)| *question == Question::BridgeTaps)
-        && !lake.generation.has_bridge_taps()
-    {
-        warn!(
-            "An earlier version of taptrail wrote the lake's last generation, and no taps of the bridge helper are \
-             known of it: `taptrail lake compact` adds those that its records have"
-        );
-    }
     let engine = match arguments.engine {
         LakeEngine::Taptrail if !arguments.run => {
             return Err(Failure::input(anyhow!("taptrail answers without SQL: add --run")));

@@ -43,16 +43,15 @@ pub(super) fn read<T: TrailConsumer>(
     let store = Arc::new(Store::open_to_read(url).map_err(Failure::input)?);
     let mut attempt = 1;
     loop {
-        let mut reading =
-            Reading { filter, to: &mut *to, passed: 0, found: 0, hull: None, bridge_taps: false };
+        let mut reading = Reading { filter, to: &mut *to, passed: 0, found: 0, hull: None };
         let read = LakeReader::open(Arc::clone(&store)).map_err(End::Lake).and_then(|lake| {
             reading.read(&lake, part)?;
             Ok(lake)
         });
-        let (passed, bridge_taps) = (reading.passed, reading.bridge_taps);
+        let passed = reading.passed;
         match read {
             Ok(lake) => {
-                let notes = notes(&lake, bridge_taps);
+                let notes = notes(&lake);
                 return Ok(Some((lake, notes)));
             }
             Err(End::Output(error)) if is_broken_pipe(&error) => return Ok(None),
@@ -70,18 +69,14 @@ pub(super) fn read<T: TrailConsumer>(
     }
 }
 
-/// `bridge_taps`: whether taps of the bridge helper were asked for.
-fn notes(lake: &LakeReader, bridge_taps: bool) -> Vec<String> {
+fn notes(lake: &LakeReader) -> Vec<String> {
     let divided = lake.divided_hosts();
     let hosts = if divided == 1 { "1 host is".to_owned() } else { format!("{divided} hosts are") };
     let note = format!(
         "The lake's records of {hosts} in several batches that are not compacted: what goes over from one to the \
          next may be shown as two, or as not certain. `taptrail lake compact` joins them"
     );
-    let without_taps = "An earlier version of taptrail wrote a part of the lake, and no taps of the bridge helper are \
-                        known of it: `taptrail lake compact` adds those that its records have";
-    let without_taps = (bridge_taps && lake.lacks_bridge_taps()).then(|| without_taps.to_owned());
-    (divided > 0).then_some(note).into_iter().chain(without_taps).collect()
+    (divided > 0).then_some(note).into_iter().collect()
 }
 
 /// The summary of a lake as an input: one file, which is the lake. Lines are the entries that it has,
@@ -109,8 +104,6 @@ struct Reading<'a, T> {
     found: u64,
     /// The time of the holdings that match; its ends are none where they are not known.
     hull: Option<(Option<Timestamp>, Option<Timestamp>)>,
-    /// Whether taps of the bridge helper were asked for.
-    bridge_taps: bool,
 }
 
 impl<T: TrailConsumer> Reading<'_, T> {
@@ -120,7 +113,6 @@ impl<T: TrailConsumer> Reading<'_, T> {
                 if self.to.wants_holdings() {
                     self.holdings(lake)?;
                     self.nearest(lake)?;
-                    self.bridge_taps(lake)?;
                 }
                 self.findings(lake)
             }
@@ -143,16 +135,6 @@ impl<T: TrailConsumer> Reading<'_, T> {
                 self.widen(&holding);
             }
             Ok(self.to.holding(holding)?)
-        })
-    }
-
-    fn bridge_taps(&mut self, lake: &LakeReader) -> Result<(), End> {
-        let Some(conditions) = of_bridge_taps(self.filter) else { return Ok(()) };
-        self.bridge_taps = true;
-        let question = self.question(Conditions(conditions));
-        lake.bridge_taps(&question, &mut |tap| {
-            self.passed += 1;
-            Ok(self.to.bridge_tap(tap)?)
         })
     }
 
@@ -270,50 +252,10 @@ fn of_all(filter: &Filter, or_none: bool) -> Vec<Vec<Test>> {
     all
 }
 
-/// What rows of the bridge helper's taps must meet; none if no tap matches: a MAC is asked for.
-fn of_bridge_taps(filter: &Filter) -> Option<Vec<Vec<Test>>> {
-    let mut all = Vec::new();
-    if let Some(subject) = &filter.subject {
-        let mut tests: Vec<Test> = subject.device().map(of_known_device).unwrap_or_default();
-        tests.extend(subject.guest().into_iter().flat_map(|guest| of_named_guest(guest, CLAIMED)));
-        all.push(tests);
-    }
-    if !filter.guests.is_empty() {
-        all.push(filter.guests.iter().flat_map(|guest| of_named_guest(guest, CLAIMED)).collect());
-    }
-    all.extend(filter.device.as_ref().map(of_known_device));
-    let has_none = filter.mac.is_some() || all.iter().any(Vec::is_empty);
-    (!has_none).then_some(all)
-}
-
-/// The columns of a guest's name and UUID.
-type GuestColumns = [&'static str; 2];
-
-const GUEST: GuestColumns = ["guest", "uuid"];
-
-/// Those of the guest that a QEMU claims to be.
-const CLAIMED: GuestColumns = ["claimed_name", "claimed_uuid"];
-
 fn of_guest(guest: &GuestFilter) -> Vec<Test> {
-    of_named_guest(guest, GUEST)
-}
-
-fn of_named_guest(guest: &GuestFilter, [name, uuid]: GuestColumns) -> Vec<Test> {
     match guest {
-        GuestFilter::Name(of) => vec![Test::Is(name, of.clone())],
-        GuestFilter::Uuid(of) => vec![Test::Is(uuid, of.to_string()), Test::NamedAs(name, *of)],
-    }
-}
-
-/// A device of which all is known.
-fn of_known_device(device: &DeviceFilter) -> Vec<Test> {
-    match device {
-        DeviceFilter::Kind(of) => vec![Test::Is("kind", of.to_string())],
-        DeviceFilter::Path(path) => vec![Test::Is("path", path.clone())],
-        DeviceFilter::Number(rdev) => vec![Test::Is("rdev", rdev.to_string())],
-        DeviceFilter::Interface(name) => {
-            ["dev", "path"].map(|column| Test::Is(column, name.as_str().to_owned())).into()
-        }
+        GuestFilter::Name(name) => vec![Test::Is("guest", name.clone())],
+        GuestFilter::Uuid(uuid) => vec![Test::Is("uuid", uuid.to_string()), Test::NamedAs(*uuid)],
     }
 }
 
