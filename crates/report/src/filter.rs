@@ -62,7 +62,7 @@ impl Filter {
             || at.is_some();
         let Holding { host, guest, mac, .. } = holding;
         self.is_about(host, Some(guest), Some(*mac), device, true)
-            && self.is_within(QueryRange::of(holding))
+            && self.is_in_range(holding)
             && at.is_none_or(|at| holds(holding, at) != Holds::No)
             && (!self.held || holding.state == State::Held)
             && (!self.granted || had)
@@ -150,6 +150,13 @@ impl Filter {
                 || guest.map_or(unnamed, |guest| self.guests.iter().any(|asked| asked.matches(guest))))
             && self.mac.is_none_or(|asked| mac.map_or(unnamed, |mac| mac == asked))
             && self.device.as_ref().is_none_or(|asked| device.map_or(unnamed, |device| asked.matches(device)))
+    }
+
+    /// Whether a holding was in the time range, or may have been: one whose end no record shows may
+    /// have outlived its last record.
+    fn is_in_range(&self, holding: &Holding) -> bool {
+        let (from, to) = (self.start.unwrap_or(Timestamp::MIN), self.end.unwrap_or(Timestamp::MAX));
+        self.is_within(QueryRange::of(holding)) || holds(holding, QueryRange { from, to }) != Holds::No
     }
 
     fn is_within(&self, span: QueryRange) -> bool {
@@ -298,6 +305,15 @@ mod tests {
         };
         assert!(within(0, 11) && within(12, 13) && within(20, 30) && within(0, 100));
         assert!(!within(0, 10) && !within(21, 30));
+        let possibly = PossiblyHeld { from: Some(at(15)), until: None, why: Doubt::EndUnseen };
+        let unseen = Holding {
+            state: State::Unknown,
+            released: None,
+            possibly_held: vec![possibly],
+            ..holding.clone()
+        };
+        let later = Filter { start: Some(at(1_000)), ..Filter::default() };
+        assert!(keeps(later.clone(), &unseen) && !keeps(later, &holding), "it may be held still");
         let of = |start, end| Filter { start: Some(at(start)), end: Some(at(end)), ..Filter::default() };
         assert!(of(5, 6).matches_finding(&finding(None, None, 5)));
         assert!(!of(5, 6).matches_finding(&finding(None, None, 6)));

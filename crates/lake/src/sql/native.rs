@@ -115,14 +115,15 @@ impl Lake<'_> {
         self.parameters.end.unwrap_or(Micros::MAX)
     }
 
-    /// Whether a holding lived in the time range.
+    /// Whether a holding was in the time range, or may have been.
     fn overlaps(&self, row: &HeldRow) -> Result<bool, LakeError> {
         let holding = holding(row)?;
         let from = holding.begun().map(|begun| begun.as_microsecond());
         let last = holding.proof.last().map(|proof| proof.time.as_microsecond());
         let to = if holding.state == State::Held { None } else { row.released.or(last) };
         let to = to.unwrap_or(Micros::MAX);
-        Ok(to.max(from.unwrap_or(to)) >= self.start() && from.is_none_or(|from| from < self.end()))
+        let lived = to.max(from.unwrap_or(to)) >= self.start() && from.is_none_or(|from| from < self.end());
+        Ok(lived || holds(&holding, Moment::range(self.start(), self.end())).is_some())
     }
 
     fn who(&self) -> Result<Answer, LakeError> {

@@ -15,6 +15,13 @@ pub struct Moment {
     pub last: Micros,
 }
 
+impl Moment {
+    /// The time from `start` to before `end`.
+    pub(super) fn range(start: Micros, end: Micros) -> Self {
+        Self { first: start, last: end.saturating_sub(1) }
+    }
+}
+
 /// A device, as a question names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DeviceIs {

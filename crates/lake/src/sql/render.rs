@@ -1,7 +1,7 @@
 //! A question's SQL for one engine.
 
 use super::engine::is_plain;
-use super::{DeviceIs, Engine, Parameters, Question};
+use super::{DeviceIs, Engine, Moment, Parameters, Question};
 use crate::{Day, Micros, Table};
 
 /// Where the objects of a lake's current generation are.
@@ -105,24 +105,26 @@ pub fn render(
     fill("start", &|| engine.time(start));
     fill("end", &|| engine.time(end));
     fill("longer_than", &|| engine.seconds(parameters.longer_than.unwrap_or(0)));
-    fill("overlaps", &|| {
-        let never = engine.never();
-        let ended = format!(
-            "CASE WHEN state = 'held' THEN {never} ELSE coalesce(released, last_proof_time, {never}) END"
-        );
-        // As of `Holding::begun`.
-        let began = "coalesce(opened, granted, CASE WHEN state IN ('held', 'released') THEN NULL ELSE first_proof_time END)";
-        format!(
-            "greatest({ended}, coalesce({began}, {ended})) >= {}\n  AND coalesce({began} < {}, true)",
-            engine.time(start),
-            engine.time(end)
-        )
-    });
+    fill("overlaps", &|| overlaps(engine, start, end));
     fill("within", &|| format!("time >= {} AND time < {}", engine.time(start), engine.time(end)));
     fill("condition", &|| condition(question, engine, parameters));
     let query = query.trim_end().to_owned() + engine.suffix();
     let before = settings().chain(engine.view(table, base, &paths)).collect();
     Ok(Statement { before, query: Some(query) })
+}
+
+/// Whether a holding was in a time range. One whose end no record shows may have been.
+fn overlaps(engine: Engine, start: Micros, end: Micros) -> String {
+    let possibly = engine.possibly_held(Moment::range(start, end));
+    let (start, end, never) = (engine.time(start), engine.time(end), engine.never());
+    let ended = format!(
+        "CASE WHEN state = 'held' THEN {never} ELSE coalesce(released, last_proof_time, {never}) END"
+    );
+    // As of `Holding::begun`.
+    let began = "coalesce(opened, granted, CASE WHEN state IN ('held', 'released') THEN NULL ELSE first_proof_time END)";
+    format!(
+        "(greatest({ended}, coalesce({began}, {ended})) >= {start}\n  AND coalesce({began} < {end}, true)\n  OR {possibly})"
+    )
 }
 
 /// The conditions that each row of the question's table meets.
