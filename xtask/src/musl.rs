@@ -6,9 +6,9 @@
 use std::fs;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
-use crate::apt::Apt;
+use crate::apt::{AMD64, Apt};
 use crate::cli::MuslHeadersArguments;
 
 /// The release whose compilers `scripts/setup packages` installs.
@@ -23,7 +23,8 @@ pub(crate) fn write_headers(arguments: &MuslHeadersArguments) -> Result<ExitCode
     }
     let architecture = match machine.as_str() {
         "aarch64" => "arm64",
-        other => other,
+        "x86_64" => AMD64,
+        other => bail!("Debian's name for {other} is not known here: add it to {}", file!()),
     };
     let parent = dir.parent().context("The directory has no name")?;
     fs::create_dir_all(parent).with_context(|| format!("Can't make {}", parent.display()))?;
