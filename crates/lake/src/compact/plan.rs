@@ -284,11 +284,15 @@ mod tests {
 
     #[test]
     fn the_reading_that_knows_all_is_taken() {
-        let (all, part) = (covered(at(0, 0), at(9, 0), 9, &[]), covered(at(1, 0), at(9, 0), 8, &[]));
+        let of = |records| covered(at(0, 0), at(9, 0), records, &[]);
+        let (all, part) = (of(9), of(8));
         assert_eq!(decide([all.clone(), part.clone()]), Decision::Take(0));
         assert_eq!(decide([part.clone(), Covered::default(), all.clone()]), Decision::Take(2));
         assert_eq!(decide([all.clone(), all.clone()]), Decision::Take(0), "nothing changes");
         assert_eq!(decide([Covered::default(), part.clone(), part]), Decision::Take(1));
+        // A longer log has more records, and may lack those of the other's ledger.
+        let shorter = covered(at(1, 0), at(8, 0), 4, &[]);
+        assert!(matches!(decide([Covered::default(), all, shorter]), Decision::Derive(_)));
     }
 
     #[test]
