@@ -86,12 +86,10 @@ impl Scene {
             world.ip(command);
         }
         let system = System::new(&world);
-        let qemu = system.qemu(if Path::new("/dev/kvm").exists() { "kvm" } else { "tcg" }, options);
-        let qemu: Vec<&str> = qemu.iter().map(String::as_str).collect();
+        let accelerator = if Path::new("/dev/kvm").exists() { "kvm" } else { "tcg" };
         let spec = format!("bridge=br0,mac={FIRST},queues=2,vhost=on");
         let begin = Instant::now();
-        let guest = world.start_with("web1", &["--nic", &spec], &qemu);
-        system.wait_for_boot();
+        let guest = system.start(&world, &spec, accelerator, options);
         system.wait_for_line(&format!("nic eth0 {FIRST} 10.0.0.2 queues=2"), 1);
         ping("10.0.0.2");
         eprintln!("booted and on the network after {:.1?}", begin.elapsed());

@@ -1,7 +1,6 @@
 //! The packaged alerts and dashboard: what they name exists, a real Prometheus evaluates it, and an
 //! alert fires for a real watcher.
 
-use crate::world::OwnedChild;
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::TcpListener;
@@ -10,6 +9,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::world::OwnedChild;
 use serde_json::Value;
 use taptrail_trail::{FindingKind, Severity};
 

@@ -61,13 +61,10 @@ fn a_linux_guest_can_not_spoof() {
     fs::write("/proc/sys/net/ipv4/icmp_echo_ignore_broadcasts", "0").unwrap();
     fs::write("/proc/sys/net/ipv4/conf/br0/arp_accept", "1").unwrap();
     let system = System::new(&world);
-    // Without KVM, which may be there and not work where machines are virtual themselves.
-    let qemu = system.qemu("tcg", &[]);
-    let qemu: Vec<&str> = qemu.iter().map(String::as_str).collect();
     let learns = format!("filter=clean-traffic,ip-learning=dhcp,dhcpserver={HOST}");
-    let guest =
-        world.start_with("web1", &["--nic", &format!("bridge=br0,mac={MAC},vhost=off,{learns}")], &qemu);
-    system.wait_for_boot();
+    let nic = format!("bridge=br0,mac={MAC},vhost=off,{learns}");
+    // Without KVM, which may be there and not work where machines are virtual themselves.
+    let guest = system.start(&world, &nic, "tcg", &[]);
     system.wait_for_line(&format!("nic eth0 {MAC} {ADDRESS} queues=1"), 1);
     let shell = &mut system.shell();
 

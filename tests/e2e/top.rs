@@ -1,6 +1,5 @@
 //! `taptrail top` on a real terminal.
 
-use crate::world::OwnedChild;
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::path::PathBuf;
@@ -8,6 +7,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use crate::world::OwnedChild;
 use nix::pty::{Winsize, openpty};
 
 /// How long anything may take to be shown.

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::world::World;
 use crate::world::qmp::{self, Qmp};
+use crate::world::{Guest, World};
 
 /// Timeouts for the guest's first console line, and for later ones. An emulated processor may
 /// emulate the guest's.
@@ -33,9 +33,17 @@ impl System {
         Self { console: world.path("console"), monitor: world.path("qmp"), shell: world.path("shell") }
     }
 
-    /// QEMU's command line for this system; `options` choose the firmware's hot-plug or PCI
-    /// Express's own.
-    pub(crate) fn qemu(&self, accelerator: &str, options: &[&str]) -> Vec<String> {
+    /// Starts the guest `web1` with one NIC, and waits until it has booted. `options` choose the
+    /// firmware's hot-plug or PCI Express's own.
+    pub(crate) fn start(&self, world: &World, nic: &str, accelerator: &str, options: &[&str]) -> Guest {
+        let qemu = self.qemu(accelerator, options);
+        let qemu: Vec<&str> = qemu.iter().map(String::as_str).collect();
+        let guest = world.start_with("web1", &["--nic", nic], &qemu);
+        self.wait_for_within("ready", 1, BOOT_TIMEOUT);
+        guest
+    }
+
+    fn qemu(&self, accelerator: &str, options: &[&str]) -> Vec<String> {
         let image = std::env::var_os(IMAGE).map_or_else(|| PathBuf::from(DEFAULT_IMAGE), PathBuf::from);
         assert!(image.exists(), "no {}: cargo xtask linux-guest target/linux-guest", image.display());
         let machine = format!("q35,accel={accelerator}");
@@ -72,11 +80,6 @@ impl System {
             &monitor,
         ];
         words.iter().chain(options).map(|word| (*word).to_owned()).collect()
-    }
-
-    /// Waits until the system has booted.
-    pub(crate) fn wait_for_boot(&self) {
-        self.wait_for_within("ready", 1, BOOT_TIMEOUT);
     }
 
     /// Waits until the console has shown this line so many times.

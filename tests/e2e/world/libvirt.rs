@@ -70,8 +70,8 @@ const QEMU_CONF: &str = include_str!("../../config/qemu.conf");
 /// A libvirt host with a real auditd (see the module).
 pub(crate) struct Libvirt {
     // Fields are dropped in this order; the keeper ends the remaining processes of the world.
-    daemon: Daemon,
-    _virtlogd: Daemon,
+    daemon: OwnedChild,
+    _virtlogd: OwnedChild,
     _keeper: Keeper,
     pub(crate) world: World,
     audit_log: PathBuf,
@@ -118,8 +118,8 @@ impl Libvirt {
         let audit_log = auditing.start_daemon(&dir);
         // As auditd.conf would name it.
         world.extra.push(("TAPTRAIL_AUDIT_LOG".to_owned(), audit_log.to_str().unwrap().to_owned()));
-        let virtlogd = Daemon(spawn(VIRTLOGD, &[]).into());
-        let daemon = Daemon(spawn(LIBVIRTD, &["--config", "/etc/libvirt/libvirtd.conf"]).into());
+        let virtlogd = OwnedChild::from(spawn(VIRTLOGD, &[]));
+        let daemon = OwnedChild::from(spawn(LIBVIRTD, &["--config", "/etc/libvirt/libvirtd.conf"]));
         let mut libvirt =
             Self { daemon, _virtlogd: virtlogd, _keeper: keeper, world, audit_log, _auditing: auditing };
         libvirt.wait_until_ready();
@@ -128,17 +128,17 @@ impl Libvirt {
 
     /// Kills libvirtd, as a crash would. Its guests run on.
     pub(crate) fn kill_daemon(&mut self) {
-        self.daemon.0.kill().unwrap();
-        self.daemon.0.wait().unwrap();
+        self.daemon.kill().unwrap();
+        self.daemon.wait().unwrap();
     }
 
     pub(crate) fn start_daemon(&mut self) {
-        self.daemon.0 = spawn(LIBVIRTD, &["--config", "/etc/libvirt/libvirtd.conf"]).into();
+        self.daemon = spawn(LIBVIRTD, &["--config", "/etc/libvirt/libvirtd.conf"]).into();
         self.wait_until_ready();
     }
 
     fn wait_until_ready(&mut self) {
-        let (world, daemon) = (&self.world, &mut self.daemon.0);
+        let (world, daemon) = (&self.world, &mut self.daemon);
         world.until("libvirtd answers", || {
             let ended = daemon.try_wait().unwrap();
             assert!(ended.is_none(), "libvirtd ended: {ended:?}: {}", output());
@@ -234,9 +234,9 @@ impl Libvirt {
             .stderr(open())
             .spawn()
             .unwrap();
-        let mut watch = Watch { watcher: Daemon(watcher.into()), output };
+        let mut watch = Watch { watcher: watcher.into(), output };
         self.world.until("the watcher has begun", || {
-            let ended = watch.watcher.0.try_wait().unwrap();
+            let ended = watch.watcher.try_wait().unwrap();
             assert!(ended.is_none(), "the watcher ended: {ended:?}: {}", watch.stderr());
             Ledger::open_to_read(&self.world.state()).is_ok()
         });
@@ -275,21 +275,18 @@ impl Libvirt {
     }
 }
 
-/// A process that ends with its owner.
-struct Daemon(OwnedChild);
-
 /// A running `taptrail watch`.
 pub(crate) struct Watch {
-    watcher: Daemon,
+    watcher: OwnedChild,
     output: PathBuf,
 }
 
 impl Watch {
     /// Ends it with SIGTERM, as a service manager does.
     pub(crate) fn stop(mut self) {
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.watcher.0.id()).unwrap());
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.watcher.id()).unwrap());
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
-        let ended = self.watcher.0.wait().unwrap();
+        let ended = self.watcher.wait().unwrap();
         assert!(ended.success(), "{ended}: {}", self.stderr());
     }
 

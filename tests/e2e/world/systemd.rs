@@ -136,10 +136,10 @@ impl Host {
             .stderr(File::create(self.world.path("boot")).unwrap())
             .spawn()
             .unwrap();
-        let mut child = Unshared(child.into());
+        let mut child = OwnedChild::from(child);
         let mut pid = None;
         self.world.until("the first process", || {
-            let ended = child.0.try_wait().unwrap();
+            let ended = child.try_wait().unwrap();
             let output = fs::read_to_string(self.world.path("boot")).unwrap();
             assert!(ended.is_none(), "the host does not boot: {ended:?}: {output}");
             pid = fs::read_to_string(self.dir.join("pid")).ok().and_then(|pid| pid.trim().parse().ok());
@@ -261,13 +261,11 @@ impl Drop for Host {
 
 /// The host's first process.
 struct Init {
-    _child: Unshared,
+    /// The unshare(1) that started it; its end is the end of all processes of the host.
+    _child: OwnedChild,
     process: ProcessId,
     pidfd: PidFd,
 }
-
-/// The unshare(1) that started it; its end is the end of all processes of the host.
-struct Unshared(OwnedChild);
 
 /// A control group for a host, below the test's own, in cgroup version 2, which may be mounted
 /// beside version 1.
