@@ -244,16 +244,11 @@ impl Bench<'_> {
     fn compare(&self, engine: &str, ask: &dyn Fn(&[String]) -> Result<Answers>) -> Result<usize> {
         let mut failed = 0;
         let text = |name: &str| self.truth[name].as_str().unwrap_or_default().to_owned();
-        let words: BTreeMap<&str, String> = [
-            ("{mac}", text("mac")),
-            ("{begin}", text("begin")),
-            ("{at}", text("at")),
-            ("{end}", text("end")),
-        ]
-        .into();
+        let words: BTreeMap<String, String> =
+            ["mac", "begin", "at", "end"].map(|name| (format!("{{{name}}}"), text(name))).into();
         for Asked { name, arguments } in ASKED {
             let filled =
-                arguments.iter().map(|word| words.get(word).cloned().unwrap_or_else(|| (*word).to_owned()));
+                arguments.iter().map(|word| words.get(*word).cloned().unwrap_or_else(|| (*word).to_owned()));
             let filled: Vec<String> = filled.collect();
             failed += difference(engine, name, &self.native(&filled)?, &ask(&filled)?);
         }
