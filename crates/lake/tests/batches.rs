@@ -22,8 +22,8 @@ use taptrail_record::{Device, Event, GuestId, MacAddr, Rdev, Reason, Record};
 use taptrail_trail::{Content, Coverage, Entry, GuestRun, Holding, HostSpan, Input, InputFile, Span, Trail};
 
 use taptrail_lake::{
-    Archived, BatchWriter, CoverageRow, Day, HeldRow, LakeError, Limits, ObjectReader, RecordRow, Row,
-    RunRow, SentDays, Snapshot, Store,
+    Archived, BatchWriter, CoverageRow, Day, HeldRow, LakeError, LakeReader, Limits, ObjectReader, Question,
+    RecordRow, Row, RunRow, SentDays, Snapshot, Store, When, compact,
 };
 
 fn at(text: &str) -> Timestamp {
@@ -478,4 +478,51 @@ fn two_archivers_at_once_add_one_batch() {
         }
     });
     assert_eq!(objects(&Store::open(&url).unwrap()), objects(&good));
+}
+
+// Shows 15.16.
+#[test]
+fn what_a_batch_goes_on_with_is_there_once_and_what_it_lacks_may_be_held() {
+    let mut log = Log::new("audit.log");
+    log.boot("a", at("2026-03-01T06:00:00Z"), 1);
+    let first = log.entries.len();
+    log.boot("a", at("2026-03-01T12:00:00Z"), 2);
+    log.boot("a", at("2026-03-01T20:00:00Z"), 3);
+    let early = log.entries.len();
+    log.boot("a", at("2026-03-02T00:30:00Z"), 4);
+    let late = log.entries.len();
+    log.boot("a", at("2026-03-04T08:00:00Z"), 5);
+    // The first reading ends on the day of which it has most, or has a little of the next one.
+    for (until, compacted) in [(early, false), (early, true), (late, false), (late, true)] {
+        let store = in_memory();
+        archive(&store, &mut SentDays::unknown(), &log.entries[..until]).unwrap();
+        if compacted {
+            compact(&store, None).unwrap().unwrap();
+        }
+        archive(&store, &mut SentDays::unknown(), &log.entries[first..]).unwrap();
+        let lake = LakeReader::open(Arc::clone(&store)).unwrap();
+        assert_eq!(lake.divided_hosts(), 1);
+        let moment = |text| Span { from: at(text), until: at(text) };
+        for when in [
+            When::Any,
+            When::Since(at("2026-03-01T23:00:00Z")),
+            When::Since(at("2026-03-02T12:00:00Z")),
+            When::Since(at("2026-03-04T12:00:00Z")),
+            When::At(moment("2026-03-01T23:00:00Z")),
+            When::At(moment("2026-03-02T12:00:00Z")),
+            When::At(moment("2026-03-04T12:00:00Z")),
+        ] {
+            let mut held: BTreeMap<String, Vec<bool>> = BTreeMap::new();
+            lake.holdings(&Question { when, ..Question::default() }, &mut |holding| {
+                let is_certain = holding.uncertain_since.is_none();
+                held.entry(holding.guest.name.to_string()).or_default().push(is_certain);
+                Ok::<_, LakeError>(())
+            })
+            .unwrap();
+            assert_eq!(held["web1"], [false], "{until}, {compacted}, {when:?}");
+            for later in ["web2", "web3"] {
+                assert_eq!(held[later], [true], "{until}, {compacted}, {when:?}");
+            }
+        }
+    }
 }

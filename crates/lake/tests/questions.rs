@@ -394,6 +394,11 @@ fn asked(lake: &LakeReader, conditions: &Conditions, when: When) -> Vec<String> 
 
 /// The same lake, as an earlier version of this program leaves it: without objects of months.
 fn without_months(store: &Arc<Store>) -> Arc<Store> {
+    with_generation(store, |last| last.months.clear())
+}
+
+/// The same lake, with another last generation.
+fn with_generation(store: &Arc<Store>, change: impl FnOnce(&mut GenerationManifest)) -> Arc<Store> {
     let copy = Arc::new(Store::of(Arc::new(InMemory::new()), "memory:".to_owned()).unwrap());
     let mut last = Snapshot::existing(store).unwrap().generation.unwrap();
     let snapshot = Snapshot::existing(store).unwrap();
@@ -405,7 +410,7 @@ fn without_months(store: &Arc<Store>) -> Arc<Store> {
         let manifest = serde_json::to_vec(batch).unwrap();
         copy.put_new(&batch.batch.manifest(), manifest.into()).unwrap();
     }
-    last.months.clear();
+    change(&mut last);
     copy.put_new(&last.generation.manifest(), serde_json::to_vec(&last).unwrap().into()).unwrap();
     copy
 }
@@ -516,21 +521,121 @@ fn a_month_passes_nothing_on_twice() {
     let options =
         Options { hosts: 8, days: 10, guests: 1, first_day: "2026-10-24".parse().unwrap(), seed: 5 };
     write_lake(&store, &options).unwrap();
-    // While it waits, the summary is not one of all.
     add_batch(&store, "kvm0001", "2026-11-02T06:00:00Z", "2026-11-05T00:00:00Z");
     assert!(compare_with_days(&store) > 100);
 }
 
-/// Adds a batch with the coverage of a host, and one holding that lasts.
+/// What a lake knows of a time, as sorted JSON: who may have had a device at that time, or since.
+fn known(lake: &LakeReader, conditions: &Conditions, when: When) -> Vec<String> {
+    let of_time = |holding: &Holding| match when {
+        When::Any => true,
+        When::At(at) => may_be_held(holding, at.from),
+        When::Since(since) => {
+            let ends = holding.possibly_held.iter().map(|possibly| possibly.until);
+            let certainly = holding.certainly_held().map(|(_, until)| Some(until));
+            ends.chain(certainly).any(|end| end.is_none_or(|end| since < end))
+        }
+    };
+    let question = LakeQuestion { conditions: conditions.clone(), host: None, when };
+    let mut all = Vec::new();
+    lake.holdings(&question, &mut |holding| {
+        if of_time(&holding) {
+            all.push(serde_json::to_string(&holding).unwrap());
+        }
+        Ok::<_, LakeError>(())
+    })
+    .unwrap();
+    all.sort();
+    all
+}
+
+/// Compares what is answered by the summary with what the objects of all days give. Returns how much
+/// was compared.
+fn compare_with_no_summary(store: &Arc<Store>) -> usize {
+    let lake = LakeReader::open(Arc::clone(store)).unwrap();
+    let by_days =
+        LakeReader::open(with_generation(store, |last| (last.summary, last.months) = Default::default()))
+            .unwrap();
+    assert_eq!(lake.coverage(), by_days.coverage());
+    for host in lake.coverage().iter().map(|of| &*of.host) {
+        assert_eq!(lake.records_of(host), by_days.records_of(host), "{host}");
+    }
+    assert_eq!(lake.divided_hosts(), by_days.divided_hosts());
+    let all = known(&lake, &Conditions::default(), When::Any);
+    assert_eq!(all, known(&by_days, &Conditions::default(), When::Any));
+    let mac = |of: &String| serde_json::from_str::<Json>(of).unwrap()["mac"].as_str().unwrap().to_owned();
+    let macs: BTreeSet<String> = all.iter().map(mac).collect();
+    let begin: jiff::Timestamp = "2026-10-23T12:00:00Z".parse().unwrap();
+    let mut compared = 0;
+    // Other times for each lake.
+    for number in (lake.bytes() as usize % 7..24).step_by(7) {
+        let at = begin + jiff::SignedDuration::from_mins(i64::try_from(number).unwrap() * 887);
+        for when in [When::At(Span { from: at, until: at }), When::Since(at)] {
+            let mac = macs.iter().nth(number * 7 % macs.len()).unwrap();
+            for conditions in [Conditions::default(), Conditions(vec![vec![Test::Is("mac", mac.clone())]])] {
+                let mine = known(&lake, &conditions, when);
+                assert_eq!(mine, known(&by_days, &conditions, when), "{conditions:?}, {when:?}");
+                // Nothing else is known of it than is known without a time.
+                assert!(are_among(&mine, &all), "{conditions:?}, {when:?}");
+                compared += mine.len();
+            }
+        }
+    }
+    compared
+}
+
+// Shows 15.13.
+#[test]
+fn a_summary_answers_while_batches_wait() {
+    let options =
+        |seed| Options { hosts: 8, days: 12, guests: 2, first_day: "2026-10-24".parse().unwrap(), seed };
+    for seed in 0..2_u64 {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::open(&format!("file://{}", directory.path().display())).unwrap());
+        write_lake(&store, &options(seed)).unwrap();
+        assert!(compare_with_no_summary(&store) > 100);
+        // What comes after; what overlaps it, on one day and on several; what comes after a gap, or
+        // is of a host that is new; of one host after the other, and several of one.
+        let batches = [
+            ("kvm0001", "2026-11-04T18:00:00Z", "2026-11-06T03:00:00Z"),
+            ("kvm0002", "2026-11-01T10:00:00Z", "2026-11-05T00:00:00Z"),
+            ("kvm0001", "2026-11-06T02:00:00Z", "2026-11-07T02:00:00Z"),
+            ("kvm0006.example.org", "2026-11-07T02:00:00Z", "2026-11-08T02:00:00Z"),
+            ("kvm0007", "2026-10-20T02:00:00Z", "2026-11-08T02:00:00Z"),
+            ("new", "2026-11-07T02:00:00Z", "2026-11-08T02:00:00Z"),
+            ("kvm0000.example.org", "2026-11-04T23:59:59Z", "2026-11-05T10:00:00Z"),
+            // In the middle: the generation counts again after it.
+            ("kvm0003.example.org", "2026-10-27T00:00:00Z", "2026-10-30T02:00:00Z"),
+        ];
+        let rotation = usize::try_from(seed).unwrap() * 3;
+        for number in 0..batches.len() {
+            let (host, from, until) = batches[(number + rotation) % batches.len()];
+            add_batch(&store, host, from, until);
+            assert!(compare_with_no_summary(&store) > 100);
+        }
+        let retention = Retention {
+            first_day: Some("2026-10-27".parse().unwrap()),
+            grace: jiff::SignedDuration::from_hours(24),
+            key: None,
+        };
+        assert!(prune(&store, &retention, jiff::Timestamp::now()).unwrap().root.is_some());
+        assert!(compare_with_no_summary(&store) > 100);
+    }
+}
+
+/// Adds a batch of a host, as of a log of this time: with its coverage, and what begins within.
 fn add_batch(store: &Arc<Store>, host: &str, from: &str, until: &str) {
     let span = Span { from: from.parse().unwrap(), until: until.parse().unwrap() };
     let coverage = Coverage { host: host.into(), spans: vec![span], gaps: Vec::new(), starts: Vec::new() };
     let lake = LakeReader::open(Arc::clone(store)).unwrap();
     let mut batch = BatchWriter::new().unwrap();
-    lake.holdings(&LakeQuestion::default(), &mut |holding| {
-        let is_within =
-            |time: Option<jiff::Timestamp>| time.is_some_and(|of| span.from < of && of < span.until);
-        if *holding.host == *host && is_within(holding.granted) && is_within(holding.released) {
+    lake.holdings(&LakeQuestion::default(), &mut |mut holding| {
+        let is_within = |time: jiff::Timestamp| span.from < time && time < span.until;
+        if *holding.host == *host && holding.granted.is_some_and(is_within) {
+            if holding.released.is_some_and(|released| released >= span.until) {
+                (holding.released, holding.ended_by, holding.state) = (None, None, State::Held);
+                holding.proof.retain(|proof| is_within(proof.time));
+            }
             batch.holding(holding)?;
         }
         Ok::<_, LakeError>(())

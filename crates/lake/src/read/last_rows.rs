@@ -1,15 +1,16 @@
 //! The last rows of holdings and runs, which have all that is known of them.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use taptrail_trail::Span;
 
-use super::pieces::Piece;
+use super::parts::Next;
+use super::pieces::{GENERATION, Of, Piece};
 use super::{LakeReader, Question, When};
 use crate::lasting::Lasting;
-use crate::{Conditions, Day, LakeError, ObjectEntry, Test};
+use crate::{Conditions, Day, LakeError, ObjectEntry, Row, Test, Text};
 
 /// Holdings or runs that go on after a day up to which they are followed.
 const MAX_FOLLOWED: usize = 256;
@@ -17,8 +18,31 @@ const MAX_FOLLOWED: usize = 256;
 /// Rows up to which they are kept until it is clear that all can be followed.
 const MAX_KEPT: usize = 16 * 1024;
 
+/// Hosts that are named to an object, which compares each row with all of them.
+const MAX_NAMED: usize = 16;
+
+/// Days of a generation that are read at most to find what a batch has in its place.
+const MAX_SUPERSEDED: usize = 62;
+
 /// Rows, each with the path of its object.
 type Located<R> = Vec<(Arc<str>, R)>;
+
+/// What goes over from one part of its host to the next.
+struct Crossing<R> {
+    /// What the next part does not continue, and is not certain from then on.
+    lost: Located<R>,
+    /// All of it that is a last row.
+    last: Vec<R>,
+}
+
+/// The summary's rows of holdings or runs.
+struct Summary<'a, R> {
+    objects: Vec<&'a ObjectEntry>,
+    /// The first day of which the generation has rows.
+    kept: Day,
+    /// Last rows of the generation that do not count, in their order.
+    superseded: Vec<R>,
+}
 
 impl LakeReader {
     /// Passes on the last row of each holding or run.
@@ -28,11 +52,8 @@ impl LakeReader {
         take: &mut impl FnMut(&Arc<str>, R) -> Result<(), E>,
     ) -> Result<(), E> {
         let conditions = self.conditions(question);
-        if let When::At(at) = question.when
-            && let Some(rows) = self.last_rows_at::<R>(&conditions, at)?
-        {
-            return rows.into_iter().try_for_each(|(path, row)| take(&path, row));
-        }
+        let Crossing { lost, last } = self.crossing::<R>(&conditions)?;
+        lost.into_iter().try_for_each(|(path, row)| take(&path, row))?;
         let since = match question.when {
             When::Any => None,
             // Few objects have rows of one subject: all are read, also for what had not ended.
@@ -41,56 +62,131 @@ impl LakeReader {
             When::At(at) => Some(at.from),
         };
         let last_rows = conditions.clone().and(vec![Test::Set("last")]);
-        if let (When::Since(_), Some(since), Some(summary)) = (question.when, since, self.summary()) {
-            return self.last_rows_since(summary, &last_rows, since, take);
+        if let Some(since) = since
+            && let Some(summary) = self.summary::<R>(last, &last_rows)?
+        {
+            match question.when {
+                When::At(at) => {
+                    if let Some(rows) = self.last_rows_at(&summary, &conditions, at)? {
+                        return rows.into_iter().try_for_each(|(path, row)| take(&path, row));
+                    }
+                }
+                _ => return self.last_rows_since(&summary, &last_rows, since, take),
+            }
         }
         let days = self.days(R::TABLE, since, None);
         let pieces = if conditions.name_a_subject() {
             self.pieces(R::TABLE, days)
         } else {
-            days.map(Piece::Day).collect()
+            days.map(|day| Piece::Day(day, Of::All)).collect()
         };
         if let Some(since) = since {
             // A month has the rows of its earlier days, too: they are passed on once.
             let first = pieces.first().and_then(Piece::first_day);
             let day = Day::of(since);
-            self.possibly_later(&last_rows, first.map_or(day, |first| first.min(day)), take)?;
+            let day = first.map_or(day, |first| first.min(day));
+            self.possibly_later(&last_rows, Of::All, day, take)?;
         }
-        if self.parts.divided_hosts() == 0 {
-            return self.of_pieces::<R, E>(&pieces, &last_rows, &mut |path, _, row| take(path, row));
-        }
-        for piece in &pieces {
-            let Piece::Day(day) = *piece else {
-                let take = &mut |path: &Arc<str>, _, row| take(path, row);
-                self.of_pieces::<R, E>(std::slice::from_ref(piece), &last_rows, take)?;
-                continue;
-            };
-            let ends = self.parts.ends(day);
-            if ends.is_empty() {
-                for (path, rows) in self.rows::<R>(day, &last_rows)? {
-                    for row in rows {
-                        take(&path, row?)?;
-                    }
-                }
-                continue;
-            }
+        self.last_rows_of(&pieces, &last_rows, take)
+    }
+
+    /// Passes on rows that are the last ones and do not go over to another part.
+    fn last_rows_of<R: Lasting, E: From<LakeError>>(
+        &self,
+        pieces: &[Piece<'_>],
+        last_rows: &Conditions,
+        take: &mut impl FnMut(&Arc<str>, R) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.of_pieces::<R, E>(pieces, last_rows, &mut |path, day, row| {
+            if self.crosses(&row, day) { Ok(()) } else { take(path, row) }
+        })
+    }
+
+    /// Whether a row of a day is of something that its host's next part may continue.
+    fn crosses<R: Lasting>(&self, row: &R, day: Day) -> bool {
+        (row.is_open() || !row.is_last()) && self.parts.goes_over(row.host(), day)
+    }
+
+    /// What goes over from one part to the next, of all hosts.
+    fn crossing<R: Lasting>(&self, conditions: &Conditions) -> Result<Crossing<R>, LakeError> {
+        let mut crossing = Crossing { lost: Vec::new(), last: Vec::new() };
+        for (day, ends) in self.parts.ends() {
             let mut open: Located<R> = Vec::new();
-            for (path, rows) in self.rows::<R>(day, &conditions)? {
+            let few = (ends.len() <= MAX_NAMED).then(|| of_hosts(ends.keys()));
+            let conditions = few.into_iter().fold(conditions.clone(), Conditions::and);
+            for (path, rows) in self.rows::<R>(*day, Of::All, &conditions)? {
                 for row in rows {
                     let row = row?;
-                    let goes_over = ends.contains_key(row.host());
-                    match row.is_last() {
-                        true if goes_over && row.is_open() => open.push((Arc::clone(&path), row)),
-                        true => take(&path, row)?,
-                        false if goes_over => open.push((Arc::clone(&path), row)),
-                        false => {}
+                    if self.crosses(&row, *day) {
+                        open.push((Arc::clone(&path), row));
                     }
                 }
             }
-            let continued = self.continued(&open, &ends)?;
+            let continued = self.continued(&open, ends)?;
+            crossing.last.extend(open.iter().map(|(_, row)| row).filter(|row| row.is_last()).cloned());
             for (path, mut row) in open {
                 if !continued.contains(&row.key_text()) {
-                    row.make_uncertain(self.covered_until(row.host(), day));
+                    row.make_uncertain(self.covered_until(row.host(), *day));
+                    crossing.lost.push((path, row));
+                }
+            }
+        }
+        Ok(crossing)
+    }
+
+    /// The summary of the generation, and which of its rows do not count: `crossing`, what goes over
+    /// to another part, and what a batch has in its place. None if there is no summary, or it can't
+    /// be known from few days.
+    fn summary<R: Lasting>(
+        &self,
+        crossing: Vec<R>,
+        last_rows: &Conditions,
+    ) -> Result<Option<Summary<'_, R>>, LakeError> {
+        let of_table = |of: &&ObjectEntry| of.table == R::TABLE;
+        let objects: Vec<&ObjectEntry> = self.snapshot.summary().iter().filter(of_table).collect();
+        if self.snapshot.summary().is_empty() || !self.parts.is_never_resumed(GENERATION) {
+            return Ok(None);
+        }
+        let days = |since| {
+            let of_table = self.days(R::TABLE, since, None);
+            of_table.filter(|day| self.objects_of(R::TABLE, *day, Of::Generation).next().is_some())
+        };
+        let mut superseded = crossing;
+        if let Some(first) = self.parts.first_without(GENERATION) {
+            let days: Vec<Day> = days(Some(first.start())).take(MAX_SUPERSEDED + 1).collect();
+            if days.len() > MAX_SUPERSEDED {
+                return Ok(None);
+            }
+            for day in days {
+                for (part, object) in self.objects_of(R::TABLE, day, Of::Generation) {
+                    for row in self.open_object::<R>(object, last_rows)? {
+                        let row = row?;
+                        if !self.parts.counts(*part, row.host(), day) {
+                            superseded.push(row);
+                        }
+                    }
+                }
+            }
+        }
+        superseded.sort_by(Row::order);
+        let kept = days(None).next().unwrap_or_else(|| Day::of(Timestamp::MIN));
+        Ok(Some(Summary { objects, kept, superseded }))
+    }
+
+    /// Passes on the rows of the summary that count.
+    fn rows_of_summary<R: Lasting, E: From<LakeError>>(
+        &self,
+        summary: &Summary<'_, R>,
+        conditions: &Conditions,
+        take: &mut impl FnMut(&Arc<str>, R) -> Result<(), E>,
+    ) -> Result<(), E> {
+        for object in &summary.objects {
+            let path = Arc::from(object.path.as_str());
+            for row in self.open_object::<R>(object, conditions)? {
+                let row = row?;
+                let counts = self.parts.has(GENERATION, row.host())
+                    && summary.superseded.binary_search_by(|of| of.order(&row)).is_err();
+                if counts {
                     take(&path, row)?;
                 }
             }
@@ -98,65 +194,74 @@ impl LakeReader {
         Ok(())
     }
 
-    /// Passes on the last rows of what had not ended before a time: those that the summary has, and
-    /// those of the days since.
+    /// Passes on the last rows of what had not ended before a time: those that the summary has, those
+    /// of the days since, and what batches have that may have gone on.
     fn last_rows_since<R: Lasting, E: From<LakeError>>(
         &self,
-        summary: &[ObjectEntry],
+        summary: &Summary<'_, R>,
         last_rows: &Conditions,
         since: Timestamp,
         take: &mut impl FnMut(&Arc<str>, R) -> Result<(), E>,
     ) -> Result<(), E> {
-        for object in summary.iter().filter(|object| object.table == R::TABLE) {
-            let path = Arc::from(object.path.as_str());
-            for row in self.open_object::<R>(object, last_rows)? {
-                take(&path, row?)?;
-            }
-        }
-        let Some(first) = self.days(R::TABLE, None, None).next() else { return Ok(()) };
-        let days: Vec<_> = self.days(R::TABLE, Some(since), None).map(Piece::Day).collect();
-        self.of_pieces::<R, E>(&days, last_rows, &mut |path, day, row| {
+        self.rows_of_summary(summary, last_rows, take)?;
+        let days = |of: Of| self.days(R::TABLE, Some(since), None).map(move |day| Piece::Day(day, of));
+        let compacted: Vec<_> = days(Of::Generation).collect();
+        self.of_pieces::<R, E>(&compacted, last_rows, &mut |path, day, row| {
             // Others were found in the summary.
-            if row.may_be_elsewhere(day, first) { Ok(()) } else { take(path, row) }
-        })
+            let is_passed = self.crosses(&row, day) || row.may_be_elsewhere(day, summary.kept);
+            if is_passed { Ok(()) } else { take(path, row) }
+        })?;
+        self.waiting_since(last_rows, since, take)
+    }
+
+    /// Passes on the last rows that batches have of what had not ended before a time.
+    fn waiting_since<R: Lasting, E: From<LakeError>>(
+        &self,
+        last_rows: &Conditions,
+        since: Timestamp,
+        take: &mut impl FnMut(&Arc<str>, R) -> Result<(), E>,
+    ) -> Result<(), E> {
+        if self.snapshot.batches.is_empty() {
+            return Ok(());
+        }
+        self.possibly_later(last_rows, Of::Batches, Day::of(since), take)?;
+        let days = self.days(R::TABLE, Some(since), None);
+        let waiting: Vec<_> = days.map(|day| Piece::Day(day, Of::Batches)).collect();
+        self.last_rows_of(&waiting, last_rows, take)
     }
 
     /// The last rows of what may have been at some moment of a time, by the summary: those that the
     /// summary has, those that lie on the days of that time, and of what goes on after these, those
-    /// that are found by following it. None if there is no summary, or there are too many rows.
+    /// that are found by following it; and those of batches. None if there are too many rows.
     fn last_rows_at<R: Lasting>(
         &self,
+        summary: &Summary<'_, R>,
         conditions: &Conditions,
         at: Span,
     ) -> Result<Option<Located<R>>, LakeError> {
-        let Some(summary) = self.summary() else { return Ok(None) };
-        let mut found: Located<R> = Vec::new();
-        for object in summary.iter().filter(|object| object.table == R::TABLE) {
-            let path = Arc::from(object.path.as_str());
-            for row in self.open_object::<R>(object, conditions)? {
-                found.push((Arc::clone(&path), row?));
-                if found.len() > MAX_KEPT {
-                    return Ok(None);
-                }
-            }
+        let mut found = Kept(Vec::new());
+        let last_rows = conditions.clone().and(vec![Test::Set("last")]);
+        let kept = self
+            .rows_of_summary(summary, conditions, &mut |path, row| found.push(path, row))
+            .and_then(|()| self.waiting_since(&last_rows, at.from, &mut |path, row| found.push(path, row)));
+        match kept {
+            Ok(()) => {}
+            Err(TooMany::Rows) => return Ok(None),
+            Err(TooMany::Failed(error)) => return Err(error),
         }
+        let Kept(mut found) = found;
         let (mut goes_on, mut kept): (HashMap<String, usize>, usize) = (HashMap::new(), found.len());
-        let Some(first) = self.days(R::TABLE, None, None).next() else { return Ok(Some(found)) };
-        let mut found_on = |day: Day, path: &Arc<str>, row: R| {
-            // Others were found in the summary.
-            if !row.may_be_elsewhere(day, first) {
-                found.push((Arc::clone(path), row));
-            }
-        };
+        // Others were found in the summary, or go over to another part.
+        let is_new = |day: Day, row: &R| !self.crosses(row, day) && !row.may_be_elsewhere(day, summary.kept);
         for day in self.days(R::TABLE, Some(at.from), Some(at.until)) {
             goes_on.clear();
-            for (path, rows) in self.rows::<R>(day, conditions)? {
+            for (path, rows) in self.rows::<R>(day, Of::Generation, conditions)? {
                 for row in rows {
                     let row = row?;
-                    if row.is_last() {
-                        found_on(day, &path, row);
-                    } else {
+                    if !row.is_last() && !self.crosses(&row, day) {
                         *goes_on.entry(row.key_text()).or_default() += 1;
+                    } else if row.is_last() && is_new(day, &row) {
+                        found.push((Arc::clone(&path), row));
                     }
                     kept += 1;
                     if kept > MAX_KEPT || goes_on.len() > MAX_FOLLOWED {
@@ -173,23 +278,26 @@ impl LakeReader {
         let all = goes_on.values().sum();
         let mut probe = |day: Day| {
             let mut of_day = Probe { last: Vec::new(), goes_on: 0 };
-            for (path, rows) in self.rows::<R>(day, conditions)? {
+            for (path, rows) in self.rows::<R>(day, Of::Generation, conditions)? {
                 for row in rows {
                     let row = row?;
-                    match row.is_last() {
-                        _ if !goes_on.contains_key(&row.key_text()) => {}
-                        true => of_day.last.push((Arc::clone(&path), row)),
-                        false => of_day.goes_on += 1,
+                    if !goes_on.contains_key(&row.key_text()) {
+                        continue;
+                    }
+                    if row.is_last() || self.crosses(&row, day) {
+                        of_day.last.push((Arc::clone(&path), row));
+                    } else {
+                        of_day.goes_on += 1;
                     }
                 }
             }
-            Ok(of_day)
+            Ok::<_, LakeError>(of_day)
         };
         let mut ends = Vec::new();
         if !follow(&later, all, all, &mut probe, &mut ends)? {
             return Ok(None);
         }
-        ends.into_iter().for_each(|(day, (path, row))| found_on(day, &path, row));
+        found.extend(ends.into_iter().filter(|(day, (_, row))| is_new(*day, row)).map(|(_, of)| of));
         Ok(Some(found))
     }
 
@@ -197,43 +305,37 @@ impl LakeReader {
     fn possibly_later<R: Lasting, E: From<LakeError>>(
         &self,
         last_rows: &Conditions,
+        of: Of,
         day: Day,
         take: &mut impl FnMut(&Arc<str>, R) -> Result<(), E>,
     ) -> Result<(), E> {
         let conditions = last_rows.clone().and(R::may_go_on());
-        for before in self.days(R::TABLE, None, None).take_while(|before| *before < day) {
-            let ends = self.parts.ends(before);
-            for (path, rows) in self.rows::<R>(before, &conditions)? {
-                for row in rows {
-                    let mut row = row?;
-                    if ends.contains_key(row.host()) && row.is_open() {
-                        row.make_uncertain(self.covered_until(row.host(), before));
-                    }
-                    take(&path, row)?;
-                }
-            }
-        }
-        Ok(())
+        let days = self.days(R::TABLE, None, None).take_while(|before| *before < day);
+        let earlier: Vec<_> = days.map(|day| Piece::Day(day, of)).collect();
+        self.last_rows_of(&earlier, &conditions, take)
     }
 
     /// The keys of some rows that the next part of their host continues.
     fn continued<R: Lasting>(
         &self,
         open: &[(Arc<str>, R)],
-        ends: &HashMap<&str, Day>,
+        ends: &HashMap<Text, Next>,
     ) -> Result<HashSet<String>, LakeError> {
+        let next_of = |row: &R| ends.get(row.host()).copied();
+        let mut nexts: BTreeMap<Next, (BTreeSet<&str>, HashSet<String>)> = BTreeMap::new();
+        for (_, row) in open {
+            let Some(next) = next_of(row) else { continue };
+            let (hosts, wanted) = nexts.entry(next).or_default();
+            hosts.insert(row.host());
+            wanted.insert(row.key_text());
+        }
         let mut continued = HashSet::new();
-        let next_days: BTreeSet<Day> =
-            open.iter().filter_map(|(_, row)| ends.get(row.host())).copied().collect();
-        for next in next_days {
-            let on_day = |row: &R| ends.get(row.host()) == Some(&next);
-            let wanted: HashSet<String> =
-                open.iter().map(|(_, row)| row).filter(|row| on_day(row)).map(R::key_text).collect();
-            let hosts: BTreeSet<&str> =
-                open.iter().map(|(_, row)| row).filter(|row| on_day(row)).map(R::host).collect();
-            let of_hosts = hosts.into_iter().map(|host| Test::Is("host", host.to_owned())).collect();
-            for (_, rows) in self.rows::<R>(next, &Conditions(vec![of_hosts]))? {
-                for row in rows {
+        for (next, (hosts, wanted)) in nexts {
+            let few = (hosts.len() <= MAX_NAMED).then(|| of_hosts(hosts));
+            let conditions = Conditions(few.into_iter().collect());
+            let objects = self.objects_of(R::TABLE, next.day, Of::All);
+            for (_, object) in objects.filter(|(part, _)| *part == next.part) {
+                for row in self.open_object::<R>(object, &conditions)? {
                     let key = row?.key_text();
                     if wanted.contains(&key) {
                         continued.insert(key);
@@ -251,6 +353,38 @@ impl LakeReader {
         let last = spans.iter().rev().find(|span| span.from < day.end());
         last.map_or(day.start(), |last| last.until.min(day.end()))
     }
+}
+
+/// Rows, not too many of them.
+struct Kept<R>(Located<R>);
+
+/// Why rows are not kept.
+enum TooMany {
+    /// There are too many.
+    Rows,
+    /// They can't be read.
+    Failed(LakeError),
+}
+
+impl<R> Kept<R> {
+    fn push(&mut self, path: &Arc<str>, row: R) -> Result<(), TooMany> {
+        if self.0.len() >= MAX_KEPT {
+            return Err(TooMany::Rows);
+        }
+        self.0.push((Arc::clone(path), row));
+        Ok(())
+    }
+}
+
+impl From<LakeError> for TooMany {
+    fn from(error: LakeError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// What rows of one of these hosts meet.
+fn of_hosts<H: AsRef<str>>(hosts: impl IntoIterator<Item = H>) -> Vec<Test> {
+    hosts.into_iter().map(|host| Test::Is("host", host.as_ref().to_owned())).collect()
 }
 
 /// What one day has of what is followed.

@@ -9,6 +9,7 @@
 //! goes over from one part to another, what was open is looked for in the next part; if it is not
 //! there, it is not certain from then on.
 
+mod coverage;
 mod last_rows;
 mod lines;
 mod parts;
@@ -22,13 +23,12 @@ use taptrail_trail::{Coverage, Finding, GuestRun, Holding, Span, is_same_host};
 
 pub use self::lines::Lines;
 use self::parts::Parts;
-use self::pieces::Piece;
+use self::pieces::{Of, Piece};
 use crate::parallel;
-use crate::summary::HostCoverage;
 use crate::tables::columns::micros;
 use crate::{
-    Conditions, CoverageRow, Day, FindingRow, HeldRow, LakeError, Limits, Micros, ObjectEntry, ObjectReader,
-    Row, Rows, RunRow, Snapshot, Store, Table, Test,
+    Conditions, Day, FindingRow, HeldRow, LakeError, Limits, Micros, ObjectEntry, ObjectReader, Row, Rows,
+    RunRow, Snapshot, Store, Table, Test,
 };
 
 /// A lake, as it is at one moment.
@@ -84,21 +84,15 @@ impl LakeReader {
                 objects.entry((object.table, object.day)).or_default().push((part, object.clone()));
             }
         }
-        let all = usize::from(snapshot.generation.is_some()) + snapshot.batches.len();
         let mut reader = Self {
             store,
             snapshot,
             limits: Limits::default(),
             objects,
-            parts: Parts::One,
+            parts: Parts::default(),
             coverage: Vec::new(),
             records: BTreeMap::new(),
         };
-        if all > 1 {
-            let mut covered = parts::Covered::new(all);
-            reader.each_coverage_row(|part, day, row| covered.add(part, day, row))?;
-            reader.parts = covered.parts();
-        }
         reader.read_coverage()?;
         Ok(reader)
     }
@@ -202,8 +196,8 @@ impl LakeReader {
     ) -> Result<(), E> {
         let read = |piece: &Piece<'_>, to: &mut parallel::Sender<'_, (Arc<str>, Day, R)>| {
             match piece {
-                Piece::Day(day) => {
-                    for (path, rows) in self.rows::<R>(*day, conditions)? {
+                Piece::Day(day, of) => {
+                    for (path, rows) in self.rows::<R>(*day, *of, conditions)? {
                         for row in rows {
                             to.send((Arc::clone(&path), *day, row?))?;
                         }
@@ -256,16 +250,16 @@ impl LakeReader {
         })
     }
 
-    /// The rows of a day that count and meet the conditions, by object. If there are several
+    /// The rows that some parts have of a day, that count and meet the conditions, by object. If there are several
     /// objects, each has its own order.
     #[allow(clippy::type_complexity)] // The iterator can't be named.
     fn rows<'a, R: Row + 'a>(
         &'a self,
         day: Day,
+        of: Of,
         conditions: &Conditions,
     ) -> Result<Vec<(Arc<str>, impl Iterator<Item = Result<R, LakeError>> + use<'a, R>)>, LakeError> {
-        let objects = self.objects.get(&(R::TABLE, day)).into_iter().flatten();
-        let open = objects.map(move |(part, object)| {
+        let open = self.objects_of(R::TABLE, day, of).map(move |(part, object)| {
             let rows = self.open_object::<R>(object, conditions)?;
             let counts = move |row: &Result<R, LakeError>| {
                 row.as_ref().map_or(true, |row| self.parts.counts(*part, row.host(), day))
@@ -282,60 +276,5 @@ impl LakeReader {
     ) -> Result<Rows<R>, LakeError> {
         let ObjectEntry { path, bytes, .. } = object;
         ObjectReader::open_for(&self.store, path, *bytes, self.limits, conditions.clone())?.rows()
-    }
-
-    fn each_coverage_row(&self, mut take: impl FnMut(usize, Day, &CoverageRow)) -> Result<(), LakeError> {
-        for ((table, day), objects) in &self.objects {
-            if *table != Table::Coverage {
-                continue;
-            }
-            for (part, object) in objects {
-                for row in self.open_object::<CoverageRow>(object, &Conditions::default())? {
-                    take(*part, *day, &row?);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn read_coverage(&mut self) -> Result<(), LakeError> {
-        let mut hosts = HostCoverage::default();
-        let mut add =
-            |path: &str, row: &CoverageRow| hosts.add(row).ok_or_else(|| LakeError::out_of_range(path));
-        let summary = self.summary().unwrap_or_default();
-        if let Some(object) = summary.iter().find(|object| object.table == Table::Coverage) {
-            for row in self.open_object::<CoverageRow>(object, &Conditions::default())? {
-                add(&object.path, &row?)?;
-            }
-        } else {
-            for day in self.days(Table::Coverage, None, None) {
-                let mut of_day = self.rows::<CoverageRow>(day, &Conditions::default())?;
-                if let [(path, rows)] = &mut of_day[..] {
-                    for row in rows {
-                        add(path, &row?)?;
-                    }
-                    continue;
-                }
-                let mut all = Vec::new();
-                for (path, rows) in of_day {
-                    for row in rows {
-                        all.push((row?, Arc::clone(&path)));
-                    }
-                }
-                all.sort_by(|(a, _), (b, _)| a.order(b));
-                all.iter().try_for_each(|(row, path)| add(path, row))?;
-            }
-        }
-        for (coverage, records) in hosts.finish() {
-            self.records.insert(coverage.host.to_string(), u64::try_from(records).unwrap_or(0));
-            self.coverage.push(coverage);
-        }
-        Ok(())
-    }
-
-    /// The objects of the summary, if it is one of all that is there.
-    fn summary(&self) -> Option<&[ObjectEntry]> {
-        let summary = self.snapshot.summary();
-        (self.snapshot.batches.is_empty() && !summary.is_empty()).then_some(summary)
     }
 }

@@ -5,12 +5,14 @@ use std::collections::{BTreeMap, HashMap};
 use crate::{CoverageRow, Day, Micros, Text};
 
 /// The part of each host and day.
-#[derive(Debug)]
-pub(super) enum Parts {
-    /// There is only one.
-    One,
-    /// The days of each host, in their order.
-    Several(HashMap<Text, Vec<PartDays>>),
+#[derive(Debug, Default)]
+pub(super) struct Parts {
+    /// The days of each host that has rows in several, or in one that waits to be compacted. Of
+    /// others there is only one.
+    hosts: HashMap<Text, Vec<PartDays>>,
+    /// Where hosts go over from one part to the next: the last day of the one, and of each host what
+    /// comes next.
+    ends: BTreeMap<Day, HashMap<Text, Next>>,
 }
 
 /// Days of one host that are of one part.
@@ -21,59 +23,86 @@ pub(super) struct PartDays {
     last: Day,
 }
 
+/// The part to which a host goes over, and the first day of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Next {
+    pub(super) day: Day,
+    pub(super) part: usize,
+}
+
 impl Parts {
-    /// Whether a row of a part counts. What is outside of all coverage is of the part beside it.
+    pub(super) fn of(hosts: HashMap<Text, Vec<PartDays>>) -> Self {
+        let mut ends: BTreeMap<Day, HashMap<Text, Next>> = BTreeMap::new();
+        for (host, days) in &hosts {
+            for (of, next) in days.iter().zip(days.iter().skip(1)) {
+                let next = Next { day: next.first, part: next.part };
+                ends.entry(of.last).or_default().insert(host.clone(), next);
+            }
+        }
+        Self { hosts, ends }
+    }
+
+    /// Whether a row of a part counts.
     pub(super) fn counts(&self, part: usize, host: &str, day: Day) -> bool {
-        let Self::Several(hosts) = self else { return true };
-        let Some(days) = hosts.get(host) else { return true };
-        let at = days.partition_point(|of| of.last < day).min(days.len().saturating_sub(1));
-        days.get(at).is_none_or(|of| of.part == part)
+        self.hosts.get(host).is_none_or(|days| part_of(days, day).is_none_or(|of| of == part))
     }
 
-    /// The hosts that go over to another part after this day, with the first day of that.
-    pub(super) fn ends(&self, day: Day) -> HashMap<&str, Day> {
-        let Self::Several(hosts) = self else { return HashMap::new() };
-        let next = |days: &[PartDays]| {
-            days.iter().zip(days.iter().skip(1)).find(|(of, _)| of.last == day).map(|(_, next)| next.first)
-        };
-        hosts.iter().filter_map(|(host, days)| Some((host.as_str(), next(days)?))).collect()
+    /// The days after which hosts go over to another part.
+    pub(super) fn ends(&self) -> &BTreeMap<Day, HashMap<Text, Next>> {
+        &self.ends
     }
 
-    /// Whether of each host the same part counts from one day to another, and on the day after.
+    /// Whether a host goes over to another part after this day.
+    pub(super) fn goes_over(&self, host: &str, day: Day) -> bool {
+        self.ends.get(&day).is_some_and(|hosts| hosts.contains_key(host))
+    }
+
+    /// Whether no host goes over from one part to another from one day to the day after another, and
+    /// this part is that of all.
     pub(super) fn are_only(&self, part: usize, first: Day, last: Day) -> bool {
-        let Self::Several(hosts) = self else { return true };
-        let is_only = |days: &Vec<PartDays>| {
-            let at = |day: Day| days.partition_point(|of| of.last < day).min(days.len().saturating_sub(1));
-            let until = last.next().unwrap_or(last);
-            at(first) == at(until) && days.get(at(first)).is_none_or(|of| of.part == part)
+        let is_part = |days: &Vec<PartDays>| part_of(days, first).is_none_or(|of| of == part);
+        self.ends.range(first..=last).next().is_none() && self.hosts.values().all(is_part)
+    }
+
+    /// Whether any row of a part counts, for this host.
+    pub(super) fn has(&self, part: usize, host: &str) -> bool {
+        self.hosts.get(host).is_none_or(|days| days.iter().any(|of| of.part == part))
+    }
+
+    /// Whether a part counts again for no host after another part counted.
+    pub(super) fn is_never_resumed(&self, part: usize) -> bool {
+        self.hosts.values().all(|days| days.iter().skip(1).all(|of| of.part != part))
+    }
+
+    /// The first day of which rows of a part do not count, of hosts of which some do; none if all do.
+    pub(super) fn first_without(&self, part: usize) -> Option<Day> {
+        let first = |days: &Vec<PartDays>| {
+            let has = days.iter().any(|of| of.part == part);
+            days.iter().find(|of| has && of.part != part).map(|of| of.first)
         };
-        hosts.values().all(is_only)
+        // Before the first of these days it is the first part that counts.
+        self.hosts.values().filter_map(first).min()
     }
 
     /// How many hosts have several.
     pub(super) fn divided_hosts(&self) -> usize {
-        match self {
-            Self::One => 0,
-            Self::Several(hosts) => hosts.values().filter(|days| days.len() > 1).count(),
-        }
+        self.hosts.values().filter(|days| days.len() > 1).count()
     }
 }
 
-/// What each part covers of each host.
-pub(super) struct Covered {
-    parts: usize,
-    hosts: HashMap<Text, Vec<BTreeMap<Day, Micros>>>,
+/// The part that has a day. What is outside of all coverage is of the part beside it.
+pub(super) fn part_of(days: &[PartDays], day: Day) -> Option<usize> {
+    let at = days.partition_point(|of| of.last < day).min(days.len().saturating_sub(1));
+    days.get(at).map(|of| of.part)
 }
+
+/// What each part covers of one host.
+#[derive(Debug, Default)]
+pub(super) struct Covered(BTreeMap<usize, BTreeMap<Day, Micros>>);
 
 impl Covered {
-    pub(super) fn new(parts: usize) -> Self {
-        Self { parts, hosts: HashMap::new() }
-    }
-
+    /// Adds a row of a day.
     pub(super) fn add(&mut self, part: usize, day: Day, row: &CoverageRow) {
-        if !self.hosts.contains_key(&row.host) {
-            self.hosts.insert(row.host.clone(), vec![BTreeMap::new(); self.parts]);
-        }
         let long = row.until.saturating_sub(row.since).max(0);
         let covered = match row.what.as_str() {
             // A moment counts, too.
@@ -81,20 +110,23 @@ impl Covered {
             CoverageRow::GAP => -long,
             _ => 0,
         };
-        if let Some(of_part) = self.hosts.get_mut(&row.host).and_then(|parts| parts.get_mut(part)) {
-            let of_day = of_part.entry(day).or_default();
-            *of_day = of_day.saturating_add(covered);
-        }
+        let of_day = self.0.entry(part).or_default().entry(day).or_default();
+        *of_day = of_day.saturating_add(covered);
     }
 
-    pub(super) fn parts(self) -> Parts {
-        Parts::Several(self.hosts.into_iter().map(|(host, parts)| (host, choose(&parts))).collect())
+    /// The days of each part that counts.
+    pub(super) fn choose(&self) -> Vec<PartDays> {
+        let (numbers, parts): (Vec<usize>, Vec<&BTreeMap<Day, Micros>>) =
+            self.0.iter().map(|(number, days)| (*number, days)).unzip();
+        let mut days = choose(&parts);
+        days.iter_mut().for_each(|of| of.part = numbers[of.part]);
+        days
     }
 }
 
 /// Chooses a part for each day from the first to the last that any has: of those that are there, the
 /// one that covers most of the day; of equals the one that goes on longest, covers most, comes first.
-fn choose(parts: &[BTreeMap<Day, Micros>]) -> Vec<PartDays> {
+fn choose(parts: &[&BTreeMap<Day, Micros>]) -> Vec<PartDays> {
     let mut chosen: Vec<PartDays> = Vec::new();
     let whole: Vec<_> = parts
         .iter()
@@ -150,7 +182,8 @@ mod tests {
     }
 
     fn chosen(parts: &[BTreeMap<Day, Micros>]) -> Vec<(usize, Day, Day)> {
-        choose(parts).iter().map(|of| (of.part, of.first, of.last)).collect()
+        let parts: Vec<_> = parts.iter().collect();
+        choose(&parts).iter().map(|of| (of.part, of.first, of.last)).collect()
     }
 
     #[test]
@@ -174,11 +207,11 @@ mod tests {
         ) {
             let parts: Vec<_> =
                 parts.iter().map(|days| part(&days.iter().map(|(a, b)| (*a, *b)).collect::<Vec<_>>())).collect();
-            let days = choose(&parts);
+            let days = choose(&parts.iter().collect::<Vec<_>>());
             for (of, next) in days.iter().zip(days.iter().skip(1)) {
                 prop_assert!(of.first <= of.last && of.last.next() == Some(next.first), "{days:?}");
             }
-            let several = Parts::Several(HashMap::from([("h".into(), days)]));
+            let several = Parts::of(HashMap::from([("h".into(), days)]));
             for number in 0..20 {
                 let covered = |part: &BTreeMap<Day, Micros>| part.get(&day(number)).copied();
                 let most = parts.iter().filter_map(covered).max();

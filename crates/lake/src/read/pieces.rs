@@ -5,14 +5,35 @@ use std::collections::BTreeMap;
 use super::LakeReader;
 use crate::{Day, ObjectEntry, Table};
 
-/// The generation's part.
-const GENERATION: usize = 0;
+/// The generation's part, if there is a generation.
+pub(super) const GENERATION: usize = 0;
+
+/// Of which parts something is read. Without a generation, all are of batches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Of {
+    /// All of them.
+    All,
+    /// That of the generation.
+    Generation,
+    /// Those of the batches that wait to be compacted, where there is a generation.
+    Batches,
+}
+
+impl Of {
+    fn has(self, part: usize) -> bool {
+        match self {
+            Self::All => true,
+            Self::Generation => part == GENERATION,
+            Self::Batches => part != GENERATION,
+        }
+    }
+}
 
 /// What is read of a table at once.
 #[derive(Debug, Clone)]
 pub(super) enum Piece<'a> {
-    /// A day's objects.
-    Day(Day),
+    /// A day's objects of some parts.
+    Day(Day, Of),
     /// The objects that a month has in place of those of its days. They may have rows of days that
     /// are not asked for.
     Month(Vec<&'a ObjectEntry>),
@@ -22,7 +43,7 @@ impl Piece<'_> {
     /// The first day of which it may have rows.
     pub(super) fn first_day(&self) -> Option<Day> {
         match self {
-            Self::Day(day) => Some(*day),
+            Self::Day(day, _) => Some(*day),
             Self::Month(objects) => objects.first().map(|object| object.day),
         }
     }
@@ -35,9 +56,19 @@ impl LakeReader {
         days.for_each(|day| months.entry(day.first_of_month()).or_default().push(day));
         let pieces = months.into_iter().flat_map(|(first, days)| match self.month(table, first) {
             Some(objects) if days.len() > 1 => vec![Piece::Month(objects)],
-            _ => days.into_iter().map(Piece::Day).collect(),
+            _ => days.into_iter().map(|day| Piece::Day(day, Of::All)).collect(),
         });
         pieces.collect()
+    }
+
+    /// A day's objects of some parts, each with the number of its part.
+    pub(super) fn objects_of(
+        &self,
+        table: Table,
+        day: Day,
+        of: Of,
+    ) -> impl Iterator<Item = &(usize, ObjectEntry)> {
+        self.objects.get(&(table, day)).into_iter().flatten().filter(move |(part, _)| of.has(*part))
     }
 
     /// The objects that a month has, if its rows are those of the generation and no others.

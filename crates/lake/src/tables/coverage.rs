@@ -91,7 +91,7 @@ impl CoverageRow {
 
     /// The rows of a range, which is cut at each midnight.
     fn parts(coverage: &Coverage, what: &str, range: &Span) -> impl Iterator<Item = (Day, Self)> {
-        by_day(*range).into_iter().map(move |(day, part)| (day, Self::of(coverage, what, part)))
+        by_day(*range).map(move |(day, part)| (day, Self::of(coverage, what, part)))
     }
 
     fn of(coverage: &Coverage, what: &str, part: Span) -> Self {
@@ -105,6 +105,18 @@ impl CoverageRow {
             last_serial: None,
             written: None,
         }
+    }
+
+    /// The parts of each day, of a row that is not cut at midnight; none if a value is out of range.
+    pub(crate) fn by_day(self) -> Option<impl Iterator<Item = (Day, Self)>> {
+        let whole = Span { from: timestamp(self.since)?, until: timestamp(self.until)? };
+        let is_range = [Self::SPAN, Self::GAP].contains(&&*self.what);
+        // One that is of one moment is not cut.
+        let range = if is_range { whole } else { Span { from: whole.from, until: whole.from } };
+        let part = move |(day, part): (Day, Span)| {
+            (day, Self { since: micros(part.from), until: micros(part.until), ..self.clone() })
+        };
+        Some(by_day(range).map(part))
     }
 
     /// The coverage of each host, by name, from rows of any days in any order; none if a value is
@@ -138,16 +150,16 @@ impl CoverageRow {
 }
 
 /// The parts of a range that lie on each day.
-fn by_day(range: Span) -> Vec<(Day, Span)> {
-    let mut parts = Vec::new();
-    let mut from = range.from;
-    while from < range.until && Day::of(from) < Day::of(range.until) {
-        let until = Day::of(from).end();
-        parts.push((Day::of(from), Span { from, until }));
-        from = until;
-    }
-    parts.push((Day::of(from), Span { from, until: range.until }));
-    parts
+fn by_day(range: Span) -> impl Iterator<Item = (Day, Span)> {
+    let mut rest = Some(range.from);
+    std::iter::from_fn(move || {
+        let from = rest.take()?;
+        let day = Day::of(from);
+        let goes_on = from < range.until && day < Day::of(range.until);
+        let until = if goes_on { day.end() } else { range.until };
+        rest = goes_on.then_some(until);
+        Some((day, Span { from, until }))
+    })
 }
 
 /// Adds a range, or continues the last one if it was cut at midnight.
