@@ -104,7 +104,8 @@ fn no_host(host: &str, coverage: &[Coverage]) -> String {
 /// A sentence about the hosts that are not named; none if all are.
 pub(crate) fn more_hosts(all: usize, what: &str) -> Option<String> {
     let more = all.saturating_sub(MAX_HOSTS_NAMED);
-    (more > 0).then(|| format!("{more} more hosts: {what}"))
+    let hosts = if more == 1 { "host" } else { "hosts" };
+    (more > 0).then(|| format!("{more} more {hosts}: {what}"))
 }
 
 fn not_covered(coverage: &Coverage) -> String {
