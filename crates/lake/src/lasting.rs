@@ -62,7 +62,9 @@ impl Lasting for HeldRow {
     }
 
     fn is_open(&self) -> bool {
-        ![State::Released, State::OpenFailed].map(State::as_str).contains(&&*self.state)
+        let is = |state: State| self.state == state.as_str();
+        let may_go_on = || self.possibly_held.iter().any(|possibly| possibly.until.is_none());
+        is(State::Held) || is(State::Opening) || !is(State::Released) && may_go_on()
     }
 
     fn key_text(&self) -> String {

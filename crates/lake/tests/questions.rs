@@ -529,7 +529,7 @@ fn a_month_passes_nothing_on_twice() {
 fn known(lake: &LakeReader, conditions: &Conditions, when: When) -> Vec<String> {
     let of_time = |holding: &Holding| match when {
         When::Any => true,
-        When::At(at) => may_be_held(holding, at.from),
+        When::At(at) => may_be_held(holding, at.from) || may_be_held(holding, at.until),
         When::Since(since) => {
             let ends = holding.possibly_held.iter().map(|possibly| possibly.until);
             let certainly = holding.certainly_held().map(|(_, until)| Some(until));
@@ -545,6 +545,25 @@ fn known(lake: &LakeReader, conditions: &Conditions, when: When) -> Vec<String> 
         Ok::<_, LakeError>(())
     })
     .unwrap();
+    // They have no MACs.
+    let of_guests = conditions.0.is_empty();
+    let runs = |at: Span, run: &taptrail_trail::GuestRun| {
+        run.started.is_none_or(|started| started <= at.until) && run.ended.is_none_or(|ended| at.from < ended)
+    };
+    let mut take = |run: taptrail_trail::GuestRun| {
+        let is_then = match when {
+            When::Any => true,
+            When::At(at) => runs(at, &run),
+            When::Since(since) => runs(Span { from: since, until: jiff::Timestamp::MAX }, &run),
+        };
+        if is_then {
+            all.push(serde_json::to_string(&run).unwrap());
+        }
+        Ok::<_, LakeError>(())
+    };
+    if of_guests {
+        lake.runs(&question, &mut take).unwrap();
+    }
     all.sort();
     all
 }
@@ -563,14 +582,20 @@ fn compare_with_no_summary(store: &Arc<Store>) -> usize {
     assert_eq!(lake.divided_hosts(), by_days.divided_hosts());
     let all = known(&lake, &Conditions::default(), When::Any);
     assert_eq!(all, known(&by_days, &Conditions::default(), When::Any));
-    let mac = |of: &String| serde_json::from_str::<Json>(of).unwrap()["mac"].as_str().unwrap().to_owned();
-    let macs: BTreeSet<String> = all.iter().map(mac).collect();
+    let mac = |of: &String| Some(serde_json::from_str::<Json>(of).unwrap()["mac"].as_str()?.to_owned());
+    let macs: BTreeSet<String> = all.iter().filter_map(mac).collect();
     let begin: jiff::Timestamp = "2026-10-23T12:00:00Z".parse().unwrap();
     let mut compared = 0;
     // Other times for each lake.
-    for number in (lake.bytes() as usize % 7..24).step_by(7) {
+    let first = usize::try_from(lake.bytes() % 7).unwrap();
+    for number in (first..24).step_by(7) {
         let at = begin + jiff::SignedDuration::from_mins(i64::try_from(number).unwrap() * 887);
-        for when in [When::At(Span { from: at, until: at }), When::Since(at)] {
+        let later = at + jiff::SignedDuration::from_hours(30);
+        for when in [
+            When::At(Span { from: at, until: at }),
+            When::At(Span { from: at, until: later }),
+            When::Since(at),
+        ] {
             let mac = macs.iter().nth(number * 7 % macs.len()).unwrap();
             for conditions in [Conditions::default(), Conditions(vec![vec![Test::Is("mac", mac.clone())]])] {
                 let mine = known(&lake, &conditions, when);
@@ -604,8 +629,6 @@ fn a_summary_answers_while_batches_wait() {
             ("kvm0007", "2026-10-20T02:00:00Z", "2026-11-08T02:00:00Z"),
             ("new", "2026-11-07T02:00:00Z", "2026-11-08T02:00:00Z"),
             ("kvm0000.example.org", "2026-11-04T23:59:59Z", "2026-11-05T10:00:00Z"),
-            // In the middle: the generation counts again after it.
-            ("kvm0003.example.org", "2026-10-27T00:00:00Z", "2026-10-30T02:00:00Z"),
         ];
         let rotation = usize::try_from(seed).unwrap() * 3;
         for number in 0..batches.len() {
@@ -613,6 +636,11 @@ fn a_summary_answers_while_batches_wait() {
             add_batch(&store, host, from, until);
             assert!(compare_with_no_summary(&store) > 100);
         }
+        // In the middle: the generation has a hole there, and counts again after it.
+        let lake = LakeReader::open(Arc::clone(&store)).unwrap();
+        add_batch(&store, "kvm0004", "2026-10-25T00:00:00Z", "2026-10-26T00:30:00Z");
+        assert!(compare_with_no_summary(&store) > 100);
+        assert_eq!(LakeReader::open(Arc::clone(&store)).unwrap().divided_hosts(), lake.divided_hosts() + 1);
         let retention = Retention {
             first_day: Some("2026-10-27".parse().unwrap()),
             grace: jiff::SignedDuration::from_hours(24),
@@ -621,6 +649,35 @@ fn a_summary_answers_while_batches_wait() {
         assert!(prune(&store, &retention, jiff::Timestamp::now()).unwrap().root.is_some());
         assert!(compare_with_no_summary(&store) > 100);
     }
+}
+
+// Shows 15.13.
+#[test]
+fn few_days_are_read_while_batches_wait() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Arc::new(Store::open(&format!("file://{}", directory.path().display())).unwrap());
+    let options =
+        Options { hosts: 8, days: 12, guests: 2, first_day: "2026-10-24".parse().unwrap(), seed: 1 };
+    write_lake(&store, &options).unwrap();
+    add_batch(&store, "kvm0001", "2026-11-04T18:00:00Z", "2026-11-06T03:00:00Z");
+    let lake = LakeReader::open(Arc::clone(&store)).unwrap();
+    let at: jiff::Timestamp = "2026-10-28T12:00:00Z".parse().unwrap();
+    let when = When::At(Span { from: at, until: at });
+    let before = known(&lake, &Conditions::default(), when);
+    // Holdings of the generator last for less than three days.
+    let snapshot = Snapshot::existing(&store).unwrap();
+    let far = |of: &&ObjectEntry| {
+        let day = of.day.to_string();
+        of.table == Table::Held && (day.as_str() < "2026-10-28" || "2026-11-01" < day.as_str())
+            // What the batch has in place of the generation, and goes on with.
+            && day.as_str() < "2026-11-04"
+    };
+    let compacted = snapshot.generation.iter().flat_map(|of| &of.objects);
+    let far: Vec<&ObjectEntry> = compacted.filter(far).collect();
+    assert_eq!(far.len(), 6);
+    far.into_iter().for_each(|of| store.delete(&of.path).unwrap());
+    assert_eq!(known(&lake, &Conditions::default(), when), before);
+    assert!(before.len() > 20);
 }
 
 /// Adds a batch of a host, as of a log of this time: with its coverage, and what begins within.

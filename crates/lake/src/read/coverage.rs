@@ -9,8 +9,8 @@ use super::pieces::{GENERATION, Of};
 use crate::summary::HostCoverage;
 use crate::{Conditions, CoverageRow, Day, LakeError, ObjectEntry, Row as _, Table, Text};
 
-/// Days into which the coverage of one host is cut at most, over all its parts: what somebody writes
-/// into a lake must not fill the memory.
+/// Pieces into which a generation's coverage of one host is cut at most: what somebody writes into a
+/// lake must not fill the memory.
 const MAX_CUT: usize = 1 << 18;
 
 /// A row of one part and day.
@@ -47,7 +47,6 @@ impl LakeReader {
             }
             (_, 1) => self.coverage_of_days()?,
             (summary, _) => {
-                // Those of each host in memory: batches that wait are few, or short.
                 let of = if summary.is_some() { Of::Batches } else { Of::All };
                 let waiting = self.located_rows(of)?;
                 let mut joining = Joining::default();
@@ -119,29 +118,35 @@ impl LakeReader {
         mut waiting: BTreeMap<Text, Vec<Located>>,
         joining: &mut Joining,
     ) -> Result<(), LakeError> {
-        let mut cut: Vec<Located> = Vec::new();
+        let out_of_range = || LakeError::out_of_range(path);
+        let mut rows: Vec<Located> = Vec::new();
+        // Until the first day of which something waits, what the generation has counts as it is.
+        let (mut uncut_until, mut cut) = (None, 0);
         for row in self.open_object::<CoverageRow>(summary, &Conditions::default())? {
             let mut row = row?;
-            if cut.first().is_some_and(|of| of.row.host != row.host) {
-                joining.add(std::mem::take(&mut cut))?;
+            if rows.first().is_some_and(|of| of.row.host != row.host) {
+                joining.add(std::mem::take(&mut rows))?;
             }
-            if let Some(rows) = waiting.remove(&row.host) {
-                cut.extend(rows);
-            } else if cut.is_empty() {
-                // Nothing of it waits.
-                add(&mut joining.coverage, path, &row)?;
+            if rows.is_empty() {
+                let of_host = waiting.remove(&row.host).unwrap_or_default();
+                (uncut_until, cut) = (of_host.iter().map(|of| of.day).min(), 0);
+                rows = of_host;
+            }
+            let Some(uncut_until) = uncut_until else {
+                joining.add_whole(path, &row)?;
                 continue;
-            }
+            };
             let of_host = joining.records.entry(row.host.clone()).or_default();
             *of_host = of_host.saturating_add(std::mem::take(&mut row.records).max(0));
-            for (day, row) in row.by_day().ok_or_else(|| LakeError::out_of_range(path))? {
-                if cut.len() >= MAX_CUT {
-                    return Err(LakeError::out_of_range(path));
+            for (day, row) in row.by_day_from(uncut_until).ok_or_else(out_of_range)? {
+                cut += 1;
+                if cut > MAX_CUT {
+                    return Err(out_of_range());
                 }
-                cut.push(Located { part: GENERATION, day, path: Arc::clone(path), row });
+                rows.push(Located { part: GENERATION, day, path: Arc::clone(path), row });
             }
         }
-        joining.add(cut)?;
+        joining.add(rows)?;
         waiting.into_values().try_for_each(|rows| joining.add(rows))
     }
 
@@ -170,6 +175,17 @@ impl LakeReader {
 }
 
 impl Joining {
+    /// Adds a row of a host of which nothing waits.
+    fn add_whole(&mut self, path: &str, row: &CoverageRow) -> Result<(), LakeError> {
+        let (first, last) = row.days().ok_or_else(|| LakeError::out_of_range(path))?;
+        let days = self.days.entry(row.host.clone()).or_default();
+        match days.last_mut() {
+            Some(of) => (of.covered, of.last) = (of.covered.max(last), of.last.max(last)),
+            None => days.push(PartDays { part: GENERATION, first, covered: last, last }),
+        }
+        add(&mut self.coverage, path, row)
+    }
+
     /// Adds all rows of one host.
     fn add(&mut self, mut rows: Vec<Located>) -> Result<(), LakeError> {
         let Some(host) = rows.first().map(|of| of.row.host.clone()) else { return Ok(()) };

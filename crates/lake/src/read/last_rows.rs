@@ -6,11 +6,10 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use taptrail_trail::Span;
 
-use super::parts::Next;
 use super::pieces::{GENERATION, Of, Piece};
 use super::{LakeReader, Question, When};
 use crate::lasting::Lasting;
-use crate::{Conditions, Day, LakeError, ObjectEntry, Row, Test, Text};
+use crate::{Conditions, Day, LakeError, ObjectEntry, Row, Test};
 
 /// Holdings or runs that go on after a day up to which they are followed.
 const MAX_FOLLOWED: usize = 256;
@@ -102,31 +101,43 @@ impl LakeReader {
         })
     }
 
-    /// Whether a row of a day is of something that its host's next part may continue.
+    /// Whether a row of a day is of something that a later part of its host may have, too.
     fn crosses<R: Lasting>(&self, row: &R, day: Day) -> bool {
-        (row.is_open() || !row.is_last()) && self.parts.goes_over(row.host(), day)
+        self.parts.before_going_over(row.host(), day).is_some_and(|of| {
+            // What is open where a part ends has no later row in it.
+            if row.is_last() { row.is_open() && of.covered <= day } else { day == of.last }
+        })
     }
 
     /// What goes over from one part to the next, of all hosts.
     fn crossing<R: Lasting>(&self, conditions: &Conditions) -> Result<Crossing<R>, LakeError> {
         let mut crossing = Crossing { lost: Vec::new(), last: Vec::new() };
-        for (day, ends) in self.parts.ends() {
-            let mut open: Located<R> = Vec::new();
+        for (covered, ends) in self.parts.ends() {
             let few = (ends.len() <= MAX_NAMED).then(|| of_hosts(ends.keys()));
             let conditions = few.into_iter().fold(conditions.clone(), Conditions::and);
-            for (path, rows) in self.rows::<R>(*day, Of::All, &conditions)? {
-                for row in rows {
-                    let row = row?;
-                    if self.crosses(&row, *day) {
-                        open.push((Arc::clone(&path), row));
+            let parts: BTreeSet<usize> = ends.values().map(|of| of.part).collect();
+            let until = ends.values().map(|of| of.last).max().unwrap_or(*covered);
+            let mut open: Vec<(Arc<str>, Day, R)> = Vec::new();
+            for day in self.days_between(R::TABLE, *covered, until) {
+                let objects = self.objects_of(R::TABLE, day, Of::All).filter(|(of, _)| parts.contains(of));
+                for (part, object) in objects {
+                    let path: Arc<str> = Arc::from(object.path.as_str());
+                    for row in self.open_object::<R>(object, &conditions)? {
+                        let row = row?;
+                        let ends_now =
+                            ends.get(row.host()).is_some_and(|of| of.part == *part && day <= of.last);
+                        if ends_now && self.crosses(&row, day) {
+                            open.push((Arc::clone(&path), day, row));
+                        }
                     }
                 }
             }
-            let continued = self.continued(&open, ends)?;
-            crossing.last.extend(open.iter().map(|(_, row)| row).filter(|row| row.is_last()).cloned());
-            for (path, mut row) in open {
+            let continued = self.continued(&open)?;
+            let last = open.iter().map(|(.., row)| row).filter(|row| row.is_last());
+            crossing.last.extend(last.cloned());
+            for (path, day, mut row) in open {
                 if !continued.contains(&row.key_text()) {
-                    row.make_uncertain(self.covered_until(row.host(), *day));
+                    row.make_uncertain(self.covered_until(row.host(), day));
                     crossing.lost.push((path, row));
                 }
             }
@@ -151,6 +162,7 @@ impl LakeReader {
             let of_table = self.days(R::TABLE, since, None);
             of_table.filter(|day| self.objects_of(R::TABLE, *day, Of::Generation).next().is_some())
         };
+        let kept = days(None).next().unwrap_or_else(|| Day::of(Timestamp::MIN));
         let mut superseded = crossing;
         if let Some(first) = self.parts.first_without(GENERATION) {
             let days: Vec<Day> = days(Some(first.start())).take(MAX_SUPERSEDED + 1).collect();
@@ -161,7 +173,8 @@ impl LakeReader {
                 for (part, object) in self.objects_of(R::TABLE, day, Of::Generation) {
                     for row in self.open_object::<R>(object, last_rows)? {
                         let row = row?;
-                        if !self.parts.counts(*part, row.host(), day) {
+                        // The summary has no others.
+                        if !self.parts.counts(*part, row.host(), day) && row.may_be_elsewhere(day, kept) {
                             superseded.push(row);
                         }
                     }
@@ -169,7 +182,6 @@ impl LakeReader {
             }
         }
         superseded.sort_by(Row::order);
-        let kept = days(None).next().unwrap_or_else(|| Day::of(Timestamp::MIN));
         Ok(Some(Summary { objects, kept, superseded }))
     }
 
@@ -315,26 +327,19 @@ impl LakeReader {
         self.last_rows_of(&earlier, &conditions, take)
     }
 
-    /// The keys of some rows that the next part of their host continues.
-    fn continued<R: Lasting>(
-        &self,
-        open: &[(Arc<str>, R)],
-        ends: &HashMap<Text, Next>,
-    ) -> Result<HashSet<String>, LakeError> {
-        let next_of = |row: &R| ends.get(row.host()).copied();
-        let mut nexts: BTreeMap<Next, (BTreeSet<&str>, HashSet<String>)> = BTreeMap::new();
-        for (_, row) in open {
-            let Some(next) = next_of(row) else { continue };
-            let (hosts, wanted) = nexts.entry(next).or_default();
-            hosts.insert(row.host());
-            wanted.insert(row.key_text());
+    /// The keys of those of some rows that a later part of their host has, too.
+    fn continued<R: Lasting>(&self, open: &[(Arc<str>, Day, R)]) -> Result<HashSet<String>, LakeError> {
+        let mut later: BTreeMap<(Day, usize), Vec<&R>> = BTreeMap::new();
+        for (_, day, row) in open {
+            self.parts.later(row.host(), *day).for_each(|part| later.entry(part).or_default().push(row));
         }
         let mut continued = HashSet::new();
-        for (next, (hosts, wanted)) in nexts {
+        for ((day, part), rows) in later {
+            let wanted: HashSet<String> = rows.iter().map(|row| row.key_text()).collect();
+            let hosts: BTreeSet<&str> = rows.iter().map(|row| row.host()).collect();
             let few = (hosts.len() <= MAX_NAMED).then(|| of_hosts(hosts));
             let conditions = Conditions(few.into_iter().collect());
-            let objects = self.objects_of(R::TABLE, next.day, Of::All);
-            for (_, object) in objects.filter(|(part, _)| *part == next.part) {
+            for (_, object) in self.objects_of(R::TABLE, day, Of::All).filter(|(of, _)| *of == part) {
                 for row in self.open_object::<R>(object, &conditions)? {
                     let key = row?.key_text();
                     if wanted.contains(&key) {

@@ -6,7 +6,7 @@
 //!
 //! Before they are compacted, several batches, or a generation and batches, may have rows of one
 //! host and day. Those of one *part* count: of the one that covers most of that day. Where a host
-//! goes over from one part to another, what was open is looked for in the next part; if it is not
+//! goes over from one part to another, what was open is looked for in all that follow; if it is not
 //! there, it is not certain from then on.
 
 mod coverage;
@@ -23,7 +23,7 @@ use taptrail_trail::{Coverage, Finding, GuestRun, Holding, Span, is_same_host};
 
 pub use self::lines::Lines;
 use self::parts::Parts;
-use self::pieces::{Of, Piece};
+use self::pieces::{GENERATION, Of, Piece};
 use crate::parallel;
 use crate::tables::columns::micros;
 use crate::{
@@ -207,7 +207,10 @@ impl LakeReader {
                     for object in objects {
                         let path: Arc<str> = Arc::from(object.path.as_str());
                         for row in self.open_object::<R>(object, conditions)? {
-                            to.send((Arc::clone(&path), object.day, row?))?;
+                            let row = row?;
+                            if self.parts.has(GENERATION, row.host()) {
+                                to.send((Arc::clone(&path), object.day, row))?;
+                            }
                         }
                     }
                 }
@@ -243,11 +246,14 @@ impl LakeReader {
         since: Option<Timestamp>,
         until: Option<Timestamp>,
     ) -> impl Iterator<Item = Day> + use<'_> {
-        let (since, until) = (since.map(Day::of), until.map(Day::of));
-        let of_table = self.objects.keys().filter(move |(of, _)| *of == table).map(|(_, day)| *day);
-        of_table.filter(move |day| {
-            since.is_none_or(|since| since <= *day) && until.is_none_or(|until| *day <= until)
-        })
+        let day = |time: Option<Timestamp>, else_: Timestamp| Day::of(time.unwrap_or(else_));
+        self.days_between(table, day(since, Timestamp::MIN), day(until, Timestamp::MAX))
+    }
+
+    /// The days of a table from a first to a last one.
+    fn days_between(&self, table: Table, first: Day, last: Day) -> impl Iterator<Item = Day> + use<'_> {
+        let days = (first <= last).then(|| self.objects.range((table, first)..=(table, last)));
+        days.into_iter().flatten().map(|((_, day), _)| *day)
     }
 
     /// The rows that some parts have of a day, that count and meet the conditions, by object. If there are several

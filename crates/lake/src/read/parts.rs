@@ -7,36 +7,28 @@ use crate::{CoverageRow, Day, Micros, Text};
 /// The part of each host and day.
 #[derive(Debug, Default)]
 pub(super) struct Parts {
-    /// The days of each host that has rows in several, or in one that waits to be compacted. Of
-    /// others there is only one.
+    /// The days of each host; of none, where there is one part alone.
     hosts: HashMap<Text, Vec<PartDays>>,
-    /// Where hosts go over from one part to the next: the last day of the one, and of each host what
-    /// comes next.
-    ends: BTreeMap<Day, HashMap<Text, Next>>,
+    /// Where hosts go over from one part to the next, by the last day that the one covers.
+    ends: BTreeMap<Day, HashMap<Text, PartDays>>,
 }
 
 /// Days of one host that are of one part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct PartDays {
-    part: usize,
-    first: Day,
-    last: Day,
-}
-
-/// The part to which a host goes over, and the first day of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Next {
-    pub(super) day: Day,
     pub(super) part: usize,
+    pub(super) first: Day,
+    /// The last of them that the part covers. Days after it are covered by none.
+    pub(super) covered: Day,
+    pub(super) last: Day,
 }
 
 impl Parts {
     pub(super) fn of(hosts: HashMap<Text, Vec<PartDays>>) -> Self {
-        let mut ends: BTreeMap<Day, HashMap<Text, Next>> = BTreeMap::new();
+        let mut ends: BTreeMap<Day, HashMap<Text, PartDays>> = BTreeMap::new();
         for (host, days) in &hosts {
-            for (of, next) in days.iter().zip(days.iter().skip(1)) {
-                let next = Next { day: next.first, part: next.part };
-                ends.entry(of.last).or_default().insert(host.clone(), next);
+            for of in days.iter().take(days.len().saturating_sub(1)) {
+                ends.entry(of.covered).or_default().insert(host.clone(), *of);
             }
         }
         Self { hosts, ends }
@@ -47,21 +39,30 @@ impl Parts {
         self.hosts.get(host).is_none_or(|days| part_of(days, day).is_none_or(|of| of == part))
     }
 
-    /// The days after which hosts go over to another part.
-    pub(super) fn ends(&self) -> &BTreeMap<Day, HashMap<Text, Next>> {
+    /// The days that parts end with from which hosts go over to another: by the last that is covered.
+    pub(super) fn ends(&self) -> &BTreeMap<Day, HashMap<Text, PartDays>> {
         &self.ends
     }
 
-    /// Whether a host goes over to another part after this day.
-    pub(super) fn goes_over(&self, host: &str, day: Day) -> bool {
-        self.ends.get(&day).is_some_and(|hosts| hosts.contains_key(host))
+    /// The days of a host with which this one is, if it goes over to another part after them.
+    pub(super) fn before_going_over(&self, host: &str, day: Day) -> Option<&PartDays> {
+        let days = self.hosts.get(host)?;
+        let (_, but_last) = days.split_last()?;
+        but_last.get(days.partition_point(|of| of.last < day))
+    }
+
+    /// The parts that a host goes over to after a day, each with its first day.
+    pub(super) fn later(&self, host: &str, day: Day) -> impl Iterator<Item = (Day, usize)> {
+        let days = self.hosts.get(host).into_iter().flatten();
+        days.filter(move |of| of.first > day).map(|of| (of.first, of.part))
     }
 
     /// Whether no host goes over from one part to another from one day to the day after another, and
-    /// this part is that of all.
+    /// this part is that of all that have one.
     pub(super) fn are_only(&self, part: usize, first: Day, last: Day) -> bool {
-        let is_part = |days: &Vec<PartDays>| part_of(days, first).is_none_or(|of| of == part);
-        self.ends.range(first..=last).next().is_none() && self.hosts.values().all(is_part)
+        let until = last.next().unwrap_or(last);
+        let others = |of: &&PartDays| of.part != part && of.first <= until && first <= of.last;
+        !self.hosts.values().flatten().any(|of| others(&of))
     }
 
     /// Whether any row of a part counts, for this host.
@@ -119,7 +120,11 @@ impl Covered {
         let (numbers, parts): (Vec<usize>, Vec<&BTreeMap<Day, Micros>>) =
             self.0.iter().map(|(number, days)| (*number, days)).unzip();
         let mut days = choose(&parts);
-        days.iter_mut().for_each(|of| of.part = numbers[of.part]);
+        for of in &mut days {
+            let last = parts[of.part].last_key_value().map(|(last, _)| *last);
+            of.covered = last.map_or(of.last, |last| last.min(of.last));
+            of.part = numbers[of.part];
+        }
         days
     }
 }
@@ -160,7 +165,7 @@ fn choose(parts: &[&BTreeMap<Day, Micros>]) -> Vec<PartDays> {
                 if let Some(before) = before {
                     before.last = before.last.max(day.previous().unwrap_or(day));
                 }
-                chosen.push(PartDays { part, first: day, last: day });
+                chosen.push(PartDays { part, first: day, covered: day, last: day });
             }
         }
     }

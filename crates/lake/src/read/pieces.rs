@@ -8,7 +8,7 @@ use crate::{Day, ObjectEntry, Table};
 /// The generation's part, if there is a generation.
 pub(super) const GENERATION: usize = 0;
 
-/// Of which parts something is read. Without a generation, all are of batches.
+/// Of which parts something is read. Without a generation, only all of them can be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Of {
     /// All of them.

@@ -107,16 +107,25 @@ impl CoverageRow {
         }
     }
 
-    /// The parts of each day, of a row that is not cut at midnight; none if a value is out of range.
-    pub(crate) fn by_day(self) -> Option<impl Iterator<Item = (Day, Self)>> {
-        let whole = Span { from: timestamp(self.since)?, until: timestamp(self.until)? };
+    /// Its first and its last day; none if a value is out of range.
+    pub(crate) fn days(&self) -> Option<(Day, Day)> {
+        Some((Day::of(timestamp(self.since)?), Day::of(timestamp(self.until)?)))
+    }
+
+    /// The parts of a row that is not cut at midnight, each with its first day: one of all the days
+    /// before this day and before the last one, and one for each day after. None if a value is out of
+    /// range.
+    pub(crate) fn by_day_from(self, day: Day) -> Option<impl Iterator<Item = (Day, Self)>> {
+        let (from, until) = (timestamp(self.since)?, timestamp(self.until)?);
         let is_range = [Self::SPAN, Self::GAP].contains(&&*self.what);
         // One that is of one moment is not cut.
-        let range = if is_range { whole } else { Span { from: whole.from, until: whole.from } };
+        let until = if is_range { until.max(from) } else { from };
+        let cut = day.min(Day::of(until)).start().max(from);
+        let before = (from < cut).then_some((Day::of(from), Span { from, until: cut }));
         let part = move |(day, part): (Day, Span)| {
             (day, Self { since: micros(part.from), until: micros(part.until), ..self.clone() })
         };
-        Some(by_day(range).map(part))
+        Some(before.into_iter().chain(by_day(Span { from: cut, until })).map(part))
     }
 
     /// The coverage of each host, by name, from rows of any days in any order; none if a value is
