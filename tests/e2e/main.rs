@@ -50,6 +50,7 @@ mod top;
 mod updates;
 mod verify;
 mod vhost;
+mod vhost_user;
 mod watch;
 mod who;
 mod world;

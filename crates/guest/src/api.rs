@@ -16,7 +16,7 @@ use crate::state::{InterfaceInfo, Snapshot};
 /// One device of an interface, as QEMU holds it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, CustomType)]
 pub struct Device {
-    /// `tun`, `macvtap`, `vhost-net` or `vhost-vdpa`.
+    /// `tun`, `macvtap`, `vhost-net`, `vhost-vdpa` or `vhost-user`.
     pub kind: String,
     /// The path that was opened.
     pub path: String,
@@ -38,7 +38,7 @@ pub struct Device {
 pub struct Nic {
     /// Its address, which identifies it.
     pub mac: String,
-    /// `bridge=br0`, `tap=NAME`, `macvtap=LOWER` or `vdpa=NODE`.
+    /// `bridge=br0`, `tap=NAME`, `macvtap=LOWER`, `vdpa=NODE` or `vhostuser=SOCKET`.
     pub backend: String,
     /// The whole SPEC, with the MAC and id that were chosen.
     pub spec: String,
@@ -48,7 +48,8 @@ pub struct Nic {
     pub queues: i64,
     /// Whether QEMU has vhost-net for it.
     pub vhost: bool,
-    /// The host interface behind it; of a vDPA device, its node's name in `/dev`.
+    /// The host interface behind it; of a vDPA device, its node's name in `/dev`; of a vhost-user
+    /// backend, its socket's.
     pub ifname: String,
     /// `held`, `unplugging`, `revoked` or `kept`.
     pub state: String,

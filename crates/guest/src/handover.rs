@@ -10,7 +10,8 @@
 //! | tap of ours | its link, which is gone with the last open file |
 //! | tap of others | its queues, none of which is attached |
 //! | macvtap of ours | its link, which we delete: a copy that is left has nothing behind it |
-//! | macvtap of others, vhost-net | the driver's count of open files, all of which are seen in processes |
+//! | macvtap of others, vhost-net, vDPA | the driver's count of open files, all of which are seen in processes |
+//! | vhost-user socket | QEMU's connection, which the kernel lists as long as anything refers to it |
 //!
 //! Where the kernel keeps no account, the release gets a doubt ([`CloseDoubt`]). So it does where a
 //! link can't be found, and where a tap's link was deleted while the file was open: that file can
@@ -21,20 +22,22 @@
 //! last close. A tap to which somebody else has attached is held.
 
 use std::os::fd::RawFd;
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use taptrail_kernel::proc::{HeldDevice, HiddenFiles, Holders, ProcessId, driver_open_files};
+use taptrail_kernel::unix_sockets::{SocketFile, UnixSockets};
 use taptrail_ledger::InterfaceKey;
-use taptrail_record::{CloseDoubt, DeviceKind, MacAddr};
+use taptrail_record::{CloseDoubt, DeviceKind, MacAddr, socket_path};
 use tracing::warn;
 
 use crate::account::OpenDevice;
 use crate::host::{Host, HostResources};
 use crate::host_link::{HostLink, TapState};
 use crate::open_files::LastClose;
-use crate::qemu_devices::{devices_of, matches};
+use crate::qemu_devices::{connections_of, devices_of, matches};
 
 /// How long to wait until released devices are closed. QEMU closes a netdev's descriptors before it
 /// answers `netdev_del`, and the kernel closes those of a process before its parent can reap it.
@@ -143,6 +146,16 @@ impl ReleaseCheck<'_> {
     /// hidden descriptors.
     pub(crate) fn run(&self, host: &mut Host, counts: &mut OpenFileCounts) -> Vec<Evidence> {
         let end = Instant::now() + self.grace;
+        if self.devices.iter().any(|device| device.device.kind == DeviceKind::VhostUser) {
+            // An interface has one, and no other device.
+            loop {
+                let evidence: Vec<_> = self.devices.iter().map(|device| self.connection(device)).collect();
+                if !evidence.iter().any(|evidence| evidence.is_held()) || Instant::now() >= end {
+                    return evidence;
+                }
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
         let (closes, seen, tap) = loop {
             let (closes, seen, tap) = (self.last_closes(host), self.visible_fds(host), self.tap_state(host));
             let holds = |(index, close): (usize, &Option<LastClose>)| match close {
@@ -245,6 +258,48 @@ impl ReleaseCheck<'_> {
             close => close,
         };
         self.devices.iter().map(last_close).collect()
+    }
+
+    /// The evidence for a vhost-user socket.
+    fn connection(&self, device: &OpenDevice) -> Evidence {
+        let sockets = match UnixSockets::list() {
+            Ok(sockets) => sockets,
+            Err(error) => {
+                warn!("{}: the kernel does not list connections: {error}", device.mac);
+                let fd = device.qemu_fd.filter(|_| self.qemu.is_some());
+                return fd.map_or(Evidence::Doubtful(CloseDoubt::Uncounted), |fd| Evidence::Held(Some(fd)));
+            }
+        };
+        let shown = match self.qemu.map(connections_of).transpose() {
+            Ok(shown) => shown.unwrap_or_default(),
+            Err(error) => {
+                warn!("what QEMU holds can't be seen: {error}");
+                return Evidence::Held(device.qemu_fd);
+            }
+        };
+        let fd = |inode: u64| shown.iter().find(|(_, of)| *of == inode).map(|(fd, _)| *fd);
+        if let Some(inode) = device.connection {
+            return match sockets.exist(inode) {
+                true => Evidence::Held(fd(inode)),
+                false => Evidence::Released(None),
+            };
+        }
+        // It was never seen: any connection to the socket may be it, but for those of other interfaces.
+        let path = Path::new(socket_path(&device.device.path));
+        // Another socket may have taken the path.
+        let files = [SocketFile::at(path), SocketFile::named(path)];
+        let others: Vec<u64> = self.others.iter().filter_map(|other| other.connection).collect();
+        let open = files.iter().flat_map(|file| sockets.connected_to(file));
+        let mut open = open.filter(|inode| !others.contains(inode)).peekable();
+        let half_open =
+            shown.iter().find(|(_, inode)| sockets.is_half_open(*inode) && !others.contains(inode));
+        if open.peek().is_none() && half_open.is_none() {
+            return Evidence::Released(None);
+        }
+        match open.find_map(fd).or(half_open.map(|(fd, _)| *fd)) {
+            Some(fd) => Evidence::Held(Some(fd)),
+            None => Evidence::Doubtful(hidden_or(self.qemu, CloseDoubt::Uncounted)),
+        }
     }
 
     /// The evidence for a tap whose link is gone, and was not seen to be deleted under an open

@@ -394,7 +394,7 @@ impl Host {
                 (links.iter().filter(macvtap).find(named), true)
             }
             Backend::Tap(name) => (links.iter().find(|link| link.name == name.as_str()), false),
-            Backend::Vdpa(_) => (None, false),
+            Backend::Vdpa(_) | Backend::VhostUser(_) => (None, false),
         };
         let Some(link) = found.cloned() else { return Ok(HostResources::default()) };
         if ours {
@@ -538,6 +538,6 @@ pub(crate) fn pinned_mac(spec: &NicSpec, link: &Link, mac: MacAddr) -> Option<Ma
         Backend::Macvtap { .. } => Some(mac),
         // An existing link keeps its MAC; a macvtap's is the guest's.
         Backend::Tap(_) => link.mac,
-        Backend::Vdpa(_) => None,
+        Backend::Vdpa(_) | Backend::VhostUser(_) => None,
     }
 }

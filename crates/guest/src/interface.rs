@@ -16,7 +16,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 use taptrail_kernel::device::{
     Admitted, DEV_NET_TUN, DEV_VHOST_NET, DeviceError, MacvtapRequest, Opening, TapName, TapRequest,
-    VdpaRequest, admit, open_macvtap, open_tap, open_vhost_net, open_vhost_vdpa,
+    VdpaRequest, admit, open_macvtap, open_tap, open_vhost_net, open_vhost_user, open_vhost_vdpa,
 };
 use taptrail_kernel::filter::{FilterError, InterfaceFilter, Rules, filter_hooks};
 use taptrail_kernel::link::{
@@ -38,7 +38,7 @@ use crate::host_link::{HostLink, LinkKind, is_mark, mark};
 use crate::host_side::{Teardown, add_ovs_port, limit_bandwidth};
 use crate::learning::{LearnError, Learning};
 use crate::marked::{MarkedError, MarkedLink};
-use crate::spec::{Backend, NicSpec, VdpaNode, Vhost};
+use crate::spec::{Backend, NicSpec, SocketPath, VdpaNode, Vhost};
 
 /// How long to wait for a macvtap's node: udev makes it asynchronously.
 const NODE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -323,14 +323,16 @@ enum ResolvedBackend {
         index: u32,
     },
     Vdpa(VdpaNode),
+    VhostUser(SocketPath),
 }
 
 impl ResolvedBackend {
-    /// The kind of the link behind it; a vDPA device has none.
+    /// The kind of the link behind it; a vDPA device and a vhost-user backend have none.
     fn link_kind(&self) -> LinkKind {
         match self {
             Self::NewMacvtap { .. } | Self::OldMacvtap { .. } => LinkKind::Macvtap,
-            Self::NewTap { .. } | Self::OvsPort { .. } | Self::OldTap { .. } | Self::Vdpa(_) => LinkKind::Tap,
+            Self::NewTap { .. } | Self::OvsPort { .. } | Self::OldTap { .. } => LinkKind::Tap,
+            Self::Vdpa(_) | Self::VhostUser(_) => LinkKind::Tap,
         }
     }
 }
@@ -430,6 +432,7 @@ impl Host {
             }
             Backend::NewTap => Ok(ResolvedBackend::NewTap { bridge: None }),
             Backend::Vdpa(node) => Ok(ResolvedBackend::Vdpa(node.clone())),
+            Backend::VhostUser(socket) => Ok(ResolvedBackend::VhostUser(socket.clone())),
             Backend::Macvtap { lower, mode } => {
                 let lower = find("Lower link", lower)?;
                 self.is_no_guests(&lower, mac)?;
@@ -596,6 +599,16 @@ impl Host {
                 let admitted = open_vdpa(node, mac, opens)?;
                 return Ok((node.name().clone(), admitted, Vec::new()));
             }
+            ResolvedBackend::VhostUser(socket) => {
+                let opening = open_vhost_user(socket.path());
+                crash_point!("open::opened");
+                let opened = opening.admit(opens).map_err(|source| OpenError::Account { mac, source })?;
+                crash_point!("open::on-record");
+                return match opened {
+                    (admitted, None) => Ok((socket.name().clone(), admitted, Vec::new())),
+                    (_, Some(source)) => Err(OpenError::Device { mac, source }),
+                };
+            }
         };
         let taps = opening.attempts.len();
         let mut vhost_error: Option<DeviceError> = None;
@@ -641,7 +654,8 @@ impl Host {
                 let link = HostLink::found(LinkKind::Macvtap, name.clone(), index, None);
                 resources.link = Some(self.follow(link));
             }
-            ResolvedBackend::NewMacvtap { .. } | ResolvedBackend::Vdpa(_) => {}
+            ResolvedBackend::NewMacvtap { .. } | ResolvedBackend::Vdpa(_) | ResolvedBackend::VhostUser(_) => {
+            }
         }
         self.configure(spec, mac, place, index).map_err(failed)?;
         limit_bandwidth(&mut self.links, spec, index).map_err(failed)?;
@@ -759,7 +773,9 @@ impl Host {
                 Some(mtu) => self.links.configure(index, &Change { mtu: Some(mtu), ..Change::default() }),
                 None => Ok(()),
             },
-            ResolvedBackend::NewMacvtap { .. } | ResolvedBackend::Vdpa(_) => Ok(()),
+            ResolvedBackend::NewMacvtap { .. } | ResolvedBackend::Vdpa(_) | ResolvedBackend::VhostUser(_) => {
+                Ok(())
+            }
         }
     }
 }

@@ -79,7 +79,7 @@ pub mod xml;
 pub use account::{AccountError, AuditMode};
 pub use callers::{CallerError, caller};
 pub use client::{Client, ClientError, statuses};
-pub use driver::{AdoptError, AdoptOptions, Ended, StartError, StartOptions};
+pub use driver::{AdoptError, AdoptOptions, Ended, StartError, StartOptions, UnsharedMemory};
 pub use duration::{DurationError, duration};
 pub use environment::{EnvironmentError, environment};
 pub use host::LeftOverError;

@@ -2,31 +2,82 @@
 //!
 //! While we hold a descriptor too, kcmp(2) proves that QEMU's is the same open file. Afterwards
 //! `/proc` shows what QEMU holds; what it does not show need not be released (`handover.rs`).
+//!
+//! A vhost-user socket is no device that is passed: QEMU makes the connection, and the kernel's list
+//! of connections shows that it goes to the socket that was recorded.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 
 use taptrail_kernel::device::Admitted;
-use taptrail_kernel::proc::{HeldDevice, Holders, ProcessId, same_file};
+use taptrail_kernel::proc::{HeldDevice, Holders, ProcessId, is_gone, same_file};
+use taptrail_kernel::unix_sockets::{SocketFile, UnixSockets, sockets_of};
 
 use crate::account::OpenDevice;
 
-/// The descriptor number under which `qemu` holds each of `ours`, by kcmp(2); `None` where it does
-/// not.
-pub(crate) fn find(qemu: &ProcessId, ours: &[Admitted]) -> io::Result<Vec<Option<RawFd>>> {
+/// QEMU's descriptor of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FoundDescriptor {
+    pub(crate) fd: RawFd,
+    /// Of a vhost-user socket: the inode of the connection.
+    pub(crate) connection: Option<u64>,
+}
+
+impl OpenDevice {
+    /// QEMU was seen to hold it.
+    pub(crate) fn is_found(&mut self, found: FoundDescriptor) {
+        self.qemu_fd = Some(found.fd);
+        self.connection = found.connection;
+    }
+}
+
+/// The descriptor under which `qemu` holds each of `ours`, by kcmp(2), or, of a vhost-user socket, its
+/// connection to that very socket, by the kernel's list of connections; `None` where it does not.
+/// `others`: the connections of other interfaces.
+pub(crate) fn find(
+    qemu: &ProcessId,
+    ours: &[Admitted],
+    others: &[u64],
+) -> io::Result<Vec<Option<FoundDescriptor>>> {
     let held = devices_of(qemu)?;
     let own = std::process::id();
     ours.iter()
         .map(|device| {
+            if let Some(file) = device.socket_file()? {
+                return find_connection(qemu, &file, others);
+            }
             let facts = device.facts();
             for (thread, candidate) in held.iter().filter(|(_, held)| Some(held.rdev) == facts.rdev) {
                 if same_file(own, device.as_fd().as_raw_fd(), *thread, candidate.fd)? {
-                    return Ok(Some(candidate.fd));
+                    return Ok(Some(FoundDescriptor { fd: candidate.fd, connection: None }));
                 }
             }
             Ok(None)
         })
         .collect()
+}
+
+/// QEMU's connection to the listener on a socket, unless it is one of `others`.
+pub(crate) fn find_connection(
+    qemu: &ProcessId,
+    file: &SocketFile,
+    others: &[u64],
+) -> io::Result<Option<FoundDescriptor>> {
+    let held = connections_of(qemu)?;
+    let sockets = UnixSockets::list()?;
+    let found = sockets.connected_to(file).filter(|inode| !others.contains(inode)).find_map(|inode| {
+        let (fd, _) = held.iter().find(|(_, held)| *held == inode)?;
+        Some(FoundDescriptor { fd: *fd, connection: Some(inode) })
+    });
+    Ok(found)
+}
+
+/// The sockets of a process, with their inodes. A process that has ended holds nothing.
+pub(crate) fn connections_of(process: &ProcessId) -> io::Result<Vec<(RawFd, u64)>> {
+    match sockets_of(process.pid) {
+        Err(error) if is_gone(&error) => Ok(Vec::new()),
+        other => other,
+    }
 }
 
 /// The raw network devices that QEMU holds besides `known`.

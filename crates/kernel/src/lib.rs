@@ -15,6 +15,7 @@
 //! - [`ovs`]: ports of Open vSwitch.
 //! - [`clock`]: whether the system's clock is synchronised.
 //! - [`packet`]: sockets that see the frames by which addresses are learnt.
+//! - [`unix_sockets`]: Unix sockets, and the files to which they are connected.
 //! - [`changes`]: notifications of changes of links and filters by other programs.
 
 #![allow(unsafe_code)]
@@ -36,6 +37,7 @@ pub mod script;
 mod socket_filter;
 mod sysfs;
 mod timeout;
+pub mod unix_sockets;
 
 pub use program::ProgramError;
 pub use timeout::poll_timeout;

@@ -41,7 +41,7 @@ pub struct LiveDevice {
     /// The descriptor's number in QEMU, if it was seen there.
     pub qemu_fd: Option<i32>,
     /// Where a watcher last saw the interface behind it: the inode of its network namespace, and
-    /// its ifindex.
+    /// its ifindex; for a vhost-user socket of taptrail's own, that of QEMU's connection and its inode.
     pub netns_ifindex: Option<(u64, u32)>,
 }
 

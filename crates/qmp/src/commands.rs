@@ -1,6 +1,8 @@
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
+use taptrail_kernel::device::Admitted;
 
 use crate::descriptors::check_name;
 use crate::error::{QmpError, excerpt};
@@ -65,6 +67,17 @@ pub struct NetdevVdpa {
     pub queues: u16,
 }
 
+/// A `vhost-user` netdev on a connection that [`Monitor::connect_vhost_user`] has made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetdevVhostUser {
+    /// Its id, as that of a [`NetdevTap`].
+    pub id: String,
+    /// The connection's id.
+    pub chardev: String,
+    /// Pairs of queues (`queues`).
+    pub queues: u16,
+}
+
 /// The machine that a guest has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Machine {
@@ -113,6 +126,92 @@ impl Monitor {
             arguments["queues"] = vdpa.queues.into();
         }
         self.execute(COMMAND, arguments, timeout).map(drop)
+    }
+
+    /// Has QEMU connect to the backend that listens on a recorded socket, by the socket's path.
+    ///
+    /// QEMU takes no connection that was made for it: on one that it gets as a descriptor it can't
+    /// pass descriptors itself, which vhost-user needs.
+    ///
+    /// # Errors
+    ///
+    /// [`QmpError::Refused`] if nothing listens, or QEMU's user may not connect;
+    /// [`QmpError::BadArguments`] for another device than such a socket; others as for every
+    /// operation.
+    pub fn connect_vhost_user(
+        &mut self,
+        id: &str,
+        socket: &Admitted,
+        timeout: Duration,
+    ) -> Result<(), QmpError> {
+        const COMMAND: &str = "chardev-add";
+        let Some(path) = socket.socket_path().and_then(Path::to_str) else {
+            let why = format!("{} is no vhost-user socket", socket.facts().path.display());
+            return Err(QmpError::BadArguments { command: COMMAND.to_owned(), why });
+        };
+        let address = json!({ "type": "unix", "data": { "path": path } });
+        let backend = json!({ "type": "socket", "data": { "addr": address, "server": false } });
+        self.execute(COMMAND, json!({ "id": id, "backend": backend }), timeout).map(drop)
+    }
+
+    /// Closes a connection that no netdev uses. A netdev closes its own when it is removed.
+    ///
+    /// # Errors
+    ///
+    /// [`QmpError::Refused`] if there is none, or it is in use; others as for every operation.
+    pub fn chardev_remove(&mut self, id: &str, timeout: Duration) -> Result<(), QmpError> {
+        self.execute("chardev-remove", json!({ "id": id }), timeout).map(drop)
+    }
+
+    /// Creates a netdev on a connection to a vhost-user backend.
+    ///
+    /// QEMU waits for the backend's answers, for ever if it gives none.
+    ///
+    /// # Errors
+    ///
+    /// As for every operation.
+    pub fn netdev_add_vhost_user(
+        &mut self,
+        netdev: &NetdevVhostUser,
+        timeout: Duration,
+    ) -> Result<(), QmpError> {
+        let mut arguments = json!({ "type": "vhost-user", "id": netdev.id, "chardev": netdev.chardev });
+        if netdev.queues > 1 {
+            arguments["queues"] = netdev.queues.into();
+        }
+        self.execute("netdev_add", arguments, timeout).map(drop)
+    }
+
+    /// The ids of the objects of the guest's memory that no other process can map, as a vhost-user
+    /// backend has to; none if all can be mapped.
+    ///
+    /// # Errors
+    ///
+    /// As for every operation.
+    pub fn unshared_memory(&mut self, timeout: Duration) -> Result<Vec<String>, QmpError> {
+        let objects = self.execute("qom-list", json!({ "path": "/objects" }), timeout)?;
+        // Shared or not, it has no file.
+        let is_anonymous = |id: &Value| {
+            objects.as_array().into_iter().flatten().any(|object| {
+                object.get("name") == Some(id)
+                    && object.get("type").and_then(Value::as_str) == Some("child<memory-backend-ram>")
+            })
+        };
+        let value = self.execute("query-memdev", Value::Null, timeout)?;
+        let Some(all) = value.as_array() else { return Err(self.unexpected("a list of memory", &value)) };
+        let is_shared = |memory: &&Value| {
+            memory.get("share").and_then(Value::as_bool) == Some(true)
+                && !memory.get("id").is_some_and(is_anonymous)
+        };
+        let id = |memory: &Value| {
+            let id = memory.get("id").and_then(Value::as_str).unwrap_or("?");
+            crate::error::escape_text(id)
+        };
+        match all.len() {
+            // The memory of a machine that has no object for it.
+            0 => Ok(vec!["?".to_owned()]),
+            _ => Ok(all.iter().filter(|memory| !is_shared(memory)).map(id).collect()),
+        }
     }
 
     /// Removes a netdev and closes its descriptors, even while a NIC uses it.

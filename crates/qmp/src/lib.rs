@@ -37,7 +37,7 @@ mod version;
 mod wait;
 mod wire;
 
-pub use commands::{NetdevTap, NetdevVdpa, RunStatus};
+pub use commands::{NetdevTap, NetdevVdpa, NetdevVhostUser, RunStatus};
 pub use error::{ErrorClass, QmpError};
 pub use event::{Event, MAX_QUEUED_BYTES, MAX_QUEUED_EVENTS};
 pub use monitor::Monitor;

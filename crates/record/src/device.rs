@@ -17,6 +17,9 @@ pub enum DeviceKind {
     VhostNet,
     /// A vDPA device, `/dev/vhost-vdpa-N`: a NIC, or a part of one, that does virtio itself.
     VhostVdpa,
+    /// A connection to a vhost-user backend, another process of the host: a Unix stream socket. It has
+    /// no device number; its path is [`SOCKET_PREFIX`] and the path to which it is connected.
+    VhostUser,
     /// The record's path and number do not show the kind.
     Unknown,
 }
@@ -32,6 +35,7 @@ crate::word_table! {
         Macvtap = "macvtap",
         VhostNet = "vhost-net",
         VhostVdpa = "vhost-vdpa",
+        VhostUser = "vhost-user",
         Unknown = "unknown",
     }
 }
@@ -54,8 +58,8 @@ pub struct Device {
     pub path: CompactString,
     /// The device number, if the record has it.
     pub rdev: Option<Rdev>,
-    /// The interface behind it (`vnet0`, `macvtap0`); none for vhost-net, for a vDPA device and for a
-    /// failed open.
+    /// The interface behind it (`vnet0`, `macvtap0`); none for vhost-net, for vDPA, for vhost-user and
+    /// for a failed open.
     pub dev: Option<CompactString>,
 }
 
@@ -64,11 +68,20 @@ impl Device {
     ///
     /// The number takes precedence, because paths can be custom. The numbers of macvtaps and vDPA
     /// devices are assigned at run time, so they are recognised by the path: `/dev/tapN` or a bare
-    /// interface name, and `/dev/vhost-vdpa-N`.
+    /// interface name, and `/dev/vhost-vdpa-N`. A vhost-user socket is recognised by its prefix.
     pub fn new(path: impl Into<CompactString>, rdev: Option<Rdev>, dev: Option<CompactString>) -> Self {
         let path = path.into();
         Self { kind: DeviceKind::of(&path, rdev), path, rdev, dev }
     }
+}
+
+/// What precedes the path of a socket where the path of a device's node would stand: no path of an
+/// open(2) of a device, and no interface, begins so.
+pub const SOCKET_PREFIX: &str = "unix:";
+
+/// The path of a vhost-user backend's socket in a [`Device::path`]; another device's is as it is.
+pub fn socket_path(path: &str) -> &str {
+    path.strip_prefix(SOCKET_PREFIX).unwrap_or(path)
 }
 
 impl DeviceKind {
@@ -79,6 +92,7 @@ impl DeviceKind {
             (Some(Rdev::VHOST_NET), _) | (None, "/dev/vhost-net") => Self::VhostNet,
             (_, path) if is_macvtap_node(path.as_bytes()) => Self::Macvtap,
             (_, path) if is_vdpa_node(path.as_bytes()) => Self::VhostVdpa,
+            (None, path) if path.starts_with(SOCKET_PREFIX) => Self::VhostUser,
             // libvirt asked for the number of a file with the interface's name in its own working
             // directory: the number, if there was such a file, says nothing of the macvtap.
             (_, name) if name != "?" && IfName::is_valid(name) => Self::Macvtap,
@@ -125,6 +139,9 @@ mod tests {
             ("/dev/vhost-vdpa-0", Some(Rdev::VHOST_NET), DeviceKind::VhostNet),
             ("/dev/vhost-vdpa-", None, DeviceKind::Unknown),
             ("/dev/tapestry", None, DeviceKind::Unknown),
+            ("unix:/run/vhost0.sock", None, DeviceKind::VhostUser),
+            ("unix:/run/vhost0.sock", Some(Rdev::TUN), DeviceKind::Tun),
+            ("/run/vhost0.sock", None, DeviceKind::Unknown),
             ("?", None, DeviceKind::Unknown),
             ("", None, DeviceKind::Unknown),
         ] {

@@ -86,7 +86,7 @@ pub use bridge_open::BridgeOpen;
 pub use claim::parse_claim;
 pub use close_doubt::CloseDoubt;
 pub use denial::Denial;
-pub use device::{Device, DeviceKind};
+pub use device::{Device, DeviceKind, SOCKET_PREFIX, socket_path};
 pub use error::ParseError;
 pub use fields::encode_fields;
 pub use foreign::foreign;

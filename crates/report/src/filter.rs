@@ -2,7 +2,7 @@ use std::convert::Infallible;
 use std::str::FromStr;
 
 use jiff::Timestamp;
-use taptrail_record::{Device, DeviceKind, GuestId, IfName, MacAddr, Rdev};
+use taptrail_record::{Device, DeviceKind, GuestId, IfName, MacAddr, Rdev, socket_path};
 use taptrail_trail::{
     BridgeTap, Doubt, Finding, FindingKind, GuestRun, Holding, RunState, Severity, State, is_same_host,
 };
@@ -222,7 +222,7 @@ impl DeviceFilter {
     pub fn matches(&self, device: &Device) -> bool {
         match self {
             Self::Kind(kind) => device.kind == *kind,
-            Self::Path(path) => device.path == *path,
+            Self::Path(path) => socket_path(&device.path) == path,
             Self::Number(number) => device.rdev == Some(*number),
             // libvirt's records have a macvtap's interface name as its path.
             Self::Interface(name) => {
@@ -236,7 +236,7 @@ impl DeviceFilter {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "'{0}' names no device: a path (/dev/tap7), an interface (vnet0), a number (0A:C8), tun, macvtap, \
-     vhost-net or vhost-vdpa is needed"
+     vhost-net, vhost-vdpa or vhost-user is needed"
 )]
 pub struct DeviceFilterError(String);
 
@@ -247,8 +247,8 @@ impl FromStr for DeviceFilter {
         let known = DeviceKind::ALL.iter().filter(|kind| **kind != DeviceKind::Unknown);
         if let Some(kind) = known.copied().find(|kind| kind.as_str() == text) {
             Ok(Self::Kind(kind))
-        } else if text.starts_with('/') {
-            Ok(Self::Path(text.to_owned()))
+        } else if socket_path(text).starts_with('/') {
+            Ok(Self::Path(socket_path(text).to_owned()))
         } else if let Ok(number) = text.parse() {
             Ok(Self::Number(number))
         } else if let Ok(name) = text.parse() {

@@ -24,8 +24,8 @@ pub struct Subject {
 pub enum SubjectError {
     /// It names nothing.
     #[error(
-        "'{0}' names nothing: a MAC, a device (/dev/tap7, vnet0, 0A:C8, tun, macvtap, vhost-net, vhost-vdpa), \
-         or a guest's name or UUID is needed"
+        "'{0}' names nothing: a MAC, a device (/dev/tap7, vnet0, 0A:C8, tun, macvtap, vhost-net, vhost-vdpa, \
+         vhost-user), or a guest's name or UUID is needed"
     )]
     Nothing(String),
     /// It is written as a MAC and is none. That no record has it would be no answer.

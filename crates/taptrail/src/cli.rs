@@ -291,7 +291,7 @@ pub(crate) struct Prune {
 }
 
 const SPEC_HELP: &str = "An interface: bridge=BR | tap=NAME | new-tap=on | macvtap=LOWER[,mode=bridge|vepa|private|passthru] | \
-vdpa=/dev/vhost-vdpa-N, and mac= model= queues= vhost=on|off|auto mtu= ifname= filter=clean-traffic ip=ADDRESS isolated=on vlan= trunk= \
+vdpa=/dev/vhost-vdpa-N | vhostuser=SOCKET, and mac= model= queues= vhost=on|off|auto mtu= ifname= filter=clean-traffic ip=ADDRESS isolated=on vlan= trunk= \
 ovs=on inbound= outbound= script= id= and more: taptrail-nic-spec(7)";
 
 /// The options that a guest file replaces. Not `nft`: an environment variable may set it for all

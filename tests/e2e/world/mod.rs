@@ -16,6 +16,7 @@ pub(crate) mod qmp;
 pub(crate) mod systemd;
 pub(crate) mod tls;
 pub(crate) mod vdpa;
+pub(crate) mod vhost_user;
 
 pub(crate) use self::owned_child::OwnedChild;
 

@@ -71,7 +71,7 @@ impl Devices {
             }
             DeviceKind::Macvtap => open(&self.node()),
             DeviceKind::VhostNet => open(Path::new("/dev/vhost-net")),
-            DeviceKind::VhostVdpa | DeviceKind::Unknown => unreachable!(),
+            DeviceKind::VhostVdpa | DeviceKind::VhostUser | DeviceKind::Unknown => unreachable!(),
         }
     }
 
@@ -80,7 +80,7 @@ impl Devices {
             DeviceKind::Tun => Rdev::TUN,
             DeviceKind::VhostNet => Rdev::VHOST_NET,
             DeviceKind::Macvtap => self.macvtap,
-            DeviceKind::VhostVdpa | DeviceKind::Unknown => unreachable!(),
+            DeviceKind::VhostVdpa | DeviceKind::VhostUser | DeviceKind::Unknown => unreachable!(),
         }
     }
 }

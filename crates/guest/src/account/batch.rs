@@ -1,6 +1,7 @@
 use jiff::Timestamp;
 use std::os::fd::RawFd;
 
+use taptrail_kernel::proc::network_namespace;
 use taptrail_ledger::{
     DeviceKey, GuestKey, InterfaceKey, LedgerError, MovedKeys, PendingRecord, StepKey, Tx,
 };
@@ -11,10 +12,20 @@ use super::{Account, OpenDevice};
 /// The change of the ledger that belongs to a record.
 #[derive(Debug, Clone)]
 pub(super) enum Change {
-    /// QEMU holds these devices, under these descriptor numbers.
-    Granted(Vec<(DeviceKey, Option<RawFd>)>),
+    /// QEMU holds these devices.
+    Granted(Vec<GrantedDevice>),
     /// The device is closed; at this time, where the kernel reported its last close.
     Closed(DeviceKey, Option<Timestamp>),
+}
+
+/// A device that QEMU was seen to hold.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct GrantedDevice {
+    key: DeviceKey,
+    /// The descriptor's number in QEMU.
+    fd: Option<RawFd>,
+    /// Of a vhost-user socket: the network namespace and the inode of its connection.
+    connection: Option<(u64, u32)>,
 }
 
 impl Change {
@@ -53,7 +64,15 @@ impl LedgerBatch {
         record: Record,
         devices: impl IntoIterator<Item = &'a OpenDevice>,
     ) -> Self {
-        let granted = devices.into_iter().map(|device| (device.key, device.qemu_fd)).collect();
+        let granted = devices.into_iter().map(|device| GrantedDevice {
+            key: device.key,
+            fd: device.qemu_fd,
+            connection: device.connection.and_then(|inode| {
+                // An inode of a socket is an `unsigned int` (the kernel's get_next_ino()).
+                Some((network_namespace().ok()?, u32::try_from(inode).ok()?))
+            }),
+        });
+        let granted = granted.collect();
         self.records.push((record, Some(Change::Granted(granted))));
         self
     }
@@ -175,12 +194,12 @@ impl LoggedBatch {
             let key = tx.record(guest, &row.as_new())?;
             match change {
                 Some(Change::Granted(devices)) => {
-                    for (device, fd) in devices {
-                        tx.device_granted(
-                            moves.iter().fold(*device, |key, moved| moved.device(key)),
-                            key,
-                            *fd,
-                        )?;
+                    for device in devices {
+                        let of = moves.iter().fold(device.key, |key, moved| moved.device(key));
+                        tx.device_granted(of, key, device.fd)?;
+                        if let Some(connection) = device.connection {
+                            tx.device_located(of, connection)?;
+                        }
                     }
                 }
                 Some(Change::Closed(device, _)) => {

@@ -3,6 +3,7 @@ use std::io::ErrorKind;
 use jiff::Timestamp;
 use taptrail_kernel::proc::ProcessId;
 use taptrail_ledger::{Guest, Ledger, LedgerError, LiveInterface, LiveStep, Process};
+use taptrail_record::DeviceKind;
 
 use super::{Account, AccountError, OpenDevice};
 use crate::run_dir::Dirs;
@@ -67,12 +68,15 @@ impl Account {
         let (netns, paused) = self.ledger.netns_and_paused(self.key)?;
         let (mut granted, mut opened) = (Vec::new(), Vec::new());
         for live in self.ledger.live_devices(self.key)? {
+            let connection = live.netns_ifindex.map(|(_, inode)| u64::from(inode));
+            let connection = connection.filter(|_| live.device.kind == DeviceKind::VhostUser);
             let device = OpenDevice {
                 key: live.key,
                 mac: live.mac,
                 device: live.device,
                 queue: live.queue,
                 qemu_fd: live.qemu_fd,
+                connection,
                 file: None,
                 closed_at: None,
                 doubt: None,

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use taptrail_bpf::FileId;
 use taptrail_kernel::device::{OpenFacts, OpenRecorder};
 use taptrail_ledger::{DeviceKey, NewDevice, Step, StepKey};
-use taptrail_record::{CloseDoubt, Device, Event, MacAddr, Outcome, Requester};
+use taptrail_record::{CloseDoubt, Device, DeviceKind, Event, MacAddr, Outcome, Requester, SOCKET_PREFIX};
 
 use super::{Account, AccountError, LedgerBatch};
 
@@ -17,6 +17,8 @@ pub(crate) struct OpenDevice {
     pub(crate) queue: u32,
     /// Its descriptor number in QEMU, once it was found there.
     pub(crate) qemu_fd: Option<RawFd>,
+    /// Of a vhost-user socket: the inode of QEMU's connection, once it was found there.
+    pub(crate) connection: Option<u64>,
     /// Its open file, where the kernel reports its last close.
     pub(crate) file: Option<FileId>,
     /// Once it is closed: when the kernel saw its last close.
@@ -93,6 +95,7 @@ impl OpenRecorder for Opens<'_> {
                         device,
                         queue: facts.queue,
                         qemu_fd: None,
+                        connection: None,
                         file: None,
                         closed_at: None,
                         doubt: None,
@@ -128,9 +131,14 @@ impl OpenRecorder for Opens<'_> {
 }
 
 fn device(facts: &OpenFacts) -> Device {
+    let path = facts.path.to_string_lossy();
+    let path = match facts.kind {
+        DeviceKind::VhostUser => format!("{SOCKET_PREFIX}{path}").into(),
+        _ => path.into(),
+    };
     Device {
         kind: facts.kind,
-        path: facts.path.to_string_lossy().into(),
+        path,
         rdev: facts.rdev,
         dev: facts.dev.as_ref().map(|dev| dev.as_str().into()),
     }

@@ -248,6 +248,9 @@ impl Driver {
             let _ = self.qemu.monitor.device_del(id, MONITOR_TIMEOUT);
         }
         let _ = self.delete_netdev(spec, id, MONITOR_TIMEOUT);
+        if let Backend::VhostUser(_) = spec.backend {
+            let _ = self.qemu.monitor.chardev_remove(&netdev_id(id), MONITOR_TIMEOUT);
+        }
         for number in 0..2 * usize::from(spec.queues.get()) {
             let _ = self.qemu.monitor.closefd(&descriptor_name(id, number), MONITOR_TIMEOUT);
         }
@@ -395,6 +398,7 @@ impl Driver {
         let RecordedInterface { row, spec, nic, .. } = record;
         let node = match &spec.backend {
             Backend::Vdpa(node) => Some(node.name().as_str()),
+            Backend::VhostUser(socket) => Some(socket.name().as_str()),
             _ => None,
         };
         let name = row.ifname.as_deref().or(node).unwrap_or("none");

@@ -5,19 +5,19 @@ use std::time::{Duration, Instant};
 use serde_json::{Map, Value};
 use taptrail_kernel::device::Admitted;
 use taptrail_ledger::StepKey;
-use taptrail_qmp::{NetdevTap, NetdevVdpa, QmpError};
+use taptrail_qmp::{NetdevTap, NetdevVdpa, NetdevVhostUser, QmpError};
 use taptrail_record::{DeviceKind, Event, MacAddr, Outcome, Requester};
 use tracing::{info, warn};
 
 use super::names::{descriptor_name, free_id, free_mac, netdev_id};
 use super::release::{failed_attach, state_after};
 use super::start::granted;
-use super::{AttachedInterface, Driver, MONITOR_TIMEOUT, log_error};
+use super::{AttachedInterface, Driver, MONITOR_TIMEOUT, UnsharedMemory, log_error};
 use crate::account::{AccountError, LedgerBatch};
 use crate::handover::{self, CheckedDevices, Evidence, OpenFileCounts, ReleaseCheck};
 use crate::interface::{Interface, Opened};
 use crate::qemu::device_properties;
-use crate::qemu_devices;
+use crate::qemu_devices::{self, FoundDescriptor};
 use crate::request::Failure;
 use crate::spec::{Backend, NicSpec};
 use crate::state::InterfaceInfo;
@@ -42,6 +42,7 @@ enum HandOverError {
 #[derive(Debug, Default)]
 struct HandedOver {
     names: Vec<String>,
+    chardev: bool,
     netdev: bool,
     nic: bool,
     /// QEMU did not answer a command, and may still carry it out.
@@ -58,6 +59,13 @@ impl Driver {
         self.check_devices();
         let (spec, mac, id) = self.complete_spec(spec)?;
         let port = if spec.has_place() { None } else { self.port()? };
+        if let Backend::VhostUser(_) = spec.backend {
+            let unshared = self.qemu.monitor.unshared_memory(MONITOR_TIMEOUT);
+            let unshared = unshared.map_err(|error| Failure::Failed(crate::chain(&error)))?;
+            if let Some(error) = UnsharedMemory::of(mac, unshared) {
+                return Err(Failure::Refused(error.to_string()));
+            }
+        }
         self.account.ready().map_err(|error| Failure::Refused(crate::chain(&error)))?;
         let opened = match self.host.open_interface(spec, mac, id, &mut self.account, requester) {
             Ok(opened) => opened,
@@ -172,6 +180,11 @@ impl Driver {
         let mut fds = Vec::new();
         let mut vhost_fds = Vec::new();
         for (index, device) in admitted.iter().enumerate() {
+            if device.socket_path().is_some() {
+                handed_over.chardev = true;
+                self.qemu.monitor.connect_vhost_user(&netdev, device, MONITOR_TIMEOUT)?;
+                continue;
+            }
             let name = descriptor_name(&interface.id, index);
             handed_over.names.push(name.clone());
             self.qemu.monitor.getfd(&name, device, MONITOR_TIMEOUT)?;
@@ -188,6 +201,11 @@ impl Driver {
                 let fd = std::mem::take(fd);
                 let queues = interface.spec.queues.get();
                 monitor.netdev_add_vdpa(&NetdevVdpa { id, fd, queues }, MONITOR_TIMEOUT)?;
+            }
+            (Backend::VhostUser(_), _) => {
+                let queues = interface.spec.queues.get();
+                let netdev = NetdevVhostUser { chardev: id.clone(), id, queues };
+                monitor.netdev_add_vhost_user(&netdev, MONITOR_TIMEOUT)?;
             }
             _ => {
                 let send_buffer = interface.spec.host.send_buffer;
@@ -221,14 +239,20 @@ impl Driver {
 
     /// Verifies that QEMU holds each descriptor.
     fn verify_held(&mut self, interface: &mut Interface, admitted: &[Admitted]) -> Result<(), HandOverError> {
-        let found = qemu_devices::find(&self.qemu.id, admitted).map_err(HandOverError::Look)?;
-        for (device, fd) in interface.devices.iter_mut().zip(found) {
-            if fd.is_none() {
-                return Err(HandOverError::NotHeld { path: device.device.path.to_string() });
+        let found = qemu_devices::find(&self.qemu.id, admitted, &self.connections());
+        for (device, found) in interface.devices.iter_mut().zip(found.map_err(HandOverError::Look)?) {
+            match found {
+                Some(found) => device.is_found(found),
+                None => return Err(HandOverError::NotHeld { path: device.device.path.to_string() }),
             }
-            device.qemu_fd = fd;
         }
         Ok(())
+    }
+
+    /// QEMU's connections to vhost-user backends.
+    fn connections(&self) -> Vec<u64> {
+        let devices = self.interfaces.iter().flat_map(|attached| &attached.interface.devices);
+        devices.filter_map(|device| device.connection).collect()
     }
 
     fn post_attach(
@@ -271,6 +295,10 @@ impl Driver {
         }
         if handed_over.netdev {
             heard(self.delete_netdev(&interface.spec, &interface.id, patience));
+        }
+        if handed_over.chardev {
+            // Removed with the netdev, if there was one.
+            heard(self.qemu.monitor.chardev_remove(&netdev_id(&interface.id), patience));
         }
         for name in &handed_over.names {
             heard(self.qemu.monitor.closefd(name, patience));
@@ -324,7 +352,7 @@ impl Driver {
         let end = Instant::now() + handover::RELEASE_GRACE;
         // While we hold copies, kcmp(2) identifies QEMU's descriptors, whatever their numbers.
         let found = loop {
-            match qemu_devices::find(&self.qemu.id, &admitted) {
+            match qemu_devices::find(&self.qemu.id, &admitted, &self.connections()) {
                 Ok(found) if Instant::now() >= end || found.iter().all(Option::is_none) => break found,
                 Ok(_) => std::thread::sleep(Duration::from_millis(1)),
                 // We may be out of descriptors; closing our copies frees some.
@@ -348,10 +376,13 @@ impl Driver {
             grace: end.saturating_duration_since(Instant::now()),
         };
         let shown = release.run(&mut self.host, &mut OpenFileCounts::default());
-        let worst = |(shown, found): (Evidence, Option<i32>)| match (shown, found) {
-            (Evidence::Held(None) | Evidence::Doubtful(_), Some(fd)) => Evidence::Held(Some(fd)),
+        let connects = matches!(interface.spec.backend, Backend::VhostUser(_));
+        let worst = |(shown, found): (Evidence, Option<FoundDescriptor>)| match (shown, found) {
+            (Evidence::Held(None) | Evidence::Doubtful(_), Some(found)) => Evidence::Held(Some(found.fd)),
             // The descriptor may be in flight to QEMU: without proof it does not count as released.
             (Evidence::Doubtful(_), None) if in_flight => Evidence::Held(None),
+            // QEMU may connect still.
+            (Evidence::Released(_), None) if in_flight && connects => Evidence::Held(None),
             (shown, _) => shown,
         };
         shown.into_iter().zip(found).map(worst).collect()

@@ -15,6 +15,7 @@ use super::release::ReleaseKind;
 use super::{Driver, MONITOR_TIMEOUT, Pending, PlugState, UnplugFailure, log_error, log_if_client_gone};
 use crate::account::LedgerBatch;
 use crate::request::{Failure, Reply};
+use crate::spec::Backend;
 use crate::state::InterfaceInfo;
 
 impl Driver {
@@ -54,8 +55,12 @@ impl Driver {
     pub(super) fn revoke(&mut self, mac: MacAddr, requester: Option<Requester>, reply: Reply<InterfaceInfo>) {
         match self.holder(mac) {
             Some(index) if self.interfaces[index].waits_for_unplug() => {
+                let what = match self.interfaces[index].interface.spec.backend {
+                    Backend::VhostUser(_) => "vhost-user connection",
+                    _ => "vDPA device",
+                };
                 log_if_client_gone(reply.send(Err(Failure::Refused(format!(
-                    "QEMU can't close the vDPA device of {mac} while the guest has the NIC: detach it without --force, or stop the guest"
+                    "QEMU can't close the {what} of {mac} while the guest has the NIC: detach it without --force, or stop the guest"
                 )))));
             }
             Some(index) => self.take(index, true, requester, reply),

@@ -12,6 +12,24 @@ use crate::interface::OpenError;
 use crate::qemu::NoSuchBus;
 use crate::spec::SpecError;
 
+/// The guest's memory is no file that a vhost-user backend can map.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "The vhost-user backend of {mac} can't reach the guest's memory: '{memory}' is not shared; start QEMU with `-object memory-backend-memfd,id=mem,size=SIZE,share=on -machine memory-backend=mem`, SIZE as with -m"
+)]
+pub struct UnsharedMemory {
+    mac: MacAddr,
+    /// The id of the object that is not shared.
+    memory: String,
+}
+
+impl UnsharedMemory {
+    /// The error for these objects; none without any.
+    pub(super) fn of(mac: MacAddr, unshared: Vec<String>) -> Option<Self> {
+        unshared.into_iter().next().map(|memory| Self { mac, memory })
+    }
+}
+
 /// A guest did not start; everything was rolled back.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -53,6 +71,9 @@ pub enum StartError {
     /// QEMU's descriptors can't be read.
     #[error("QEMU's descriptors can't be read")]
     Look(#[source] io::Error),
+    /// A vhost-user backend could not reach the guest's memory.
+    #[error(transparent)]
+    Memory(#[from] UnsharedMemory),
     /// QEMU does not hold a device that was passed to it.
     #[error("QEMU doesn't hold {path} of interface {mac}")]
     NotHeld {

@@ -60,7 +60,7 @@ use crate::request::{Failure, Inbox, OnTimeout, Reply, Request};
 use crate::state::{GuestState, InterfaceInfo};
 
 pub(crate) use adopt::{check_callers, orphan};
-pub use error::{AdoptError, StartError};
+pub use error::{AdoptError, StartError, UnsharedMemory};
 pub use options::{AdoptOptions, StartOptions};
 pub(crate) use qemu::kill_process;
 pub(crate) use release::ReleaseKind;

@@ -28,7 +28,7 @@ pub(super) fn free_mac(taken: impl Fn(MacAddr) -> bool) -> io::Result<MacAddr> {
     }
 }
 
-/// The id of an interface's netdev in QEMU.
+/// The id of an interface's netdev in QEMU, and of its connection to a vhost-user backend.
 pub(super) fn netdev_id(id: &str) -> String {
     format!("host-{id}")
 }

@@ -21,8 +21,9 @@ use super::{Driver, MONITOR_TIMEOUT, PlugState, log_error};
 use crate::account::{Account, LedgerBatch};
 use crate::handover::{self, CheckedDevices, Evidence, OpenFileCounts, ReleaseCheck};
 use crate::host_link::{HostLink, LinkLocation};
+use crate::interface::Interface;
 use crate::request::Failure;
-use crate::spec::NicSpec;
+use crate::spec::{Backend, NicSpec};
 use crate::state::InterfaceInfo;
 
 /// What a [`Step::Release`] is about, as its detail in the ledger has it.
@@ -189,7 +190,13 @@ impl Driver {
                 }
             }
         }
-        self.qemu.monitor.netdev_del(&netdev_id(&id), MONITOR_TIMEOUT).err()
+        let refused = self.qemu.monitor.netdev_del(&netdev_id(&id), MONITOR_TIMEOUT).err();
+        if refused.is_some() && matches!(self.interfaces[index].interface.spec.backend, Backend::VhostUser(_))
+        {
+            // After a failed attach there may be no netdev that would have closed it.
+            let _ = self.qemu.monitor.chardev_remove(&netdev_id(&id), MONITOR_TIMEOUT);
+        }
+        refused
     }
 
     /// Removes the netdev of a NIC that was asked to go. That of a vDPA device only once the NIC is
@@ -215,7 +222,11 @@ impl Driver {
 
     /// Ends a revoked interface whose NIC is unplugged, too.
     pub(super) fn forget_unplugged(&mut self, index: usize) {
-        let key = self.interfaces[index].interface.key;
+        let Interface { key, ref spec, ref id, .. } = self.interfaces[index].interface;
+        if spec.closes_after_unplug() {
+            // QEMU closed the device by itself, and has the netdev still.
+            let _ = self.qemu.monitor.netdev_del(&netdev_id(id), MONITOR_TIMEOUT);
+        }
         log_error(self.account.post(LedgerBatch::default().end_interfaces([key])));
         self.remove(index);
     }

@@ -16,7 +16,9 @@ use tracing::{info, warn};
 
 use super::names::{free_id, free_mac, netdev_id};
 use super::qemu::{Booting, Greeting, Qemu};
-use super::{AttachedInterface, Driver, MONITOR_TIMEOUT, MonitorSocket, Port, StartError, StartOptions};
+use super::{
+    AttachedInterface, Driver, MONITOR_TIMEOUT, MonitorSocket, Port, StartError, StartOptions, UnsharedMemory,
+};
 use crate::account::{Account, AccountError, LedgerBatch, OpenDevice};
 use crate::handover::OpenFileCounts;
 use crate::host::Host;
@@ -25,7 +27,7 @@ use crate::learning::LearntFile;
 use crate::qemu::{Additions, NicOnCommandLine, Ports, VirtioBus};
 use crate::qemu_devices;
 use crate::request::{Inbox, Reply, Request};
-use crate::spec::{NicSpec, check_unique};
+use crate::spec::{Backend, NicSpec, check_unique};
 use crate::state::GuestState;
 
 /// How long QEMU may take until its monitor's greeting: it first allocates the guest's memory.
@@ -170,6 +172,7 @@ impl Attempt {
         }
         let ports = self.run_qemu(options, socket, inbox)?;
         crash_point!("start::greeted");
+        self.check_memory()?;
         self.prove()?;
         crash_point!("start::proved");
         self.grant()?;
@@ -203,7 +206,9 @@ impl Attempt {
         let stream = UnixStream::connect(&socket.path).map_err(monitor)?;
         let (ports, arguments) = self.arguments(options, socket.listener.as_fd().as_raw_fd());
         let program = options.command.program.clone();
-        let devices: Vec<&Admitted> = self.admitted.iter().collect();
+        // QEMU connects to a vhost-user backend by its path.
+        let devices: Vec<&Admitted> =
+            self.admitted.iter().filter(|device| device.socket_path().is_none()).collect();
         let child = spawn(SpawnRequest {
             devices: &devices,
             monitor: Some(&socket.listener),
@@ -273,6 +278,7 @@ impl Attempt {
             let ours: Vec<_> = admitted.by_ref().take(interface.devices.len()).collect();
             let numbers = |vhost: bool| {
                 ours.iter()
+                    .filter(|device| device.socket_path().is_none())
                     .filter(|device| (device.facts().kind == DeviceKind::VhostNet) == vhost)
                     .map(|device| device.as_fd().as_raw_fd())
                     .collect()
@@ -297,17 +303,32 @@ impl Attempt {
         (ports, arguments)
     }
 
+    /// Refuses memory that the backends of vhost-user interfaces could not map.
+    fn check_memory(&mut self) -> Result<(), StartError> {
+        let Some(qemu) = &mut self.qemu else { return Err(QmpError::Closed.into()) };
+        let is_vhost_user = |of: &&Interface| matches!(of.spec.backend, Backend::VhostUser(_));
+        if let Some(interface) = self.interfaces.iter().find(is_vhost_user)
+            && let Some(error) =
+                UnsharedMemory::of(interface.mac, qemu.monitor.unshared_memory(MONITOR_TIMEOUT)?)
+        {
+            return Err(error.into());
+        }
+        Ok(())
+    }
+
     /// Verifies that QEMU holds each descriptor, and no other raw network device.
     fn prove(&mut self) -> Result<(), StartError> {
         let Some(qemu) = &self.qemu else { return Err(QmpError::Closed.into()) };
-        let found = qemu_devices::find(&qemu.id, &self.admitted).map_err(StartError::Look)?;
+        let found = qemu_devices::find(&qemu.id, &self.admitted, &[]).map_err(StartError::Look)?;
         let mut found = found.into_iter();
         for interface in &mut self.interfaces {
             for device in &mut interface.devices {
-                device.qemu_fd = found.next().flatten();
-                if device.qemu_fd.is_none() {
-                    let path = device.device.path.clone();
-                    return Err(StartError::NotHeld { path: path.into(), mac: interface.mac });
+                match found.next().flatten() {
+                    Some(found) => device.is_found(found),
+                    None => {
+                        let path = device.device.path.clone();
+                        return Err(StartError::NotHeld { path: path.into(), mac: interface.mac });
+                    }
                 }
             }
         }

@@ -35,13 +35,13 @@ impl Ports {
 pub struct NicOnCommandLine {
     /// The device's id.
     pub id: String,
-    /// The backend's id.
+    /// The backend's id, and that of the connection to a vhost-user backend.
     pub netdev_id: String,
     /// What the device and its backend are set to.
     pub spec: NicSpec,
     /// Its own address.
     pub mac: MacAddr,
-    /// Taps or macvtaps, one for each queue; or the vDPA device.
+    /// Taps or macvtaps, one for each queue; or the vDPA device. None for a vhost-user backend.
     pub fds: Vec<RawFd>,
     /// vhost-nets, one for each queue, or none at all.
     pub vhost_fds: Vec<RawFd>,
@@ -83,6 +83,10 @@ impl CommandLine {
             add("-device", format!("pcie-root-port,id={port},bus=pcie.0,chassis={number},slot={number}"));
         }
         for nic in nics {
+            if let Backend::VhostUser(socket) = &nic.spec.backend {
+                let (id, path) = (doubled(&nic.netdev_id), doubled(socket.as_str()));
+                add("-chardev", format!("socket,id={id},path={path}"));
+            }
             add("-netdev", nic.netdev());
             add("-device", nic.device());
         }
@@ -102,6 +106,13 @@ impl NicOnCommandLine {
         let id = doubled(&self.netdev_id);
         if let Backend::Vdpa(_) = self.spec.backend {
             let mut value = format!("vhost-vdpa,id={id},vhostfd={}", numbers(&self.fds));
+            if self.spec.queues.get() > 1 {
+                value.push_str(&format!(",queues={}", self.spec.queues));
+            }
+            return value;
+        }
+        if let Backend::VhostUser(_) = self.spec.backend {
+            let mut value = format!("vhost-user,id={id},chardev={id}");
             if self.spec.queues.get() > 1 {
                 value.push_str(&format!(",queues={}", self.spec.queues));
             }

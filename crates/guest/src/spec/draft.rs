@@ -8,7 +8,8 @@ use taptrail_record::{IfName, MacAddr};
 
 use super::error::{Fault, Problem, quoted};
 use super::{
-    Backend, HostSide, Key, NicSpec, Property, SPEC_LIMIT, VdpaNode, Vhost, closest, host_side, value,
+    Backend, HostSide, Key, NicSpec, Property, SPEC_LIMIT, SocketPath, VdpaNode, Vhost, closest, host_side,
+    value,
 };
 use crate::filter::{FilterChoice, Store};
 use crate::qemu::model::Model;
@@ -147,8 +148,9 @@ impl<'t> PartialSpec<'t> {
         if let Some(model) = self.read(Key::Model, |text| Ok(Model::parse(text)?))? {
             spec.model = model;
         }
-        if backend_key == Key::Vdpa && !spec.model.is_virtio() {
-            return Err(self.two(Key::Model, Key::Vdpa, Problem::NoVdpaModel(spec.model)));
+        if matches!(backend_key, Key::Vdpa | Key::VhostUser) && !spec.model.is_virtio() {
+            let problem = Problem::NoVirtioModel { model: spec.model, backend: backend_key };
+            return Err(self.two(Key::Model, backend_key, problem));
         }
         spec.queues = self.read(Key::Queues, value::queues)?.unwrap_or(NonZeroU16::MIN);
         if spec.queues > NonZeroU16::MIN && !spec.model.multi_queue() {
@@ -220,14 +222,14 @@ impl<'t> PartialSpec<'t> {
 
     /// The one backend that was given.
     fn backend(&self, whole: Range<usize>) -> Result<(Key, Backend), Fault> {
-        let mut found: Vec<(Key, &Given<'t>)> = [Key::Bridge, Key::Tap, Key::NewTap, Key::Macvtap, Key::Vdpa]
-            .into_iter()
-            .filter_map(|key| Some((key, self.get(key)?)))
-            .collect();
+        const BACKENDS: [Key; 6] =
+            [Key::Bridge, Key::Tap, Key::NewTap, Key::Macvtap, Key::Vdpa, Key::VhostUser];
+        let mut found: Vec<(Key, &Given<'t>)> =
+            BACKENDS.into_iter().filter_map(|key| Some((key, self.get(key)?))).collect();
         found.sort_by_key(|(_, given)| given.key_span.start);
         let (key, given) = match found[..] {
             [] => {
-                let help = "one of bridge=NAME, tap=NAME, new-tap=on, macvtap=LOWER and vdpa=NODE is needed";
+                let help = "one of bridge=NAME, tap=NAME, new-tap=on, macvtap=LOWER, vdpa=NODE and vhostuser=SOCKET is needed";
                 return Err(Fault::new(whole, Problem::NoBackend).help(help));
             }
             [only] => only,
@@ -245,6 +247,11 @@ impl<'t> PartialSpec<'t> {
                 .ok_or_else(|| self.bad_value(given, Problem::VdpaNode(quoted(&given.value))))?;
             return Ok((key, Backend::Vdpa(node)));
         }
+        if key == Key::VhostUser {
+            let socket = SocketPath::new(&given.value)
+                .ok_or_else(|| self.bad_value(given, Problem::SocketPath(quoted(&given.value))))?;
+            return Ok((key, Backend::VhostUser(socket)));
+        }
         let name: IfName =
             given.value.parse().map_err(|error| self.bad_value(given, Problem::IfName(error)))?;
         let backend = match key {
@@ -259,7 +266,7 @@ impl<'t> PartialSpec<'t> {
     }
 
     fn vhost(&self, spec: &NicSpec) -> Result<Vhost, Fault> {
-        if let Backend::Vdpa(_) = spec.backend {
+        if let Backend::Vdpa(_) | Backend::VhostUser(_) = spec.backend {
             return Ok(Vhost::Off);
         }
         let asked = self.read(Key::Vhost, value::vhost)?.unwrap_or(Vhost::Auto);

@@ -93,10 +93,10 @@ pub enum Problem {
     #[error("The path is longer than {} bytes", super::value::PATH_LIMIT)]
     LongPath,
 
-    /// Neither bridge nor tap nor macvtap, new or not, nor a vDPA device.
+    /// Neither bridge nor tap nor macvtap, new or not, nor vDPA or vhost-user.
     #[error("The interface has no backend")]
     NoBackend,
-    /// More than one of bridge, tap, new-tap, macvtap and vdpa.
+    /// More than one of bridge, tap, new-tap, macvtap, vdpa and vhostuser.
     #[error("The interface has two backends, '{0}' and '{1}'")]
     TwoBackends(Key, Key),
     /// The setting belongs to another backend.
@@ -124,15 +124,26 @@ pub enum Problem {
     /// The model has one queue.
     #[error("Model '{0}' has one queue only")]
     OneQueueModel(Model),
-    /// A vDPA device does virtio.
-    #[error("Model '{0}' can't have a vDPA device: it does virtio")]
-    NoVdpaModel(Model),
+    /// A vDPA device or a vhost-user backend does virtio.
+    #[error("Model '{model}' can't have a {}: it does virtio", backend_words(*backend))]
+    NoVirtioModel {
+        /// The model.
+        model: Model,
+        /// The key of the interface's backend.
+        backend: Key,
+    },
     /// The path of another device, or a link to it.
     #[error("'{0}' is no vDPA device: /dev/vhost-vdpa-N is needed")]
     VdpaNode(String),
     /// Two interfaces of one guest on one vDPA device.
     #[error("{0} is used by another interface of this guest")]
     VdpaInUse(super::VdpaNode),
+    /// A relative path, or one that connect(2) does not take.
+    #[error("'{0}' can't be a socket's path: an absolute one of up to 107 bytes is needed")]
+    SocketPath(String),
+    /// Two interfaces of one guest on one vhost-user backend.
+    #[error("{0} is used by another interface of this guest")]
+    SocketInUse(super::SocketPath),
     /// Only virtio can have its queues carried by the kernel.
     #[error("Model '{0}' can't use vhost-net")]
     NoVhostModel(Model),
@@ -246,6 +257,11 @@ impl fmt::Display for SpecError {
 }
 
 impl std::error::Error for SpecError {}
+
+/// What a backend is that does virtio and nothing else.
+fn backend_words(backend: Key) -> &'static str {
+    if backend == Key::VhostUser { "vhost-user backend" } else { "vDPA device" }
+}
 
 /// Escapes and shortens text from outside for a message.
 pub(crate) fn quoted(text: &str) -> String {

@@ -12,6 +12,7 @@ pub enum Key {
     NewTap,
     Macvtap,
     Vdpa,
+    VhostUser,
     Mode,
     Mac,
     Model,
@@ -66,12 +67,13 @@ impl Key {
     }
 
     /// Those that are no property of QEMU's device.
-    pub(super) const OWN: [Self; 37] = [
+    pub(super) const OWN: [Self; 38] = [
         Self::Bridge,
         Self::Tap,
         Self::NewTap,
         Self::Macvtap,
         Self::Vdpa,
+        Self::VhostUser,
         Self::Mode,
         Self::Mac,
         Self::Model,
@@ -135,7 +137,7 @@ impl Key {
             Self::Mtu => Setting::Mtu,
             Self::RxFrames => Setting::RxFrames,
             Self::Inbound | Self::Outbound => Setting::Bandwidth,
-            Self::Tap | Self::NewTap | Self::Macvtap | Self::Vdpa | Self::Mode => {
+            Self::Tap | Self::NewTap | Self::Macvtap | Self::Vdpa | Self::VhostUser | Self::Mode => {
                 return Err("its devices would have to be opened again");
             }
             Self::Queues | Self::Vhost | Self::TunPath | Self::VhostPath => {
@@ -161,6 +163,7 @@ impl Key {
             Self::NewTap => "new-tap",
             Self::Macvtap => "macvtap",
             Self::Vdpa => "vdpa",
+            Self::VhostUser => "vhostuser",
             Self::Mode => "mode",
             Self::Mac => "mac",
             Self::Model => "model",

@@ -130,13 +130,14 @@ impl NicSpec {
 
     /// Whether a new link is made for the interface.
     pub(crate) fn makes_link(&self) -> bool {
-        !matches!(self.backend, Backend::Tap(_) | Backend::Vdpa(_))
+        !matches!(self.backend, Backend::Tap(_) | Backend::Vdpa(_) | Backend::VhostUser(_))
     }
 
     /// Whether QEMU closes the interface's device only once the NIC is unplugged: 7.2 forgets the
-    /// netdev of a plugged vDPA NIC, and keeps its descriptor until it ends.
+    /// netdev of a plugged vDPA NIC, and keeps its descriptor until it ends; without its vhost-user
+    /// netdev the NIC has QEMU fail an assertion.
     pub(crate) fn closes_after_unplug(&self) -> bool {
-        matches!(self.backend, Backend::Vdpa(_))
+        matches!(self.backend, Backend::Vdpa(_) | Backend::VhostUser(_))
     }
 }
 
@@ -158,13 +159,15 @@ pub enum Backend {
     },
     /// A vDPA device.
     Vdpa(VdpaNode),
+    /// A vhost-user backend: a process that listens on this socket.
+    VhostUser(SocketPath),
 }
 
 impl Backend {
     /// Whether vhost-net is opened beside it if the SPEC has no `vhost=`.
     pub(crate) fn default_vhost(&self, model: &Model) -> Vhost {
         match self {
-            Self::Vdpa(_) => Vhost::Off,
+            Self::Vdpa(_) | Self::VhostUser(_) => Vhost::Off,
             _ if model.can_vhost() => Vhost::Auto,
             _ => Vhost::Off,
         }
@@ -201,6 +204,50 @@ impl VdpaNode {
 impl fmt::Display for VdpaNode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}{}", Self::DIRECTORY, self.0)
+    }
+}
+
+/// The path of a Unix socket, as connect(2) takes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SocketPath {
+    path: String,
+    name: IfName,
+}
+
+impl SocketPath {
+    /// Bytes of `sun_path` (unix(7)), the last of which is NUL.
+    pub const LIMIT: usize = 107;
+
+    /// This path; `None` if it is relative or too long.
+    pub fn new(path: &str) -> Option<Self> {
+        if !path.starts_with('/') || path.len() > Self::LIMIT {
+            return None;
+        }
+        let name = path.rsplit('/').next().and_then(|name| name.parse().ok());
+        let name = name.or_else(|| "vhost-user".parse().ok())?;
+        Some(Self { path: path.to_owned(), name })
+    }
+
+    /// What stands for the backend where other interfaces have a link: the socket's own name, if a link
+    /// could have it.
+    pub(crate) fn name(&self) -> &IfName {
+        &self.name
+    }
+
+    /// The path.
+    pub fn path(&self) -> &Path {
+        Path::new(&self.path)
+    }
+
+    /// The path, as text.
+    pub fn as_str(&self) -> &str {
+        &self.path
+    }
+}
+
+impl fmt::Display for SocketPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.path)
     }
 }
 

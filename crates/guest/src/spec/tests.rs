@@ -128,9 +128,43 @@ fn a_vdpa_device_is_named_by_its_node_and_has_no_link() {
         let text = format!("vdpa=/dev/vhost-vdpa-0,{key}={value}");
         assert_eq!(problem(&text), Problem::WrongBackend { key, backend: Key::Vdpa });
     }
-    assert!(matches!(problem("vdpa=/dev/vhost-vdpa-0,model=e1000"), Problem::NoVdpaModel(_)));
+    assert!(matches!(problem("vdpa=/dev/vhost-vdpa-0,model=e1000"), Problem::NoVirtioModel { .. }));
     let twice = [spec("vdpa=/dev/vhost-vdpa-0,id=a"), spec("vdpa=/dev/vhost-vdpa-0,id=b")];
     assert!(matches!(*check_unique(&twice).unwrap_err().problem, Problem::VdpaInUse(_)));
+}
+
+// Shows 17.13.
+#[test]
+fn a_vhost_user_backend_is_named_by_its_socket_and_has_no_link() {
+    let text = "vhostuser=/run/vhost0.sock,mac=52:54:00:00:00:01,queues=2,mtu=1500,rx-queue-size=512";
+    let nic = spec(text);
+    assert_eq!(nic.to_string(), text);
+    assert_eq!(nic.vhost, Vhost::Off);
+    let name = |path: &str| SocketPath::new(path).unwrap().name().to_string();
+    assert_eq!(name("/run/vhost0.sock"), "vhost0.sock");
+    assert_eq!(name("/run/a socket"), "vhost-user");
+    assert_eq!(name("/run/a-name-that-is-too-long"), "vhost-user");
+    let longest = format!("/{}", "a".repeat(106));
+    spec(&format!("vhostuser={longest}"));
+    for other in ["vhost0.sock", "./vhost0.sock", &format!("{longest}a")] {
+        assert_eq!(problem(&format!("vhostuser={other}")), Problem::SocketPath(quoted(other)));
+    }
+    for (key, value) in [
+        (Key::Vhost, "off"),
+        (Key::Filter, "no-mac-spoofing"),
+        (Key::Ifname, "x"),
+        (Key::Vlan, "2"),
+        (Key::SendBuffer, "1"),
+        (Key::Inbound, "1"),
+        (Key::Script, "/bin/true"),
+    ] {
+        let text = format!("vhostuser=/run/vhost0.sock,{key}={value}");
+        assert_eq!(problem(&text), Problem::WrongBackend { key, backend: Key::VhostUser });
+    }
+    let model = problem("vhostuser=/run/vhost0.sock,model=e1000");
+    assert_eq!(model.to_string(), "Model 'e1000' can't have a vhost-user backend: it does virtio");
+    let twice = [spec("vhostuser=/run/x,id=a"), spec("vhostuser=/run/x,id=b")];
+    assert!(matches!(*check_unique(&twice).unwrap_err().problem, Problem::SocketInUse(_)));
 }
 
 #[test]
@@ -345,6 +379,9 @@ fn errors_as_people_see_them() {
         "macvtap=eth0,tun-path=/dev/net/tun",
         "bridge=br0,tun-path=dev/net/tun",
         "bridge=br0,model=rtl8139,vhost-path=/dev/vhost-net",
+        "vhostuser=run/vhost0.sock",
+        "vhostuser=/run/vhost0.sock,model=e1000",
+        "vhostuser=/run/vhost0.sock,filter=no-mac-spoofing",
         "bridge=br0,id=0net",
         "bridge=brücke-名前,mtu=9",
         "bridge=br0,id=a\tb",
@@ -377,6 +414,7 @@ fn value_of(key: Key) -> BoxedStrategy<String> {
         Key::Mac => "5[02468]:[0-9a-fA-F]{2}(:[0-9a-f]{2}){4}".boxed(),
         Key::Model => text_of(&["virtio", "e1000", "e1000e", "virtio-transitional"]).boxed(),
         Key::Vdpa => (0..=9999u32).prop_map(|n| format!("/dev/vhost-vdpa-{n}")).boxed(),
+        Key::VhostUser => "/[a-z0-9,=/ é]{0,20}".boxed(),
         Key::Queues => (1..=256u32).prop_map(|n| n.to_string()).boxed(),
         Key::Vhost => text_of(&["on", "off", "auto"]).boxed(),
         Key::Mtu => (68..=65535u32).prop_map(|n| n.to_string()).boxed(),

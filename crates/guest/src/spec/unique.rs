@@ -9,8 +9,8 @@ use super::{Backend, Key, NicSpec};
 /// Compares all pairs, as a guest has few NICs.
 ///
 /// # Errors
-/// A MAC address, an id, a link's name (`ifname=`, `tap=`) or a vDPA device that an earlier one uses; the error
-/// points into the later one, in its canonical form.
+/// A MAC address, an id, a link's name (`ifname=`, `tap=`), a vDPA device or a vhost-user socket that an earlier one
+/// uses; the error points into the later one, in its canonical form.
 pub fn check_unique(specs: &[NicSpec]) -> Result<(), SpecError> {
     let Some(Clash { later, key, problem, .. }) = first_clash(specs) else { return Ok(()) };
     let canonical = Canonical::from(&specs[later]);
@@ -47,6 +47,9 @@ fn clash(earlier: &NicSpec, later: &NicSpec) -> Option<(Key, Problem)> {
     if let (Backend::Vdpa(node), true) = (&later.backend, later.backend == earlier.backend) {
         return Some((Key::Vdpa, Problem::VdpaInUse(node.clone())));
     }
+    if let (Backend::VhostUser(socket), true) = (&later.backend, later.backend == earlier.backend) {
+        return Some((Key::VhostUser, Problem::SocketInUse(socket.clone())));
+    }
     let place = |spec: &NicSpec| {
         let found = spec.properties.iter().find(|(property, _)| property.is_place());
         found.map(|(property, value)| (*property, place_of(value)))
@@ -72,6 +75,6 @@ fn own_link(spec: &NicSpec) -> Option<(Key, &IfName)> {
         Backend::Bridge(_) | Backend::NewTap | Backend::Macvtap { .. } => {
             Some((Key::Ifname, spec.ifname.as_ref()?))
         }
-        Backend::Vdpa(_) => None,
+        Backend::Vdpa(_) | Backend::VhostUser(_) => None,
     }
 }

@@ -33,6 +33,7 @@ impl Canonical {
             Backend::Tap(name) => self.put(Key::Tap, name.as_str()),
             Backend::NewTap => self.put(Key::NewTap, "on"),
             Backend::Vdpa(node) => self.put(Key::Vdpa, &node.to_string()),
+            Backend::VhostUser(socket) => self.put(Key::VhostUser, socket.as_str()),
             Backend::Macvtap { lower, mode } => {
                 self.put(Key::Macvtap, lower.as_str());
                 if *mode != MacvtapMode::default() {

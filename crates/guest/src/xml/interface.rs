@@ -24,6 +24,8 @@ enum Type {
     Direct,
     /// A vDPA device.
     Vdpa,
+    /// A vhost-user backend.
+    VhostUser,
 }
 
 /// What every type takes.
@@ -101,7 +103,9 @@ pub(super) fn read_domain(root: Node<'_, '_>, networks: &Networks) -> Result<Fro
     for devices in domain.children("devices") {
         for interface in devices.children("interface") {
             match interface.needs("type")?.value() {
-                "bridge" | "network" | "ethernet" | "direct" | "vdpa" => {
+                // Its backend connects to QEMU, which is for the command line.
+                "vhostuser" if is_server(interface) => read.left_out.push("vhostuser".to_owned()),
+                "bridge" | "network" | "ethernet" | "direct" | "vdpa" | "vhostuser" => {
                     read.interfaces.push(read_interface(interface, machine, networks)?);
                 }
                 other => read.left_out.push(quoted(other)),
@@ -109,6 +113,17 @@ pub(super) fn read_domain(root: Node<'_, '_>, networks: &Networks) -> Result<Fro
         }
     }
     Ok(read)
+}
+
+/// Whether libvirt's default model of it is `virtio`, whatever the machine.
+fn is_virtio(kind: Type) -> bool {
+    matches!(kind, Type::Vdpa | Type::VhostUser)
+}
+
+/// Whether QEMU is to listen for its vhost-user backend.
+fn is_server(interface: Element<'_>) -> bool {
+    let mode = interface.child("source").and_then(|source| source.text_of("mode"));
+    mode.is_some_and(|mode| mode.value() == "server")
 }
 
 fn read_interface(
@@ -119,7 +134,7 @@ fn read_interface(
     let (kind, network) = kind(interface, networks)?;
     match kind {
         Type::Bridge => interface.takes(ATTRIBUTES, &[&CHILDREN[..], &["port"]].concat())?,
-        Type::Vdpa => interface.takes(ATTRIBUTES, &CHILDREN)?,
+        Type::Vdpa | Type::VhostUser => interface.takes(ATTRIBUTES, &CHILDREN)?,
         Type::Ethernet | Type::Direct => {
             interface.takes(ATTRIBUTES, &[&CHILDREN[..], &["script", "downscript"]].concat())?;
         }
@@ -158,7 +173,7 @@ fn read_interface(
     {
         notes.push("the place of <address> is not kept: the NIC gets a free one");
     }
-    if interface.child("model").is_none() && kind != Type::Vdpa {
+    if interface.child("model").is_none() && !is_virtio(kind) {
         notes.push(NO_MODEL);
     }
     Ok(FromXml { nic: draft.finish(interface.span())?, notes })
@@ -183,6 +198,7 @@ fn kind(interface: Element<'_>, networks: &Networks) -> Result<(Type, Option<OfN
         "ethernet" => Ok((Type::Ethernet, None)),
         "direct" => Ok((Type::Direct, None)),
         "vdpa" => Ok((Type::Vdpa, None)),
+        "vhostuser" => Ok((Type::VhostUser, None)),
         // What libvirt made of a network stands in the XML of a guest that runs.
         "network" => {
             let source = interface.needs_child("source")?;
@@ -217,13 +233,11 @@ fn kind(interface: Element<'_>, networks: &Networks) -> Result<(Type, Option<OfN
         other => {
             let fault = Fault::new(attribute.range_value(), XmlProblem::Type(quoted(other)));
             Err(fault.help(match other {
-                "user" | "passt" | "vhostuser" | "hostdev" => {
-                    "QEMU gets no tap of it: give it to QEMU on its command line"
-                }
+                "user" | "passt" | "hostdev" => "QEMU gets no tap of it: give it to QEMU on its command line",
                 "server" | "client" | "mcast" | "udp" | "internal" | "null" => {
                     "QEMU opens its sockets itself: give it to QEMU on its command line"
                 }
-                _ => "bridge, network, ethernet, direct or vdpa is needed",
+                _ => "bridge, network, ethernet, direct, vdpa or vhostuser is needed",
             }))
         }
     }
@@ -449,6 +463,29 @@ fn source<'d>(
             source.takes(&["dev"], &[])?;
             give(draft, Key::Vdpa, source.needs("dev")?)
         }
+        Type::VhostUser => {
+            let source = interface.needs_child("source")?;
+            source.takes(&["type", "path", "mode"], &["reconnect"])?;
+            choose(source.needs("type")?, &[("unix", ())])?;
+            let mode = source.needs("mode")?;
+            if choose(mode, &[("client", false), ("server", true)])? {
+                let what = format!("{} mode='server'", source.title());
+                let reason = "QEMU would take whoever connects, on no record";
+                return Err(Fault::new(mode.range(), XmlProblem::Unsupported { what, reason })
+                    .help("have the backend listen, and use mode='client'"));
+            }
+            if let Some(reconnect) = source.child("reconnect") {
+                reconnect.takes(&["enabled", "timeout"], &[])?;
+                let enabled = reconnect.needs("enabled")?;
+                if choose(enabled, &[("no", false), ("yes", true)])? {
+                    let what = format!("{} enabled='yes'", reconnect.title());
+                    let reason = "QEMU would connect again, on no record";
+                    return Err(Fault::new(enabled.range(), XmlProblem::Unsupported { what, reason })
+                        .help("leave it out, and attach the interface again when the backend is back"));
+                }
+            }
+            give(draft, Key::VhostUser, source.needs("path")?)
+        }
         Type::Ethernet => {
             let Some(source) = interface.child("source") else { return Ok(()) };
             source.takes_repeated(&[], &[], &["ip", "route"])?;
@@ -466,6 +503,10 @@ fn target<'d>(interface: Element<'d>, kind: Type, draft: &mut PartialSpec<'d>) -
             choose(managed, &[("yes", ())])?;
         }
         let Some(name) = target.attribute("dev")? else { return Ok(()) };
+        if kind == Type::VhostUser {
+            // libvirt shows the backend's port there, and makes nothing of it.
+            return Ok(());
+        }
         return if made_by_libvirt(name.value()) { Ok(()) } else { give(draft, Key::Ifname, name) };
     }
     let Some(target) = interface.child("target") else {
@@ -508,7 +549,7 @@ fn model<'d>(
             let attribute = element.needs("type")?;
             (attribute.value().to_ascii_lowercase(), attribute.range(), attribute.range_value())
         }
-        None if kind == Type::Vdpa => ("virtio".to_owned(), interface.span(), interface.span()),
+        None if is_virtio(kind) => ("virtio".to_owned(), interface.span(), interface.span()),
         // Here, because a default is no text that an error can point at.
         None => match machine.default_model() {
             Some(model) => (model.to_owned(), interface.span(), interface.span()),
@@ -694,7 +735,7 @@ fn backend<'d>(
         Type::Bridge | Type::Ethernet => backend.takes(&["tap", "vhost"], &[])?,
         Type::Direct => backend.takes(&["vhost"], &[])?,
         // Neither is opened for it.
-        Type::Vdpa => backend.takes(&[], &[])?,
+        Type::Vdpa | Type::VhostUser => backend.takes(&[], &[])?,
     }
     for (name, key) in [("tap", Key::TunPath), ("vhost", Key::VhostPath)] {
         // As libvirt, which opens no vhost-net for another model.

@@ -81,6 +81,47 @@ fn a_vdpa_interface_is_virtio_and_has_what_a_spec_may_have() {
     refused("<interface type='vdpa'/>");
 }
 
+// Shows 17.13.
+#[test]
+fn a_vhost_user_interface_is_one_to_whose_backend_qemu_connects() {
+    let of = |mode: &str, inside: &str, after: &str| {
+        format!(
+            "<interface type='vhostuser'><source type='unix' path='/run/vhost0.sock' mode='{mode}'>{inside}</source>{after}</interface>"
+        )
+    };
+    // What libvirt shows of a guest that runs.
+    let live = "<mac address='52:54:00:00:00:01'/><target dev='vhost-user1'/><driver queues='2'/>";
+    let read = parse(&of("client", "<reconnect enabled='no'/>", live), "nic.xml", &Networks::default());
+    let read = read.unwrap();
+    assert_eq!(
+        (read.nic.to_string().as_str(), read.notes),
+        ("vhostuser=/run/vhost0.sock,mac=52:54:00:00:00:01,queues=2", vec![])
+    );
+    let server = refused(&of("server", "", ""));
+    assert_eq!(
+        (server.problem.to_string().as_str(), server.help.as_deref()),
+        (
+            "<source> mode='server' is not supported: QEMU would take whoever connects, on no record",
+            Some("have the backend listen, and use mode='client'")
+        )
+    );
+    let reconnects = refused(&of("client", "<reconnect enabled='yes' timeout='10'/>", ""));
+    assert!(reconnects.problem.to_string().contains("QEMU would connect again, on no record"));
+    for wrong in ["<model type='e1000'/>", "<filterref filter='no-mac-spoofing'/>", "<driver name='vhost'/>"]
+    {
+        assert!(matches!(*refused(&of("client", "", wrong)).problem, XmlProblem::Nic(_)), "{wrong}");
+    }
+    refused("<interface type='vhostuser'/>");
+    refused("<interface type='vhostuser'><source type='tcp' path='/run/x' mode='client'/></interface>");
+    let domain = format!(
+        "<domain><devices>{}{}</devices></domain>",
+        of("server", "", ""),
+        of("client", "", "<mac address='52:54:00:00:00:01'/>")
+    );
+    let domain = parse_domain(&domain, "web1.xml", &Networks::default()).unwrap();
+    assert_eq!((domain.interfaces.len(), domain.left_out), (1, vec!["vhostuser".to_owned()]));
+}
+
 #[test]
 fn what_a_running_guests_xml_says_of_a_network_is_taken() {
     let of = |source: &str| format!("<interface type='network'><source {source}/></interface>");

@@ -124,6 +124,12 @@ impl<'d> Input<'d> {
         format!("<interface type='ethernet'>{}</interface>", children.join(""))
     }
 
+    /// Whether QEMU connects to a vhost-user backend.
+    fn is_vhost_user_client(&self) -> bool {
+        let mode = self.child("source").and_then(|source| source.attribute("mode"));
+        self.kind == "vhostuser" && mode == Some("client")
+    }
+
     /// The properties that the interface itself names, which have to be the same.
     fn named(&self) -> Vec<&'static str> {
         let mut named = Vec::new();
@@ -203,7 +209,7 @@ fn qemu_is_given_what_libvirt_gives_it() {
         for (index, input) in inputs.iter().enumerate() {
             let name = format!("{} {index}", path.file_stem().unwrap().to_string_lossy());
             let Some(theirs) = nics.next_if(|nic| input.is_of(&nic.device["mac"])) else { continue };
-            let is_whole = RAW.contains(&input.kind) || input.kind == "vdpa";
+            let is_whole = RAW.contains(&input.kind) || input.kind == "vdpa" || input.is_vhost_user_client();
             if !is_whole && !OTHER.contains(&input.kind) {
                 continue;
             }

@@ -52,6 +52,14 @@ pub enum DeviceError {
         /// The type of the file.
         found: NodeType,
     },
+    /// The file at the path of a vhost-user backend is no socket.
+    #[error("{path} is {found}, not the socket of a vhost-user backend")]
+    NotSocket {
+        /// The path that was given to open(2).
+        path: PathBuf,
+        /// The type of the file.
+        found: NodeType,
+    },
     /// The vDPA device is no network card.
     #[error("{path} is a vDPA device of virtio type {id}, not a network card (type 1)")]
     NotNetwork {

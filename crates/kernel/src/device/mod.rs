@@ -2,7 +2,7 @@
 //! recorded.
 //!
 //! ```text
-//!   open_tap, open_macvtap, open_vhost_net, open_vhost_vdpa
+//!   open_tap, open_macvtap, open_vhost_net, open_vhost_vdpa, open_vhost_user
 //!        │ one Attempt for each open(2), its descriptor locked inside
 //!        ▼
 //!      admit(attempts, recorder) ── it refuses ──▶ every descriptor is closed
@@ -47,6 +47,7 @@ mod pass;
 mod tun;
 mod vdpa;
 mod vhost;
+mod vhost_user;
 
 pub use error::DeviceError;
 pub use gate::{Admitted, Attempt, OpenFacts, OpenRecorder, Opening, admit};
@@ -55,3 +56,4 @@ pub use node::NodeType;
 pub use tun::{DEV_NET_TUN, TapName, TapRequest, open_tap};
 pub use vdpa::{VdpaRequest, open_vhost_vdpa};
 pub use vhost::{DEV_VHOST_NET, open_vhost_net};
+pub use vhost_user::open_vhost_user;

@@ -20,6 +20,8 @@ pub enum NodeType {
 }
 
 impl NodeType {
+    pub(super) const SOCKET: Self = Self::Other("a socket");
+
     pub(super) fn of(stat: &Stat) -> Self {
         let rdev = Rdev { major: rustix::fs::major(stat.st_rdev), minor: rustix::fs::minor(stat.st_rdev) };
         match FileType::from_raw_mode(stat.st_mode) {
@@ -28,7 +30,7 @@ impl NodeType {
             FileType::RegularFile => Self::Other("a regular file"),
             FileType::Directory => Self::Other("a directory"),
             FileType::Fifo => Self::Other("a fifo"),
-            FileType::Socket => Self::Other("a socket"),
+            FileType::Socket => Self::SOCKET,
             FileType::Symlink => Self::Other("a symbolic link"),
             FileType::Unknown => Self::Other("something unknown"),
         }

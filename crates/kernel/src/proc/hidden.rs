@@ -129,7 +129,8 @@ pub fn driver_open_files(kind: DeviceKind) -> Option<u32> {
         // Its file operations have the same owner as its character device, and each has a use.
         // The first of them alone is a file that is being opened.
         DeviceKind::VhostVdpa => driver_uses("vhost-vdpa", "vhost_vdpa").map(|uses| uses.div_ceil(2)),
-        DeviceKind::Tun | DeviceKind::Unknown => None,
+        // A socket has no driver: the kernel lists each by itself (`unix_sockets.rs`).
+        DeviceKind::Tun | DeviceKind::VhostUser | DeviceKind::Unknown => None,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use compact_str::{CompactString, format_compact};
-use taptrail_record::{Device, DeviceKind};
+use taptrail_record::{Device, DeviceKind, socket_path};
 use taptrail_trail::{Certainty, Holding, State};
 
 use super::Session;
@@ -86,6 +86,9 @@ pub(crate) fn name(device: &Device) -> CompactString {
         (DeviceKind::Macvtap, Some(dev)) if dev == device.path => dev,
         (DeviceKind::Macvtap, Some(dev)) => format_compact!("{dev} ({})", escape_name(&device.path)),
         (DeviceKind::VhostVdpa, _) => format_compact!("vdpa {}", escape_name(&device.path)),
+        (DeviceKind::VhostUser, _) => {
+            format_compact!("vhost-user {}", escape_name(socket_path(&device.path)))
+        }
         (DeviceKind::Macvtap | DeviceKind::Unknown, None) => escape_name(&device.path),
         (DeviceKind::Unknown, Some(dev)) => format_compact!("{} ({dev})", escape_name(&device.path)),
     }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use compact_str::{CompactString, format_compact};
-use taptrail_record::MacAddr;
+use taptrail_record::{MacAddr, socket_path};
 
 use super::{HeldDeviceRow, Verified, VerifiedRow};
 use crate::Style;
@@ -199,7 +199,7 @@ fn device_words(device: &HeldDeviceRow, queues: u32) -> CompactString {
         ("macvtap", Some(dev)) => format_compact!("{dev} ({})", escape_name(&device.path)),
         ("vhost-net", _) => "vhost".into(),
         ("vhost-vdpa", _) => format_compact!("vdpa {}", escape_name(&device.path)),
-        (kind, _) => format_compact!("{kind} {}", escape_name(&device.path)),
+        (kind, _) => format_compact!("{kind} {}", escape_name(socket_path(&device.path))),
     };
     if queues > 1 {
         // Writing to a string can't fail.

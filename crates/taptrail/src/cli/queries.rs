@@ -203,7 +203,7 @@ pub(crate) struct Selection {
     pub(crate) mac: Option<MacAddr>,
 
     /// Only devices with this path, host interface, number (0A:C8), or kind (tun, macvtap,
-    /// vhost-net, vhost-vdpa)
+    /// vhost-net, vhost-vdpa, vhost-user)
     #[arg(long, value_name = "DEVICE")]
     pub(crate) device: Option<DeviceFilter>,
 

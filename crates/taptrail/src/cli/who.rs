@@ -30,7 +30,7 @@ macro_rules! exit_codes {
 pub(crate) struct Who {
     /// MAC of a guest's interface (52:54:00:12:34:56, 52-54-00-12-34-56, 5254.0012.3456,
     /// 525400123456), device (/dev/tap198, vnet0, macvtap4, 0A:C8, tun, macvtap, vhost-net,
-    /// vhost-vdpa), or name or UUID of a guest
+    /// vhost-vdpa, vhost-user), or name or UUID of a guest
     #[arg(value_name = "MAC|DEVICE|GUEST", help_heading = None::<&'static str>, value_parser = subject)]
     pub(crate) what: Subject,
 
@@ -66,7 +66,7 @@ pub(crate) struct Who {
 )]
 pub(crate) struct Explain {
     /// MAC of a guest's interface, device (/dev/tap198, vnet0, macvtap4, 0A:C8, tun, macvtap,
-    /// vhost-net, vhost-vdpa), or name or UUID of a guest
+    /// vhost-net, vhost-vdpa, vhost-user), or name or UUID of a guest
     #[arg(value_name = "MAC|DEVICE|GUEST", help_heading = None::<&'static str>, value_parser = subject)]
     pub(crate) what: Subject,
 

@@ -7,7 +7,7 @@ use taptrail_kernel::link::{Link, MacvtapMode};
 use super::host::{Found, Host};
 
 /// The keys of which a SPEC has one, and first.
-const BACKENDS: [Key; 5] = [Key::Bridge, Key::Tap, Key::NewTap, Key::Macvtap, Key::Vdpa];
+const BACKENDS: [Key; 6] = [Key::Bridge, Key::Tap, Key::NewTap, Key::Macvtap, Key::Vdpa, Key::VhostUser];
 
 /// What can stand at the end of a SPEC: whole SPECs.
 pub(super) fn candidates(spec: &str, host: &Host) -> Found {

@@ -25,7 +25,7 @@ const TIMES: [&str; 10] = [
 ];
 
 /// Kinds of devices, which stand for all devices of a kind.
-const KINDS: [&str; 4] = ["tun", "macvtap", "vhost-net", "vhost-vdpa"];
+const KINDS: [&str; 5] = ["tun", "macvtap", "vhost-net", "vhost-vdpa", "vhost-user"];
 
 /// The values of an argument.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -65,6 +65,7 @@ fn run(arguments: &Verify, dirs: &Dirs) -> CommandResult {
             }
             Ok(()) => {}
         }
+        scan.find_connections(&trail.expected().holdings);
         let account = held_against(&scan, trail.expected(), &ignore);
         let selected = || account.rows.iter().filter(|row| scope.has(row));
         let now = Instant::now();

@@ -193,5 +193,8 @@ fn is_about_attempt(kind: FindingKind) -> bool {
 
 /// Whether an interface can't do without this device.
 pub(crate) fn is_backend(device: &Device) -> bool {
-    matches!(device.kind, DeviceKind::Tun | DeviceKind::Macvtap | DeviceKind::VhostVdpa)
+    matches!(
+        device.kind,
+        DeviceKind::Tun | DeviceKind::Macvtap | DeviceKind::VhostVdpa | DeviceKind::VhostUser
+    )
 }

@@ -266,7 +266,9 @@ pub(crate) fn is_relevant(open: &KernelOpen) -> bool {
 fn is_same_device(record: &Device, kernel: &Device) -> bool {
     match record.kind {
         DeviceKind::Macvtap if !record.path.starts_with('/') => kernel.kind == DeviceKind::Macvtap,
-        DeviceKind::Macvtap | DeviceKind::VhostVdpa | DeviceKind::Unknown => record.path == kernel.path,
+        DeviceKind::Macvtap | DeviceKind::VhostVdpa | DeviceKind::VhostUser | DeviceKind::Unknown => {
+            record.path == kernel.path
+        }
         kind => kind == kernel.kind,
     }
 }

@@ -223,7 +223,7 @@ impl OpenHolding {
             }
             _ if is_same_device(recorded, seen) => Some(0),
             DeviceKind::Tun | DeviceKind::VhostNet => (recorded.kind == seen.kind).then_some(1),
-            DeviceKind::Macvtap | DeviceKind::VhostVdpa | DeviceKind::Unknown => None,
+            DeviceKind::Macvtap | DeviceKind::VhostVdpa | DeviceKind::VhostUser | DeviceKind::Unknown => None,
         }
     }
 

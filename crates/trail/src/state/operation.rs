@@ -226,6 +226,8 @@ impl Operation {
         for open_holding in &mut self.open_holdings {
             if open_holding.is_granted()
                 && open_holding.holding.device.rdev.is_none()
+                // A socket has no number.
+                && open_holding.holding.device.kind != DeviceKind::VhostUser
                 && open_holding.holding.opened.is_some()
             {
                 open_holding.number_pending = true;

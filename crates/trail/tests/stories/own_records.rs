@@ -44,6 +44,15 @@ fn an_unplugged_interface_ends_by_detach() {
     assert_eq!(holding.proof.iter().map(|proof| proof.line).collect::<Vec<_>>(), [1, 2, 3, 4]);
 }
 
+// Shows 17.8.
+#[test]
+fn a_vhost_user_socket_has_no_number_and_needs_none() {
+    let socket = || Device::new("unix:/run/vhost0.sock", None, None);
+    let report = report_of(&[ok(open(socket(), 0)), ok(start()), ok(booted()), ok(close(socket(), 0))]);
+    assert_eq!(holdings(&report), ["vhost-user x1 released close definitive"]);
+    assert_eq!(findings(&report), [""; 0]);
+}
+
 // Shows 9.13.
 #[test]
 fn an_update_without_an_outcome_is_unknown_and_one_with_an_outcome_is_not() {

@@ -9,6 +9,7 @@
 //! with the reason.
 
 mod command_line;
+mod connections;
 mod copies;
 mod guests;
 mod hand_overs;
@@ -33,6 +34,8 @@ use taptrail_kernel::proc::{
 use taptrail_record::{DeviceKind, IfName, Rdev};
 
 pub(crate) use self::command_line::identity;
+pub use self::connections::SeenConnection;
+pub(crate) use self::connections::is_connection;
 pub use self::guests::LIBVIRT_STATE_DIR;
 pub use self::guests::{Identity, IdentitySource, InterfaceName, Sources};
 pub use self::hand_overs::PendingHandOver;
@@ -66,6 +69,8 @@ pub struct Scan {
     pub hidden_taps: Vec<HiddenTap>,
     /// If there are hidden taps: the processes with open files that can't be inspected.
     pub hiding_processes: Vec<HidingProcess>,
+    /// The connections to vhost-user backends that were looked for ([`Self::find_connections`]).
+    pub connections: Vec<SeenConnection>,
     /// Hand-overs of devices by supervisors that are under way.
     pub pending_hand_overs: Vec<PendingHandOver>,
     /// What the scan could not see.

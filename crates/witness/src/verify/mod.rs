@@ -38,7 +38,7 @@ use std::collections::HashMap;
 use taptrail_record::{DeviceKind, MacAddr};
 use taptrail_trail::{Certainty, FindingKind, Holding, State};
 
-use crate::scan::{HiddenTap, Holder, Scan, ScannedDevice, ThreadDescriptor};
+use crate::scan::{HiddenTap, Holder, Scan, ScannedDevice, ThreadDescriptor, is_connection};
 
 pub use self::bridge_tap::BridgeTap;
 pub use self::debounce::{Debouncer, Next};
@@ -63,7 +63,8 @@ pub struct Comparison<'a> {
 pub struct Row<'a> {
     /// What the comparison says of it.
     pub verdict: Verdict,
-    /// The process that holds it; none for a missing or hidden device.
+    /// The process that holds it; none for a missing or hidden device, and for a connection to a
+    /// vhost-user backend, whose holding names the process.
     pub holder: Option<&'a Holder>,
     /// The device that it holds.
     pub held: Option<&'a ScannedDevice>,
@@ -191,7 +192,12 @@ impl MatchMethod {
 pub fn verify<'a>(scan: &'a Scan, expected: &'a ExpectedState, ignore: &Ignore) -> Comparison<'a> {
     let mut claimed: HashMap<usize, Vec<&Holding>> = HashMap::new();
     let mut missing = Vec::new();
+    let mut connections = Vec::new();
     for holding in expected.holdings.iter().filter(|holding| holding.state == State::Held) {
+        if is_connection(holding) {
+            connections.push(connection_row(holding, scan));
+            continue;
+        }
         match find_holder(&scan.holders, expected, holding) {
             Some(place) => claimed.entry(place).or_default().push(holding),
             None => missing.push((holding, holding.queues.unwrap_or(1))),
@@ -235,6 +241,7 @@ pub fn verify<'a>(scan: &'a Scan, expected: &'a ExpectedState, ignore: &Ignore) 
     rows.append(&mut unexplained);
     rows.sort_by_key(|row| row.holder.map(|holder| holder.process.pid));
     rows.append(&mut hidden);
+    rows.append(&mut connections);
     rows.extend(missing.into_iter().map(|(holding, queues)| missing_row(holding, queues, scan)));
     Comparison { rows }
 }
@@ -266,6 +273,18 @@ fn missing_row<'a>(holding: &'a Holding, queues: u32, scan: &Scan) -> Row<'a> {
         matched: None,
         shared: Vec::new(),
         text: (!unknown).then(|| text::missing(holding, scan)),
+    }
+}
+
+/// A connection to a vhost-user backend, which no scan finds but by its record.
+fn connection_row<'a>(holding: &'a Holding, scan: &Scan) -> Row<'a> {
+    let missing = missing_row(holding, 1, scan);
+    match scan.connection(holding) {
+        Some(true) => {
+            Row { verdict: Verdict::Accounted, matched: Some(MatchMethod::Name), text: None, ..missing }
+        }
+        Some(false) => missing,
+        None => Row { verdict: Verdict::Unknown, text: None, ..missing },
     }
 }
 

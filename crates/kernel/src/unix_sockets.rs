@@ -1,0 +1,301 @@
+//! The Unix sockets of the calling thread's network namespace, as the kernel lists them:
+//! sock_diag(7), `NETLINK_SOCK_DIAG`.
+//!
+//! A socket is in the list as long as anything refers to it: a descriptor of any process, one in
+//! flight between processes, or io_uring. So one that is not listed is held by nobody. What the list
+//! does not say is who holds a socket; `/proc/PID/fd` does ([`sockets_of`]).
+
+use std::io;
+use std::os::fd::{BorrowedFd, RawFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
+use rustix::io::Errno;
+
+use crate::netlink::{HEADER, attributes, messages, u32_at};
+use crate::proc::{descriptor_tables, is_gone};
+
+/// `SOCK_DIAG_BY_FAMILY` of linux/sock_diag.h.
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+/// `AF_UNIX` of linux/socket.h.
+const AF_UNIX: u8 = 1;
+/// Bytes of `struct unix_diag_req` (linux/unix_diag.h).
+const REQUEST: usize = 24;
+/// Bytes of `struct unix_diag_msg`, which attributes follow.
+const MESSAGE: usize = 16;
+/// `UDIAG_SHOW_NAME`, `UDIAG_SHOW_VFS` and `UDIAG_SHOW_PEER`.
+const SHOW: u32 = 1 | 2 | 4;
+/// `UNIX_DIAG_NAME`, `UNIX_DIAG_VFS` and `UNIX_DIAG_PEER`.
+const NAME: u16 = 0;
+const VFS: u16 = 1;
+const PEER: u16 = 2;
+/// `NLM_F_REQUEST | NLM_F_DUMP` and `NLM_F_DUMP_INTR` of linux/netlink.h.
+const DUMP: u16 = 0x301;
+const DUMP_INTERRUPTED: u16 = 0x10;
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+
+/// More than one datagram of a dump has.
+const MAX_REPLY_BYTES: usize = 64 * 1024;
+/// The most sockets that are read. Users can make many.
+const MAX_SOCKETS: usize = 1 << 20;
+
+/// The file to which a socket was bound, and by which others connect to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SocketFile {
+    path: PathBuf,
+    /// Its file system's device number as the kernel has it, and its inode. `None`: known by its path
+    /// alone.
+    id: Option<(u32, u32)>,
+}
+
+impl SocketFile {
+    /// The socket that is at this path now; by its path alone if there is none.
+    pub fn at(path: &Path) -> Self {
+        let found = std::fs::symlink_metadata(path).ok().filter(|about| about.file_type().is_socket());
+        Self { path: path.to_owned(), id: found.map(|about| id(about.dev(), about.ino())) }
+    }
+
+    /// What was bound to this path, whatever is there now.
+    pub fn named(path: &Path) -> Self {
+        Self { path: path.to_owned(), id: None }
+    }
+
+    /// The open file, whatever is at its path now.
+    pub(crate) fn of(file: BorrowedFd<'_>, path: &Path) -> io::Result<Self> {
+        let about = rustix::fs::fstat(file)?;
+        Ok(Self { path: path.to_owned(), id: Some(id(about.st_dev, about.st_ino)) })
+    }
+}
+
+fn id(device: u64, inode: u64) -> (u32, u32) {
+    // `MKDEV()` of linux/kdev_t.h. The list has the lower half of an inode's number.
+    #[allow(clippy::cast_possible_truncation)]
+    (rustix::fs::major(device) << 20 | rustix::fs::minor(device), inode as u32)
+}
+
+/// One socket.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct UnixSocket {
+    inode: u32,
+    /// That of the other end of a connection; 0 for an end that has none.
+    peer: Option<u32>,
+    /// The file that it, or the listener that accepted it, was bound to, as in a [`SocketFile`].
+    file: Option<(u32, u32)>,
+    /// The address that it was bound to.
+    name: Option<Box<[u8]>>,
+}
+
+/// All Unix sockets of a network namespace.
+#[derive(Debug, Default)]
+pub struct UnixSockets(Vec<UnixSocket>);
+
+impl UnixSockets {
+    /// Lists those of the calling thread's network namespace.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not list them, as one without `CONFIG_UNIX_DIAG`.
+    pub fn list() -> io::Result<Self> {
+        // Not as a system call's error, which would say that a process or a file is gone.
+        Self::dump().map_err(|error| {
+            io::Error::new(
+                error.kind(),
+                format!("the kernel does not list Unix sockets (unix_diag): {error}"),
+            )
+        })
+    }
+
+    fn dump() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
+        socket.bind_auto()?;
+        socket.connect(&SocketAddr::new(0, 0))?;
+        socket.send(&request(), 0)?;
+        let mut listed = Self::default();
+        let mut buffer = Vec::with_capacity(MAX_REPLY_BYTES);
+        loop {
+            buffer.clear();
+            match socket.recv(&mut buffer, 0) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            }
+            if listed.take(&buffer)? {
+                return Ok(listed);
+            }
+        }
+    }
+
+    /// Takes one datagram of a dump; whether it was the last.
+    fn take(&mut self, datagram: &[u8]) -> io::Result<bool> {
+        for message in messages(datagram) {
+            if message.flags & DUMP_INTERRUPTED != 0 {
+                return Err(Errno::INTR.into());
+            }
+            match message.kind {
+                NLMSG_DONE => return Ok(true),
+                NLMSG_ERROR => {
+                    let code = u32_at(message.payload, 0).unwrap_or_default().cast_signed();
+                    return Err(io::Error::from_raw_os_error(code.saturating_neg()));
+                }
+                SOCK_DIAG_BY_FAMILY if self.0.len() >= MAX_SOCKETS => return Err(Errno::NOBUFS.into()),
+                SOCK_DIAG_BY_FAMILY => self.0.extend(UnixSocket::read(message.payload)),
+                _ => {}
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether anything refers to the socket of this inode.
+    pub fn exist(&self, inode: u64) -> bool {
+        self.0.iter().any(|socket| u64::from(socket.inode) == inode)
+    }
+
+    /// The inodes of sockets that are connected to this file by a connection whose other end exists.
+    pub fn connected_to(&self, file: &SocketFile) -> impl Iterator<Item = u64> {
+        self.0.iter().filter(|end| end.peer.is_some() && end.is_of(file)).filter_map(|end| {
+            // The accepted end has the file; the end that connected has the accepted one as its peer.
+            let peer = end.peer?;
+            self.exist(peer.into()).then_some(u64::from(peer))
+        })
+    }
+
+    /// Whether the socket of this inode is connected, and to what is not known: its other end was not
+    /// accepted yet, or is gone.
+    pub fn is_half_open(&self, inode: u64) -> bool {
+        self.0.iter().any(|socket| u64::from(socket.inode) == inode && socket.peer == Some(0))
+    }
+}
+
+impl UnixSocket {
+    /// Reads a `struct unix_diag_msg` and its attributes.
+    fn read(payload: &[u8]) -> Option<Self> {
+        let mut socket = Self { inode: u32_at(payload, 4)?, ..Self::default() };
+        for (kind, value) in attributes(payload.get(MESSAGE..)?) {
+            match kind {
+                NAME if !value.is_empty() => socket.name = Some(value.into()),
+                // `struct unix_diag_vfs`: inode, device.
+                VFS => socket.file = u32_at(value, 4).zip(u32_at(value, 0)),
+                PEER => socket.peer = u32_at(value, 0),
+                _ => {}
+            }
+        }
+        Some(socket)
+    }
+
+    /// Whether it, or the listener that accepted it, was bound to this file.
+    fn is_of(&self, file: &SocketFile) -> bool {
+        // The address of a path may end with a NUL.
+        let is_named = || {
+            let name = self.name.as_deref().unwrap_or_default();
+            name.strip_suffix(b"\0").unwrap_or(name) == file.path.as_os_str().as_bytes()
+        };
+        match (file.id, self.file) {
+            // btrfs shows another device number to stat(2).
+            (Some((device, inode)), Some((of, has))) => inode == has && (device == of || is_named()),
+            (Some(_), None) => false,
+            (None, _) => is_named(),
+        }
+    }
+}
+
+/// `struct nlmsghdr` and `struct unix_diag_req`: all sockets, in all states.
+fn request() -> Vec<u8> {
+    let length = u32::try_from(HEADER + REQUEST).unwrap_or_default();
+    let mut bytes = length.to_ne_bytes().to_vec();
+    bytes.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+    bytes.extend(DUMP.to_ne_bytes());
+    bytes.extend([0; 8]);
+    bytes.extend([AF_UNIX, 0, 0, 0]);
+    bytes.extend(u32::MAX.to_ne_bytes());
+    bytes.extend(0_u32.to_ne_bytes());
+    bytes.extend(SHOW.to_ne_bytes());
+    bytes.extend([0; 8]);
+    bytes
+}
+
+/// The sockets that a process holds, in the descriptor tables of all its threads: numbers of
+/// descriptors, and inodes.
+///
+/// # Errors
+///
+/// ENOENT if the process has ended, EACCES without permission to inspect it.
+pub fn sockets_of(pid: u32) -> io::Result<Vec<(RawFd, u64)>> {
+    let mut sockets = Vec::new();
+    for thread in descriptor_tables(pid)? {
+        match std::fs::read_dir(format!("/proc/{thread}/fd")) {
+            Ok(entries) => sockets.extend(entries.flatten().filter_map(|entry| {
+                let fd = entry.file_name().to_str()?.parse().ok()?;
+                let target = std::fs::read_link(entry.path()).ok()?;
+                let inode = target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?;
+                Some((fd, inode.parse().ok()?))
+            })),
+            // A thread may end before its process.
+            Err(error) if thread != pid && is_gone(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(sockets)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd as _;
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    use super::*;
+
+    fn own(stream: &UnixStream) -> u64 {
+        let held = sockets_of(std::process::id()).unwrap();
+        held.iter().find(|(fd, _)| *fd == stream.as_raw_fd()).unwrap().1
+    }
+
+    #[test]
+    fn a_connection_is_found_by_its_file_and_is_gone_with_its_last_copy() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("backend.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let file = SocketFile::at(&path);
+        let connected =
+            |file: &SocketFile| UnixSockets::list().unwrap().connected_to(file).collect::<Vec<_>>();
+        assert_eq!(connected(&file), [0; 0]);
+        let stream = UnixStream::connect(&path).unwrap();
+        let inode = own(&stream);
+        let is_half_open = || UnixSockets::list().unwrap().is_half_open(inode);
+        assert!(is_half_open(), "nobody has accepted it");
+        let (accepted, _) = listener.accept().unwrap();
+        assert!(!is_half_open());
+        assert_eq!(connected(&file), [inode]);
+        // Another file at the path is another socket; the connection is that of the first one.
+        std::fs::remove_file(&path).unwrap();
+        let _other = UnixListener::bind(&path).unwrap();
+        assert_eq!(connected(&SocketFile::at(&path)), [0; 0]);
+        assert_eq!(connected(&file), [inode]);
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(connected(&SocketFile::at(&path)), [inode], "by the name that it was bound to");
+        // Without its other end it is no connection, and exists nevertheless.
+        drop(accepted);
+        assert_eq!(connected(&file), [0; 0]);
+        assert!(is_half_open());
+        let copy = stream.try_clone().unwrap();
+        drop(stream);
+        assert!(UnixSockets::list().unwrap().exist(inode));
+        drop(copy);
+        assert!(!UnixSockets::list().unwrap().exist(inode));
+    }
+
+    #[test]
+    fn what_is_malformed_is_no_socket() {
+        assert_eq!(UnixSocket::read(&[0; 7]), None);
+        assert_eq!(UnixSocket::read(&[0; MESSAGE - 1]), None);
+        assert_eq!(UnixSocket::read(&[0; MESSAGE]), Some(UnixSocket::default()));
+        // An attribute that is longer than its message, and one that is too short for its kind.
+        let cut = [&[0; MESSAGE][..], &[200, 0, 2, 0, 1]].concat();
+        assert_eq!(UnixSocket::read(&cut), Some(UnixSocket::default()));
+        let short = [&[0; MESSAGE][..], &[5, 0, 2, 0, 1, 0, 0, 0]].concat();
+        assert_eq!(UnixSocket::read(&short), Some(UnixSocket::default()));
+        assert!(UnixSockets::default().take(b"\0\0\0\0").is_ok_and(|over| !over));
+    }
+}
