@@ -8,7 +8,7 @@ use crate::tables::columns::{micros, timestamp};
 use crate::{Day, HeldRow, Micros, PossibleRow, ProofRow, Row, RunRow, Test, Text};
 
 /// A row of what has a row for each day on which it lived.
-pub(crate) trait Lasting: Row + Clone {
+pub(crate) trait Lasting: Row + Clone + PartialEq {
     /// Whether it is the last row.
     fn is_last(&self) -> bool;
 

@@ -164,15 +164,22 @@ impl<'a> Changes<'a> {
         }
         let mut removed = elsewhere::<R>(store, &self.removed, self.kept, scratch)?.peekable();
         sorted.push(elsewhere(store, &self.added, self.kept, scratch)?);
+        // Rows that differ in little, as in since when an end is uncertain, have one place in the order.
+        let mut same_place: Vec<R> = Vec::new();
         let mut if_it_stays = move |row: R| {
+            same_place.retain(|gone| gone.order(&row).is_eq());
             let is_due =
                 |gone: &Result<R, LakeError>| gone.as_ref().map_or(true, |gone| gone.order(&row).is_le());
             while let Some(gone) = removed.next_if(is_due) {
-                if gone?.order(&row).is_eq() {
-                    return Ok(None);
-                }
+                same_place.extend(Some(gone?).filter(|gone| gone.order(&row).is_eq()));
             }
-            Ok(Some(row))
+            match same_place.iter().position(|gone| *gone == row) {
+                Some(at) => {
+                    same_place.swap_remove(at);
+                    Ok(None)
+                }
+                None => Ok(Some(row)),
+            }
         };
         let rows = merged(sorted).filter_map(move |row| row.and_then(&mut if_it_stays).transpose());
         Ok(Box::new(rows))

@@ -240,6 +240,12 @@ fn a_log_that_was_rotated_between_readings_gives_the_whole() {
     pieces_give_the_whole(&[(0, 400), (300, 700), (600, 1000)], true);
 }
 
+// Shows 15.7, 15.13.
+#[test]
+fn a_piece_that_fills_a_hole_gives_the_whole() {
+    pieces_give_the_whole(&[(0, 300), (700, 1000), (200, 800)], true);
+}
+
 // Shows 15.7.
 #[test]
 fn a_log_that_was_cut_in_two_gives_the_whole() {
