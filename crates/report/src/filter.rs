@@ -211,7 +211,8 @@ impl DeviceFilter {
         match self {
             Self::Kind(_) => device.kind == DeviceKind::Unknown,
             Self::Path(_) => device.kind == DeviceKind::Unknown && device.path.is_empty(),
-            Self::Number(_) => device.rdev.is_none(),
+            // A socket has no number: none is missing.
+            Self::Number(_) => device.rdev.is_none() && device.kind != DeviceKind::VhostUser,
             Self::Interface(_) => {
                 device.dev.is_none() && matches!(device.kind, DeviceKind::Tun | DeviceKind::Unknown)
             }

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use taptrail_record::socket_path;
 use taptrail_trail::{Holding, State, is_same_host};
 
 use super::{Answer, DeviceIs, Moment, Parameters, Question, Value};
@@ -79,7 +80,7 @@ impl Lake<'_> {
         let Parameters { mac, uuid, guest, device, .. } = self.parameters;
         let is_device = |device: &DeviceIs| match device {
             DeviceIs::Kind(kind) => row.kind == *kind,
-            DeviceIs::Path(path) => row.path == *path,
+            DeviceIs::Path(path) => socket_path(&row.path) == path,
             DeviceIs::Number(number) => row.rdev.as_ref().is_some_and(|rdev| rdev == number),
             DeviceIs::Interface(name) => row.dev.as_ref().is_some_and(|dev| dev == name) || row.path == *name,
         };
@@ -313,7 +314,7 @@ impl Lake<'_> {
             let is = |value: &Option<Text>, asked: &str| value.as_deref() == Some(asked);
             let is_device = |device: &DeviceIs| match device {
                 DeviceIs::Kind(kind) => is(&row.device_kind, kind),
-                DeviceIs::Path(path) => is(&row.path, path),
+                DeviceIs::Path(path) => row.path.as_deref().is_some_and(|of| socket_path(of) == path),
                 DeviceIs::Number(number) => is(&row.rdev, number),
                 DeviceIs::Interface(name) => is(&row.dev, name) || is(&row.path, name),
             };

@@ -1,5 +1,7 @@
 //! A question's SQL for one engine.
 
+use taptrail_record::SOCKET_PREFIX;
+
 use super::engine::is_plain;
 use super::{DeviceIs, Engine, Moment, Parameters, Question};
 use crate::{Day, Micros, Table};
@@ -142,7 +144,9 @@ fn condition(question: Question, engine: Engine, parameters: &Parameters) -> Str
         let kind = if question.table() == Table::Findings { "device_kind" } else { "kind" };
         all.extend(device.as_ref().map(|device| match device {
             DeviceIs::Kind(name) => format!("{kind} = {}", text(name)),
-            DeviceIs::Path(path) => format!("path = {}", text(path)),
+            DeviceIs::Path(path) => {
+                format!("path IN ({}, {})", text(path), text(&format!("{SOCKET_PREFIX}{path}")))
+            }
             DeviceIs::Number(number) => format!("rdev = {}", text(number)),
             // libvirt's records have a macvtap's interface name as its path.
             DeviceIs::Interface(name) => format!("(dev = {0} OR path = {0})", text(name)),

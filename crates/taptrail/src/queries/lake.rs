@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use taptrail_lake::{Conditions, LakeReader, Question, Store, Table, Test, When};
-use taptrail_record::DeviceKind;
+use taptrail_record::{DeviceKind, SOCKET_PREFIX};
 use taptrail_report::{DeviceFilter, Filter, GuestFilter, TrailConsumer};
 use taptrail_trail::{Coverage, Holding, HostSpan, Input, InputFile, Span, State};
 
@@ -264,7 +264,11 @@ fn of_device(device: &DeviceFilter, kind: &'static str) -> Vec<Test> {
     let is_kind = |of: DeviceKind| Test::Is(kind, of.to_string());
     match device {
         DeviceFilter::Kind(of) => vec![is_kind(*of), is_kind(DeviceKind::Unknown)],
-        DeviceFilter::Path(path) => vec![Test::Is("path", path.clone()), is_kind(DeviceKind::Unknown)],
+        DeviceFilter::Path(path) => vec![
+            Test::Is("path", path.clone()),
+            Test::Is("path", format!("{SOCKET_PREFIX}{path}")),
+            is_kind(DeviceKind::Unknown),
+        ],
         DeviceFilter::Number(rdev) => vec![Test::Is("rdev", rdev.to_string()), Test::None("rdev")],
         DeviceFilter::Interface(name) => vec![
             Test::Is("dev", name.as_str().to_owned()),
