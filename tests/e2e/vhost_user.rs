@@ -1,13 +1,18 @@
 //! vhost-user interfaces, with a backend that does virtio (`world/vhost_user.rs`).
 
 use std::fs::Permissions;
+use std::fs::rename;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::process::Stdio;
 
 use crate::world::vhost_user::Backend;
 use crate::world::{EMPTY, Guest, World, mac};
+use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
 use serde_json::{Value, json};
+use taptrail_kernel::proc::{PidFd, ProcessId};
+use taptrail_kernel::unix_sockets::{SocketFile, UnixSockets, sockets_of};
 
 /// An empty machine whose memory a backend can map.
 fn shared(qemu: &[&'static str]) -> Vec<&'static str> {
@@ -34,17 +39,8 @@ fn connections(guest: &Guest, backend: &Backend) -> usize {
 
 /// The verdict of `verify` on each device of this world's guest, with its path.
 fn verified(world: &World) -> Vec<(String, String)> {
-    let report = world.json([
-        "verify",
-        "--format",
-        "json",
-        "--settle",
-        "300ms",
-        "--guest",
-        "web1",
-        "--ignore-pid",
-        "1",
-    ]);
+    let verify = ["verify", "--format", "json", "--settle", "300ms", "--guest", "web1", "--ignore-pid", "1"];
+    let report: Value = serde_json::from_str(&world.taptrail(verify).stdout).unwrap();
     let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
     let line = |row: &Value| (text(&row["verdict"]), text(&row["holding"]["device"]["path"]));
     report["devices"].as_array().unwrap().iter().map(line).collect()
@@ -139,7 +135,7 @@ fn a_backend_that_dies_ends_the_holding_and_its_interface_can_be_detached() {
     let state = |world: &World| world.nics(&guest)[0]["state"].clone();
     world.until("QEMU has closed its end", || state(&world) == "revoked");
     assert!(guest.is_alive());
-    world.taptrail(["detach", "web1", &mac(1)]);
+    world.detach(&guest, 1, &[]).fails(1, "are taken already; the guest was asked once more");
     world.until("the NIC is gone", || world.nics(&guest).as_array().unwrap().len() == 1);
     // Its ids are free again.
     let next = Backend::new(&world, "next.sock");
@@ -260,7 +256,7 @@ fn what_is_no_listening_socket_never_becomes_a_nic() {
     let listener = UnixListener::bind(world.path("socket")).unwrap();
     symlink(world.path("socket"), world.path("link")).unwrap();
     world.attach(&guest, &spec("link")).fails(1, "is a symbolic link, not the socket");
-    // What accepts and is no backend: QEMU would wait for it.
+    // A socket without its listener.
     drop(listener);
     world.attach(&guest, &spec("socket")).fails(1, "Connection refused");
     assert_eq!(world.open_accounts(), (0, 0));
@@ -304,5 +300,159 @@ fn a_vhost_user_connection_is_not_revoked_under_its_nic() {
     assert_eq!(connections(&guest, &backend), 1);
     world.stop(&guest);
     assert_all_definitive(&world, &backend, 1);
+    world.assert_clean();
+}
+
+/// QEMU's connection to the backend, held by this process too.
+fn copied(guest: &Guest, backend: &Backend) -> std::os::fd::OwnedFd {
+    let held = sockets_of(guest.pid).unwrap();
+    let sockets = UnixSockets::of(held.iter().map(|(_, inode)| *inode)).unwrap();
+    let file = SocketFile::at(&backend.socket);
+    let connected: Vec<u64> = sockets.connected_to(&file).collect();
+    let (fd, _) = held.iter().find(|(_, inode)| connected.contains(inode)).expect("a connection");
+    let qemu = PidFd::open(ProcessId::of(guest.pid).unwrap()).unwrap();
+    pidfd_getfd(&qemu, *fd, PidfdGetfdFlags::empty()).unwrap()
+}
+
+// Shows 17.9.
+#[test]
+fn a_copy_of_the_connection_keeps_it_from_being_released() {
+    let world = World::new();
+    let backend = Backend::new(&world, "vhost0.sock");
+    let guest = world.start_with("web1", &[], &shared(&EMPTY));
+    world.attach(&guest, &of(&backend)).ok();
+    let copy = copied(&guest, &backend);
+    world.detach(&guest, 1, &["--timeout", "2s"]).fails(1, "QEMU still holds 1 of the devices");
+    let is_closed = || world.record_lines().iter().any(|line| line == "close 01 vhost-user q0");
+    assert!(!is_closed(), "{:?}", world.record_lines());
+    drop(copy);
+    world.until("the last copy is closed", is_closed);
+    world.stop(&guest);
+    let holding = &world.trail()["holdings"][0];
+    assert_eq!((&holding["state"], &holding["certainty"]), (&json!("released"), &json!("definitive")));
+    world.assert_clean();
+}
+
+// Shows 17.8, 17.9.
+#[test]
+fn a_socket_that_is_swapped_before_qemu_connects_is_not_granted() {
+    let mut world = World::new();
+    let backend = Backend::new(&world, "vhost0.sock");
+    let other = Backend::new(&world, "other.sock");
+    world.extra.push(("FAILPOINTS".to_owned(), "open::on-record=sleep(2000)".to_owned()));
+    let guest = world.start_with("web1", &[], &shared(&EMPTY));
+    let mut attach = world.command(["attach", "web1", "--nic", &of(&backend)]);
+    let attach = attach.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    world.until("it is open", || world.record_lines().iter().any(|line| line == "open 01 vhost-user q0"));
+    rename(&other.socket, &backend.socket).unwrap();
+    let attached = attach.wait_with_output().unwrap();
+    let text = String::from_utf8(attached.stderr).unwrap();
+    assert_eq!(attached.status.code(), Some(1), "{text}");
+    assert!(text.contains("doesn't hold"), "{text}");
+    world.stop(&guest);
+    let expected = ["open 01 vhost-user q0", "attach 01 FAILED", "close 01 vhost-user q0"];
+    assert_eq!(world.record_lines()[1..4], expected);
+    assert_eq!(world.open_accounts(), (0, 0));
+    world.assert_clean();
+}
+
+// Shows 17.9, 17.14.
+#[test]
+fn what_takes_the_path_of_a_connected_socket_hides_no_connection() {
+    let mut world = World::new();
+    let backend = Backend::new(&world, "vhost0.sock");
+    let guest = world.start_with("web1", &[], &shared(&EMPTY));
+    // The name by which the backend bound it shows whose it is.
+    world.attach(&guest, &of(&backend)).ok();
+    let moved = world.path("moved.sock");
+    rename(&backend.socket, &moved).unwrap();
+    let other = UnixListener::bind(&backend.socket).unwrap();
+    assert_eq!(verified(&world)[0].0, "accounted");
+    world.detach(&guest, 1, &["--timeout", "20s"]).ok();
+    // By another name nothing does.
+    let spec = format!("vhostuser={},mac={}", moved.display(), mac(1));
+    world.attach(&guest, &spec).ok();
+    assert_eq!(verified(&world)[0].0, "accounted");
+    rename(&backend.socket, &moved).unwrap();
+    assert_eq!(verified(&world)[0].0, "unknown");
+    world.kill_supervisor("web1");
+    world.taptrail(["adopt", "--background", "web1"]).ok();
+    assert_eq!(world.nics(&guest)[0]["state"], "held");
+    world.detach(&guest, 1, &["--timeout", "20s"]).ok();
+    world.stop(&guest);
+    drop(other);
+    // A plug is cut off, and the guest does not release its NIC.
+    let backend = Backend::new(&world, "next.sock");
+    world.extra.push(("FAILPOINTS".to_owned(), "attach::nic-added=return".to_owned()));
+    let guest = world.start_with("web2", &[], &shared(&EMPTY[..8]));
+    rename(&backend.socket, &moved).unwrap();
+    world.attach(&guest, &spec).fails(1, "");
+    world.supervisor_is_gone("web2");
+    world.extra.clear();
+    std::fs::remove_file(&moved).unwrap();
+    let _other = UnixListener::bind(&moved).unwrap();
+    world.taptrail(["adopt", "--background", "web2"]).ok();
+    assert_eq!(world.nics(&guest)[0]["state"], "kept");
+    assert_eq!(connections(&guest, &backend), 1);
+    let kept = world.record_lines();
+    assert_eq!(kept.last().unwrap(), "keep 01 vhost-user q0", "{kept:?}");
+    world.stop(&guest);
+    let trail = world.trail();
+    let doubtful = trail["holdings"].as_array().unwrap().iter().filter(|of| of["certainty"] != "definitive");
+    assert_eq!(doubtful.collect::<Vec<_>>(), [] as [&Value; 0]);
+    assert_eq!(world.open_accounts(), (0, 0));
+    world.assert_clean();
+}
+
+// Shows 17.9.
+#[test]
+fn a_connection_that_was_found_is_kept_though_its_path_is_anothers() {
+    let world = World::new();
+    let guest = world.start_with("web1", &[], &shared(&EMPTY));
+    let path = world.path("silent.sock");
+    let listener = UnixListener::bind(world.path("bound.sock")).unwrap();
+    rename(world.path("bound.sock"), &path).unwrap();
+    let spec = format!("vhostuser={},mac={}", path.display(), mac(1));
+    let mut attach = world.command(["attach", "web1", "--nic", &spec]);
+    let attach = attach.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // It never answers: QEMU waits.
+    let (connection, _) = listener.accept().unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let _other = UnixListener::bind(&path).unwrap();
+    let attached = attach.wait_with_output().unwrap();
+    let text = String::from_utf8(attached.stderr).unwrap();
+    assert!(text.contains("QEMU still holds 1 of its descriptors"), "{text}");
+    drop((connection, listener));
+    world.until("QEMU has closed it", || {
+        world.nics(&guest).as_array().is_some_and(|nics| nics.iter().all(|nic| nic["state"] != "kept"))
+    });
+    world.stop(&guest);
+    let expected =
+        ["open 01 vhost-user q0", "attach 01 FAILED", "keep 01 vhost-user q0", "close 01 vhost-user q0"];
+    assert_eq!(world.record_lines()[1..5], expected);
+    let trail = world.trail();
+    assert_eq!(trail["holdings"][0]["certainty"], "definitive", "{trail:#}");
+    world.assert_clean();
+}
+
+// Shows 17.15.
+#[test]
+fn one_socket_for_two_interfaces_is_refused_by_whatever_path() {
+    let world = World::new();
+    let backend = Backend::new(&world, "vhost0.sock");
+    let second = |path: &Path| format!("vhostuser={},mac={}", path.display(), mac(2));
+    let link = world.path("link.sock");
+    std::fs::hard_link(&backend.socket, &link).unwrap();
+    let dotted = backend.socket.parent().unwrap().join("./vhost0.sock");
+    let guest = world.start_with("web1", &["--nic", &of(&backend)], &shared(&EMPTY));
+    world.attach(&guest, &second(&backend.socket)).fails(1, "is in use by this guest's interface");
+    for path in [&link, &dotted] {
+        world.attach(&guest, &second(path)).fails(1, "is the socket of another interface of this guest");
+    }
+    assert_eq!(connections(&guest, &backend), 1);
+    world.stop(&guest);
+    let nics = ["--nic", &of(&backend), "--nic", &second(&link)];
+    world.try_start("web2", &nics, &shared(&EMPTY)).fails(1, "is the socket of interface");
+    assert_eq!(world.open_accounts(), (0, 0));
     world.assert_clean();
 }

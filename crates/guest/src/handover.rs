@@ -11,7 +11,7 @@
 //! | tap of others | its queues, none of which is attached |
 //! | macvtap of ours | its link, which we delete: a copy that is left has nothing behind it |
 //! | macvtap of others, vhost-net, vDPA | the driver's count of open files, all of which are seen in processes |
-//! | vhost-user socket | QEMU's connection, which the kernel lists as long as anything refers to it |
+//! | vhost-user socket | QEMU's connection, which the kernel knows as long as anything refers to it |
 //!
 //! Where the kernel keeps no account, the release gets a doubt ([`CloseDoubt`]). So it does where a
 //! link can't be found, and where a tap's link was deleted while the file was open: that file can
@@ -21,6 +21,7 @@
 //! a device is held while its file is open, whatever `/proc` shows, and released at the time of its
 //! last close. A tap to which somebody else has attached is held.
 
+use std::io;
 use std::os::fd::RawFd;
 use std::path::Path;
 use std::thread;
@@ -28,7 +29,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use taptrail_kernel::proc::{HeldDevice, HiddenFiles, Holders, ProcessId, driver_open_files};
-use taptrail_kernel::unix_sockets::{SocketFile, UnixSockets};
+use taptrail_kernel::unix_sockets::{self, SocketFile, UnixSockets};
 use taptrail_ledger::InterfaceKey;
 use taptrail_record::{CloseDoubt, DeviceKind, MacAddr, socket_path};
 use tracing::warn;
@@ -262,44 +263,53 @@ impl ReleaseCheck<'_> {
 
     /// The evidence for a vhost-user socket.
     fn connection(&self, device: &OpenDevice) -> Evidence {
-        let sockets = match UnixSockets::list() {
-            Ok(sockets) => sockets,
-            Err(error) => {
-                warn!("{}: the kernel does not list connections: {error}", device.mac);
-                let fd = device.qemu_fd.filter(|_| self.qemu.is_some());
-                return fd.map_or(Evidence::Doubtful(CloseDoubt::Uncounted), |fd| Evidence::Held(Some(fd)));
+        self.look_for_connection(device).unwrap_or_else(|error| {
+            warn!("{}: {error}", device.mac);
+            match self.qemu {
+                Some(_) => Evidence::Held(device.qemu_fd),
+                None => Evidence::Doubtful(CloseDoubt::Uncounted),
             }
-        };
-        let shown = match self.qemu.map(connections_of).transpose() {
-            Ok(shown) => shown.unwrap_or_default(),
-            Err(error) => {
-                warn!("what QEMU holds can't be seen: {error}");
-                return Evidence::Held(device.qemu_fd);
-            }
-        };
+        })
+    }
+
+    fn look_for_connection(&self, device: &OpenDevice) -> io::Result<Evidence> {
+        let shown = self.qemu.map(connections_of).transpose()?.unwrap_or_default();
         let fd = |inode: u64| shown.iter().find(|(_, of)| *of == inode).map(|(fd, _)| *fd);
         if let Some(inode) = device.connection {
-            return match sockets.exist(inode) {
-                true => Evidence::Held(fd(inode)),
-                false => Evidence::Released(None),
-            };
+            let exists = unix_sockets::exists(inode)?;
+            return Ok(if exists { Evidence::Held(fd(inode)) } else { Evidence::Released(None) });
         }
         // It was never seen: any connection to the socket may be it, but for those of other interfaces.
-        let path = Path::new(socket_path(&device.device.path));
-        // Another socket may have taken the path.
-        let files = [SocketFile::at(path), SocketFile::named(path)];
         let others: Vec<u64> = self.others.iter().filter_map(|other| other.connection).collect();
-        let open = files.iter().flat_map(|file| sockets.connected_to(file));
-        let mut open = open.filter(|inode| !others.contains(inode)).peekable();
-        let half_open =
-            shown.iter().find(|(_, inode)| sockets.is_half_open(*inode) && !others.contains(inode));
-        if open.peek().is_none() && half_open.is_none() {
-            return Evidence::Released(None);
+        let is_free = |inode: &u64| !others.contains(inode);
+        let path = Path::new(socket_path(&device.device.path));
+        let files = match &device.socket {
+            Some(file) => vec![file.clone()],
+            // Another socket may have taken the path.
+            None => vec![SocketFile::at(path), SocketFile::named(path)],
+        };
+        let sockets = UnixSockets::of(shown.iter().map(|(_, inode)| *inode))?;
+        let held = |(_, inode): &&(RawFd, u64)| {
+            let mut connected = files.iter().flat_map(|file| sockets.connected_to(file));
+            is_free(inode) && (sockets.is_half_open(*inode) || connected.any(|of| of == *inode))
+        };
+        if let Some((fd, _)) = shown.iter().find(held) {
+            return Ok(Evidence::Held(Some(*fd)));
         }
-        match open.find_map(fd).or(half_open.map(|(fd, _)| *fd)) {
-            Some(fd) => Evidence::Held(Some(fd)),
-            None => Evidence::Doubtful(hidden_or(self.qemu, CloseDoubt::Uncounted)),
-        }
+        let all = UnixSockets::list_settled()?;
+        let mut connected = files.iter().flat_map(|file| all.connected_to(file)).filter(is_free);
+        let may_be = |file: &SocketFile| {
+            let mut inodes = shown.iter().map(|(_, inode)| *inode).filter(is_free);
+            inodes.any(|inode| sockets.may_be_connected_to(inode, file))
+        };
+        // By its path alone nothing shows that QEMU has not connected to an earlier socket there.
+        Ok(if connected.next().is_some() || files.iter().any(may_be) {
+            Evidence::Doubtful(hidden_or(self.qemu, CloseDoubt::Uncounted))
+        } else if self.qemu.is_some_and(hidden) {
+            Evidence::Doubtful(CloseDoubt::Hidden)
+        } else {
+            Evidence::Released(None)
+        })
     }
 
     /// The evidence for a tap whose link is gone, and was not seen to be deleted under an open

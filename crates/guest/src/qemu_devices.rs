@@ -6,6 +6,7 @@
 //! A vhost-user socket is no device that is passed: QEMU makes the connection, and the kernel's list
 //! of connections shows that it goes to the socket that was recorded.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 
@@ -43,8 +44,8 @@ pub(crate) fn find(
     let own = std::process::id();
     ours.iter()
         .map(|device| {
-            if let Some(file) = device.socket_file()? {
-                return find_connection(qemu, &file, others);
+            if let Some(file) = device.socket_file() {
+                return find_connection(qemu, file, others);
             }
             let facts = device.facts();
             for (thread, candidate) in held.iter().filter(|(_, held)| Some(held.rdev) == facts.rdev) {
@@ -57,19 +58,19 @@ pub(crate) fn find(
         .collect()
 }
 
-/// QEMU's connection to the listener on a socket, unless it is one of `others`.
+/// QEMU's connection to the listener on a socket, besides `others`; `None` if there is none, or several,
+/// of which none is known to be it.
 pub(crate) fn find_connection(
     qemu: &ProcessId,
     file: &SocketFile,
     others: &[u64],
 ) -> io::Result<Option<FoundDescriptor>> {
     let held = connections_of(qemu)?;
-    let sockets = UnixSockets::list()?;
-    let found = sockets.connected_to(file).filter(|inode| !others.contains(inode)).find_map(|inode| {
-        let (fd, _) = held.iter().find(|(_, held)| *held == inode)?;
-        Some(FoundDescriptor { fd: *fd, connection: Some(inode) })
-    });
-    Ok(found)
+    let sockets = UnixSockets::of(held.iter().map(|(_, inode)| *inode))?;
+    let ours: BTreeSet<u64> = sockets.connected_to(file).filter(|inode| !others.contains(inode)).collect();
+    let mut found = held.iter().filter(|(_, inode)| ours.contains(inode));
+    let found = found.next().map(|(fd, inode)| FoundDescriptor { fd: *fd, connection: Some(*inode) });
+    Ok(found.filter(|_| ours.len() == 1))
 }
 
 /// The sockets of a process, with their inodes. A process that has ended holds nothing.

@@ -1,17 +1,22 @@
 //! The Unix sockets of the calling thread's network namespace, as the kernel lists them:
 //! sock_diag(7), `NETLINK_SOCK_DIAG`.
 //!
-//! A socket is in the list as long as anything refers to it: a descriptor of any process, one in
-//! flight between processes, or io_uring. So one that is not listed is held by nobody. What the list
-//! does not say is who holds a socket; `/proc/PID/fd` does ([`sockets_of`]).
+//! The kernel knows a socket as long as anything refers to it: a descriptor of any process, one in
+//! flight between processes, or io_uring. What it does not say is who holds a socket; `/proc/PID/fd`
+//! does ([`sockets_of`]).
+//!
+//! A list is made in parts, and can lack a socket that is there all the time, when others come and go
+//! meanwhile (`unix_diag_dump()` goes on by a bucket and an index). So that a socket is gone is shown by
+//! asking for it alone ([`exists`]); where its inode is not known, by lists that agree.
 
 use std::io;
-use std::os::fd::{BorrowedFd, RawFd};
+use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
+use rustix::fs::Stat;
 use rustix::io::Errno;
 
 use crate::netlink::{HEADER, attributes, messages, u32_at};
@@ -31,7 +36,8 @@ const SHOW: u32 = 1 | 2 | 4;
 const NAME: u16 = 0;
 const VFS: u16 = 1;
 const PEER: u16 = 2;
-/// `NLM_F_REQUEST | NLM_F_DUMP` and `NLM_F_DUMP_INTR` of linux/netlink.h.
+/// `NLM_F_REQUEST`, `NLM_F_REQUEST | NLM_F_DUMP` and `NLM_F_DUMP_INTR` of linux/netlink.h.
+const ONE: u16 = 1;
 const DUMP: u16 = 0x301;
 const DUMP_INTERRUPTED: u16 = 0x10;
 const NLMSG_ERROR: u16 = 2;
@@ -41,6 +47,10 @@ const NLMSG_DONE: u16 = 3;
 const MAX_REPLY_BYTES: usize = 64 * 1024;
 /// The most sockets that are read. Users can make many.
 const MAX_SOCKETS: usize = 1 << 20;
+/// Lists that are made until two in succession agree.
+const MAX_LISTS: usize = 16;
+/// `SOCK_STREAM` of linux/net.h.
+const STREAM: u8 = 1;
 
 /// The file to which a socket was bound, and by which others connect to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,10 +73,25 @@ impl SocketFile {
         Self { path: path.to_owned(), id: None }
     }
 
+    /// The socket with this [`id`](Self::id), whatever is at the path now.
+    pub fn with_id(path: &Path, id: (u32, u32)) -> Self {
+        Self { path: path.to_owned(), id: Some(id) }
+    }
+
+    /// The path by which it was named.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its file system's device number as the kernel has it, and its inode; `None` if it is known by its
+    /// path alone.
+    pub fn id(&self) -> Option<(u32, u32)> {
+        self.id
+    }
+
     /// The open file, whatever is at its path now.
-    pub(crate) fn of(file: BorrowedFd<'_>, path: &Path) -> io::Result<Self> {
-        let about = rustix::fs::fstat(file)?;
-        Ok(Self { path: path.to_owned(), id: Some(id(about.st_dev, about.st_ino)) })
+    pub(crate) fn of(about: &Stat, path: &Path) -> Self {
+        Self { path: path.to_owned(), id: Some(id(about.st_dev, about.st_ino)) }
     }
 }
 
@@ -80,6 +105,7 @@ fn id(device: u64, inode: u64) -> (u32, u32) {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct UnixSocket {
     inode: u32,
+    is_stream: bool,
     /// That of the other end of a connection; 0 for an end that has none.
     peer: Option<u32>,
     /// The file that it, or the listener that accepted it, was bound to, as in a [`SocketFile`].
@@ -99,33 +125,57 @@ impl UnixSockets {
     ///
     /// The kernel does not list them, as one without `CONFIG_UNIX_DIAG`.
     pub fn list() -> io::Result<Self> {
-        // Not as a system call's error, which would say that a process or a file is gone.
-        Self::dump().map_err(|error| {
-            io::Error::new(
-                error.kind(),
-                format!("the kernel does not list Unix sockets (unix_diag): {error}"),
-            )
-        })
+        Self::dump().map_err(not_listed)
+    }
+
+    /// Lists them until two lists in succession are equal: what is not in these is not there.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Self::list`]; EAGAIN if sockets come and go all the time.
+    pub fn list_settled() -> io::Result<Self> {
+        let mut last = Self::list()?;
+        for _ in 1..MAX_LISTS {
+            let next = Self::list()?;
+            if next.0 == last.0 {
+                return Ok(next);
+            }
+            last = next;
+        }
+        Err(Errno::AGAIN.into())
+    }
+
+    /// Those of these inodes, and the other ends of their connections, each asked for alone.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Self::list`].
+    pub fn of(inodes: impl IntoIterator<Item = u64>) -> io::Result<Self> {
+        Self::each(inodes).map_err(not_listed)
+    }
+
+    fn each(inodes: impl IntoIterator<Item = u64>) -> io::Result<Self> {
+        let mut socket = diag_socket()?;
+        let mut found = Self::default();
+        for inode in inodes {
+            // The inode of a socket is an `unsigned int`.
+            let Ok(inode) = u32::try_from(inode) else { continue };
+            let Some(one) = ask(&mut socket, inode)? else { continue };
+            if let Some(peer) = one.peer.filter(|peer| *peer != 0) {
+                found.0.extend(ask(&mut socket, peer)?);
+            }
+            found.0.push(one);
+        }
+        Ok(found)
     }
 
     fn dump() -> io::Result<Self> {
-        let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
-        socket.bind_auto()?;
-        socket.connect(&SocketAddr::new(0, 0))?;
-        socket.send(&request(), 0)?;
+        let mut socket = diag_socket()?;
+        socket.send(&request(None), 0)?;
         let mut listed = Self::default();
         let mut buffer = Vec::with_capacity(MAX_REPLY_BYTES);
-        loop {
-            buffer.clear();
-            match socket.recv(&mut buffer, 0) {
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error),
-            }
-            if listed.take(&buffer)? {
-                return Ok(listed);
-            }
-        }
+        while !listed.take(receive(&mut socket, &mut buffer)?)? {}
+        Ok(listed)
     }
 
     /// Takes one datagram of a dump; whether it was the last.
@@ -148,31 +198,39 @@ impl UnixSockets {
         Ok(false)
     }
 
-    /// Whether anything refers to the socket of this inode.
-    pub fn exist(&self, inode: u64) -> bool {
-        self.0.iter().any(|socket| u64::from(socket.inode) == inode)
+    fn get(&self, inode: u64) -> Option<&UnixSocket> {
+        self.0.iter().find(|socket| u64::from(socket.inode) == inode)
     }
 
     /// The inodes of sockets that are connected to this file by a connection whose other end exists.
     pub fn connected_to(&self, file: &SocketFile) -> impl Iterator<Item = u64> {
-        self.0.iter().filter(|end| end.peer.is_some() && end.is_of(file)).filter_map(|end| {
-            // The accepted end has the file; the end that connected has the accepted one as its peer.
-            let peer = end.peer?;
-            self.exist(peer.into()).then_some(u64::from(peer))
-        })
+        let accepted = self.0.iter().filter(|end| end.is_stream && end.is_of(file));
+        // The accepted end has the file; the end that connected has the accepted one as its peer.
+        accepted.filter_map(|end| self.get(end.peer?.into()).map(|peer| u64::from(peer.inode)))
     }
 
     /// Whether the socket of this inode is connected, and to what is not known: its other end was not
     /// accepted yet, or is gone.
     pub fn is_half_open(&self, inode: u64) -> bool {
-        self.0.iter().any(|socket| u64::from(socket.inode) == inode && socket.peer == Some(0))
+        self.get(inode).is_some_and(|socket| socket.is_stream && socket.peer == Some(0))
+    }
+
+    /// Whether the socket of this inode may be connected to a file, which another may have replaced at
+    /// its path: the listener that accepted its other end was bound to one, which is not known to be
+    /// another.
+    pub fn may_be_connected_to(&self, inode: u64, file: &SocketFile) -> bool {
+        let peer = self.get(inode).filter(|socket| socket.is_stream).and_then(|socket| socket.peer);
+        let of = peer.and_then(|peer| self.get(peer.into())?.file);
+        // By the inode alone: btrfs shows another device number to stat(2).
+        of.is_some_and(|(_, of)| file.id.is_none_or(|(_, inode)| of == inode))
     }
 }
 
 impl UnixSocket {
     /// Reads a `struct unix_diag_msg` and its attributes.
     fn read(payload: &[u8]) -> Option<Self> {
-        let mut socket = Self { inode: u32_at(payload, 4)?, ..Self::default() };
+        let is_stream = payload.get(1) == Some(&STREAM);
+        let mut socket = Self { inode: u32_at(payload, 4)?, is_stream, ..Self::default() };
         for (kind, value) in attributes(payload.get(MESSAGE..)?) {
             match kind {
                 NAME if !value.is_empty() => socket.name = Some(value.into()),
@@ -201,18 +259,72 @@ impl UnixSocket {
     }
 }
 
-/// `struct nlmsghdr` and `struct unix_diag_req`: all sockets, in all states.
-fn request() -> Vec<u8> {
+/// Whether anything refers to the socket of this inode, of the calling thread's network namespace.
+///
+/// # Errors
+///
+/// As of [`UnixSockets::list`].
+pub fn exists(inode: u64) -> io::Result<bool> {
+    let Ok(inode) = u32::try_from(inode) else { return Ok(false) };
+    let look = || {
+        let mut socket = diag_socket()?;
+        // Again: bind(2) moves a socket to another place in the kernel's table, and can do so once.
+        Ok(ask(&mut socket, inode)?.or(ask(&mut socket, inode)?).is_some())
+    };
+    look().map_err(not_listed)
+}
+
+/// Not as a system call's error, which would say that a process or a file is gone.
+fn not_listed(error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("the kernel does not list Unix sockets (unix_diag): {error}"))
+}
+
+fn diag_socket() -> io::Result<Socket> {
+    let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    Ok(socket)
+}
+
+fn receive<'a>(socket: &mut Socket, buffer: &'a mut Vec<u8>) -> io::Result<&'a [u8]> {
+    loop {
+        buffer.clear();
+        match socket.recv(buffer, 0) {
+            Ok(_) => return Ok(buffer),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Asks for one socket; `None` if there is none of this inode.
+fn ask(socket: &mut Socket, inode: u32) -> io::Result<Option<UnixSocket>> {
+    if inode == 0 {
+        return Ok(None);
+    }
+    socket.send(&request(Some(inode)), 0)?;
+    let mut answer = UnixSockets::default();
+    let mut buffer = Vec::with_capacity(MAX_REPLY_BYTES);
+    match answer.take(receive(socket, &mut buffer)?) {
+        Ok(_) => answer.0.pop().map(Some).ok_or_else(|| Errno::BADMSG.into()),
+        Err(error) if error.raw_os_error() == Some(Errno::NOENT.raw_os_error()) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// `struct nlmsghdr` and `struct unix_diag_req`: the socket of this inode, or all, in all states.
+fn request(inode: Option<u32>) -> Vec<u8> {
     let length = u32::try_from(HEADER + REQUEST).unwrap_or_default();
     let mut bytes = length.to_ne_bytes().to_vec();
     bytes.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
-    bytes.extend(DUMP.to_ne_bytes());
+    bytes.extend(if inode.is_some() { ONE } else { DUMP }.to_ne_bytes());
     bytes.extend([0; 8]);
     bytes.extend([AF_UNIX, 0, 0, 0]);
     bytes.extend(u32::MAX.to_ne_bytes());
-    bytes.extend(0_u32.to_ne_bytes());
+    bytes.extend(inode.unwrap_or(0).to_ne_bytes());
     bytes.extend(SHOW.to_ne_bytes());
-    bytes.extend([0; 8]);
+    // Any cookie: `INET_DIAG_NOCOOKIE`.
+    bytes.extend([0xff; 8]);
     bytes
 }
 
@@ -243,7 +355,7 @@ pub fn sockets_of(pid: u32) -> io::Result<Vec<(RawFd, u64)>> {
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsRawFd as _;
-    use std::os::unix::net::{UnixListener, UnixStream};
+    use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 
     use super::*;
 
@@ -281,9 +393,41 @@ mod tests {
         assert!(is_half_open());
         let copy = stream.try_clone().unwrap();
         drop(stream);
-        assert!(UnixSockets::list().unwrap().exist(inode));
+        assert!(exists(inode).unwrap());
         drop(copy);
-        assert!(!UnixSockets::list().unwrap().exist(inode));
+        assert!(!exists(inode).unwrap());
+        assert!(!UnixSockets::of([inode]).unwrap().is_half_open(inode));
+    }
+
+    #[test]
+    fn a_connection_is_known_by_asking_for_it_alone_and_only_a_stream_is_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("backend.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let file = SocketFile::at(&path);
+        let stream = UnixStream::connect(&path).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        let inode = own(&stream);
+        let asked = UnixSockets::of([inode]).unwrap();
+        assert_eq!(asked.connected_to(&file).collect::<Vec<_>>(), [inode]);
+        assert!(asked.may_be_connected_to(inode, &SocketFile::named(&path)));
+        // The end that was accepted connected to nothing, nor did a pair.
+        let own_of_accepted = own(&accepted);
+        assert!(
+            !UnixSockets::of([own_of_accepted])
+                .unwrap()
+                .may_be_connected_to(own_of_accepted, &SocketFile::named(&path))
+        );
+        let (pair, _other) = UnixStream::pair().unwrap();
+        let of_pair = own(&pair);
+        assert!(exists(of_pair).unwrap());
+        assert!(!UnixSockets::of([of_pair]).unwrap().may_be_connected_to(of_pair, &SocketFile::named(&path)));
+        // Its other end gone, a datagram socket is no connection that is half open.
+        let (datagram, gone) = UnixDatagram::pair().unwrap();
+        drop(gone);
+        let held = sockets_of(std::process::id()).unwrap();
+        let of_datagram = held.iter().find(|(fd, _)| *fd == datagram.as_raw_fd()).unwrap().1;
+        assert!(!UnixSockets::of([of_datagram]).unwrap().is_half_open(of_datagram));
     }
 
     #[test]

@@ -1,9 +1,11 @@
 use std::io::ErrorKind;
+use std::path::Path;
 
 use jiff::Timestamp;
-use taptrail_kernel::proc::ProcessId;
+use taptrail_kernel::proc::{ProcessId, network_namespace};
+use taptrail_kernel::unix_sockets::SocketFile;
 use taptrail_ledger::{Guest, Ledger, LedgerError, LiveInterface, LiveStep, Process};
-use taptrail_record::DeviceKind;
+use taptrail_record::{CloseDoubt, DeviceKind, socket_path};
 
 use super::{Account, AccountError, OpenDevice};
 use crate::run_dir::Dirs;
@@ -38,6 +40,11 @@ pub(crate) fn ledger_if_any(dirs: &Dirs) -> Result<Option<Ledger>, LedgerError> 
     }
 }
 
+/// No namespace has a lesser inode (`PROC_DYNAMIC_FIRST` of the kernel's fs/proc/generic.c, and below it
+/// those of the first namespaces), and no file system's device number reaches it: a vhost-user socket's place in the ledger is that of its file until
+/// QEMU's connection is known.
+const FIRST_NAMESPACE: u64 = 0xf000_0000 - 64;
+
 /// The open part of an account, for the supervisor or recovery that takes it over.
 #[derive(Debug)]
 pub(crate) struct Live {
@@ -66,20 +73,32 @@ impl Account {
     /// Reads the open part of the account.
     pub(crate) fn live(&self) -> Result<Live, AccountError> {
         let (netns, paused) = self.ledger.netns_and_paused(self.key)?;
+        let here = network_namespace().ok();
         let (mut granted, mut opened) = (Vec::new(), Vec::new());
         for live in self.ledger.live_devices(self.key)? {
-            let connection = live.netns_ifindex.map(|(_, inode)| u64::from(inode));
-            let connection = connection.filter(|_| live.device.kind == DeviceKind::VhostUser);
+            let is_socket = live.device.kind == DeviceKind::VhostUser;
+            let path = Path::new(socket_path(&live.device.path));
+            let (mut socket, mut connection, mut doubt) = (None, None, None);
+            match live.netns_ifindex.filter(|_| is_socket) {
+                Some((of, inode)) if Some(of) == here => connection = Some(u64::from(inode)),
+                // The kernel lists only those of our own network namespace.
+                Some((of, _)) if of >= FIRST_NAMESPACE => doubt = Some(CloseDoubt::Uncounted),
+                Some((of, inode)) => {
+                    socket = u32::try_from(of).ok().map(|of| SocketFile::with_id(path, (of, inode)));
+                }
+                None => {}
+            }
             let device = OpenDevice {
                 key: live.key,
                 mac: live.mac,
                 device: live.device,
                 queue: live.queue,
                 qemu_fd: live.qemu_fd,
+                socket,
                 connection,
                 file: None,
                 closed_at: None,
-                doubt: None,
+                doubt,
             };
             if live.granted { granted.push(device) } else { opened.push(device) }
         }

@@ -3,6 +3,7 @@ use std::os::fd::RawFd;
 use jiff::Timestamp;
 use taptrail_bpf::FileId;
 use taptrail_kernel::device::{OpenFacts, OpenRecorder};
+use taptrail_kernel::unix_sockets::SocketFile;
 use taptrail_ledger::{DeviceKey, NewDevice, Step, StepKey};
 use taptrail_record::{CloseDoubt, Device, DeviceKind, Event, MacAddr, Outcome, Requester, SOCKET_PREFIX};
 
@@ -17,6 +18,8 @@ pub(crate) struct OpenDevice {
     pub(crate) queue: u32,
     /// Its descriptor number in QEMU, once it was found there.
     pub(crate) qemu_fd: Option<RawFd>,
+    /// Of a vhost-user socket: its file, where that is known.
+    pub(crate) socket: Option<SocketFile>,
     /// Of a vhost-user socket: the inode of QEMU's connection, once it was found there.
     pub(crate) connection: Option<u64>,
     /// Its open file, where the kernel reports its last close.
@@ -88,6 +91,9 @@ impl OpenRecorder for Opens<'_> {
                         queue: facts.queue,
                     };
                     let key = tx.device_opened(guest, &new, opened)?;
+                    if let Some((of, inode)) = facts.socket.as_ref().and_then(SocketFile::id) {
+                        tx.device_located(key, (of.into(), inode))?;
+                    }
                     let device = device.clone();
                     open.push(OpenDevice {
                         key,
@@ -95,6 +101,7 @@ impl OpenRecorder for Opens<'_> {
                         device,
                         queue: facts.queue,
                         qemu_fd: None,
+                        socket: facts.socket.clone(),
                         connection: None,
                         file: None,
                         closed_at: None,

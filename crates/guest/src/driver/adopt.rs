@@ -237,10 +237,20 @@ impl Driver {
     /// Rolls back an interrupted attach, at whatever step it was.
     fn take_back_cut_off(
         &mut self,
-        record: RecordedInterface,
+        mut record: RecordedInterface,
         known: &[OpenDevice],
         live: &Live,
     ) -> Result<(), AdoptError> {
+        let connections: Vec<_> = known.iter().filter_map(|device| device.connection).collect();
+        for device in &mut record.opened {
+            // Seen now, it is followed, whatever is at the path.
+            if let Some(file) = &device.socket
+                && let Some(found) = qemu_devices::find_connection(&self.qemu.id, file, &connections)
+                    .map_err(AdoptError::Look)?
+            {
+                device.is_found(found);
+            }
+        }
         let RecordedInterface { ref row, ref spec, nic, .. } = record;
         let (mac, id) = (row.mac, &row.nic);
         // QEMU may refuse each, because that step was not reached: what counts is the check below.

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
 use taptrail_kernel::device::Admitted;
+use taptrail_kernel::unix_sockets::UnixSockets;
 use taptrail_ledger::StepKey;
 use taptrail_qmp::{NetdevTap, NetdevVdpa, NetdevVhostUser, QmpError};
 use taptrail_record::{DeviceKind, Event, MacAddr, Outcome, Requester};
@@ -12,7 +13,7 @@ use tracing::{info, warn};
 use super::names::{descriptor_name, free_id, free_mac, netdev_id};
 use super::release::{failed_attach, state_after};
 use super::start::granted;
-use super::{AttachedInterface, Driver, MONITOR_TIMEOUT, UnsharedMemory, log_error};
+use super::{AttachedInterface, Driver, MONITOR_TIMEOUT, PlugState, UnsharedMemory, log_error};
 use crate::account::{AccountError, LedgerBatch};
 use crate::handover::{self, CheckedDevices, Evidence, OpenFileCounts, ReleaseCheck};
 use crate::interface::{Interface, Opened};
@@ -34,6 +35,10 @@ enum HandOverError {
     Look(#[source] std::io::Error),
     #[error("QEMU reported the interface as added, but doesn't hold {path}")]
     NotHeld { path: String },
+    #[error(
+        "{path} is the socket of another interface of this guest: name another backend, or detach that interface first"
+    )]
+    SocketInUse { path: String },
     #[error("Grant can't be recorded")]
     Account(#[from] AccountError),
 }
@@ -65,6 +70,8 @@ impl Driver {
             if let Some(error) = UnsharedMemory::of(mac, unshared) {
                 return Err(Failure::Refused(error.to_string()));
             }
+            // Without the kernel's list nothing shows the connection, nor its release.
+            UnixSockets::list().map_err(|error| Failure::Failed(crate::chain(&error)))?;
         }
         self.account.ready().map_err(|error| Failure::Refused(crate::chain(&error)))?;
         let opened = match self.host.open_interface(spec, mac, id, &mut self.account, requester) {
@@ -129,6 +136,17 @@ impl Driver {
                 "MAC {mac} is in use by this guest ({state}): choose another, or detach that interface first"
             )));
         }
+        let has_socket = |attached: &AttachedInterface| {
+            attached.state != PlugState::Revoked && attached.interface.spec.backend == spec.backend
+        };
+        if let Backend::VhostUser(socket) = &spec.backend
+            && let Some(attached) = self.interfaces.iter().find(|attached| has_socket(attached))
+        {
+            return Err(Failure::Refused(format!(
+                "Socket {socket} is in use by this guest's interface {}: name another backend, or detach that interface first",
+                attached.interface.mac
+            )));
+        }
         spec.mac = Some(mac);
         let taken = |id: &str| self.interfaces.iter().any(|attached| attached.interface.id == id);
         let id = match &spec.id {
@@ -163,10 +181,23 @@ impl Driver {
         steps: &[StepKey],
         requester: Option<Requester>,
     ) -> Result<(), HandOverError> {
+        self.check_socket(admitted)?;
         self.pass_descriptors(interface, admitted, handed_over)?;
         crash_point!("attach::nic-added");
         self.verify_held(interface, admitted)?;
         self.post_attach(interface, steps, requester)
+    }
+
+    /// Refuses a socket to which another interface is connected, by whatever path: which of two
+    /// connections to it is whose could not be told.
+    fn check_socket(&self, admitted: &[Admitted]) -> Result<(), HandOverError> {
+        let Some(file) = admitted.iter().find_map(Admitted::socket_file) else { return Ok(()) };
+        let others = self.connections();
+        let sockets = UnixSockets::of(others.iter().copied()).map_err(HandOverError::Look)?;
+        match sockets.connected_to(file).find(|inode| others.contains(inode)) {
+            Some(_) => Err(HandOverError::SocketInUse { path: file.path().display().to_string() }),
+            None => Ok(()),
+        }
     }
 
     /// Passes the descriptors to QEMU, and adds the netdev and the NIC.
@@ -305,7 +336,7 @@ impl Driver {
         }
         // A QEMU that has ended does not answer, and holds nothing either.
         let in_flight = !answered && self.qemu.id.is_alive();
-        let evidence = self.wait_until_released(&interface, admitted, in_flight);
+        let evidence = self.wait_until_released(&mut interface, admitted, in_flight);
         let mac = interface.mac;
         let checked = CheckedDevices::new(std::mem::take(&mut interface.devices), evidence);
         checked.undo(mac, &mut interface.resources, &mut self.host, true);
@@ -345,7 +376,7 @@ impl Driver {
     /// Closes our own copies, which would count as open files.
     fn wait_until_released(
         &mut self,
-        interface: &Interface,
+        interface: &mut Interface,
         admitted: Vec<Admitted>,
         in_flight: bool,
     ) -> Vec<Evidence> {
@@ -363,6 +394,13 @@ impl Driver {
             }
         };
         drop(admitted);
+        let connects = matches!(interface.spec.backend, Backend::VhostUser(_));
+        if connects {
+            // What it is connected to shows whether it is released, whatever is at the path by now.
+            for (device, found) in interface.devices.iter_mut().zip(&found) {
+                found.iter().for_each(|found| device.is_found(*found));
+            }
+        }
         let others: Vec<_> =
             self.interfaces.iter().flat_map(|attached| attached.interface.devices.clone()).collect();
         let release = ReleaseCheck {
@@ -376,7 +414,6 @@ impl Driver {
             grace: end.saturating_duration_since(Instant::now()),
         };
         let shown = release.run(&mut self.host, &mut OpenFileCounts::default());
-        let connects = matches!(interface.spec.backend, Backend::VhostUser(_));
         let worst = |(shown, found): (Evidence, Option<FoundDescriptor>)| match (shown, found) {
             (Evidence::Held(None) | Evidence::Doubtful(_), Some(found)) => Evidence::Held(Some(found.fd)),
             // The descriptor may be in flight to QEMU: without proof it does not count as released.

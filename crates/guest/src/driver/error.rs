@@ -74,6 +74,16 @@ pub enum StartError {
     /// A vhost-user backend could not reach the guest's memory.
     #[error(transparent)]
     Memory(#[from] UnsharedMemory),
+    /// Two interfaces name one vhost-user socket by different paths.
+    #[error("{path} of interface {mac} is the socket of interface {other}: each needs a backend of its own")]
+    SocketInUse {
+        /// The path of the socket.
+        path: String,
+        /// The MAC of the interface.
+        mac: MacAddr,
+        /// The MAC of the other interface.
+        other: MacAddr,
+    },
     /// QEMU does not hold a device that was passed to it.
     #[error("QEMU doesn't hold {path} of interface {mac}")]
     NotHeld {

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use taptrail_kernel::device::Admitted;
 use taptrail_kernel::proc::children;
 use taptrail_kernel::process::{SpawnRequest, sandbox_after_start, spawn};
+use taptrail_kernel::unix_sockets::UnixSockets;
 use taptrail_ledger::{Process, Step, StepKey};
 use taptrail_qmp::{Monitor, QmpError};
 use taptrail_record::{DeviceKind, Event, MacAddr, Outcome, Reason};
@@ -155,6 +156,10 @@ impl Attempt {
     ) -> Result<Vec<Port>, StartError> {
         crash_point!("start::intended");
         self.account.ready()?;
+        if nics.iter().any(|(spec, ..)| matches!(spec.backend, Backend::VhostUser(_))) {
+            // Without the kernel's list nothing shows the connection, nor its release.
+            UnixSockets::list().map_err(StartError::Look)?;
+        }
         for (spec, mac, id) in nics {
             self.begun.push(mac);
             match self.host.open_interface(spec, mac, id, &mut self.account, None) {
@@ -170,6 +175,7 @@ impl Attempt {
                 }
             }
         }
+        self.check_sockets()?;
         let ports = self.run_qemu(options, socket, inbox)?;
         crash_point!("start::greeted");
         self.check_memory()?;
@@ -301,6 +307,21 @@ impl Attempt {
             sandbox: options.sandbox,
         });
         (ports, arguments)
+    }
+
+    /// Refuses one socket for two interfaces, by whatever paths: which of two connections to it is whose
+    /// could not be told.
+    fn check_sockets(&self) -> Result<(), StartError> {
+        let of = |interface: &Interface| interface.devices.iter().find_map(|device| device.socket.clone());
+        let sockets: Vec<_> =
+            self.interfaces.iter().filter_map(|interface| Some((interface.mac, of(interface)?))).collect();
+        for (index, (mac, socket)) in sockets.iter().enumerate() {
+            if let Some((other, _)) = sockets[..index].iter().find(|(_, other)| other.id() == socket.id()) {
+                let path = socket.path().display().to_string();
+                return Err(StartError::SocketInUse { path, mac: *mac, other: *other });
+            }
+        }
+        Ok(())
     }
 
     /// Refuses memory that the backends of vhost-user interfaces could not map.

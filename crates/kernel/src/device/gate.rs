@@ -6,6 +6,7 @@ use rustix::io::Errno;
 use taptrail_record::{DeviceKind, IfName, Rdev};
 
 use super::DeviceError;
+use crate::unix_sockets::SocketFile;
 
 /// The facts of one open(2) that have to be recorded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +18,8 @@ pub struct OpenFacts {
     /// The number of the device that was opened, or else of the node at the path; `None` if there
     /// is no device node.
     pub rdev: Option<Rdev>,
+    /// Of a vhost-user socket: the file.
+    pub socket: Option<SocketFile>,
     /// The host interface behind it, once it has one. A vhost-net has none.
     pub dev: Option<IfName>,
     /// The queue of the interface, from 0.
@@ -166,6 +169,7 @@ mod tests {
         OpenFacts {
             kind: DeviceKind::VhostNet,
             path: "/dev/vhost-net".into(),
+            socket: None,
             rdev: Some(Rdev::VHOST_NET),
             dev: None,
             queue,

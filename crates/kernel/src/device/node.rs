@@ -7,6 +7,7 @@ use taptrail_record::{DeviceKind, IfName, Rdev};
 
 use super::DeviceError;
 use super::gate::{Attempt, OpenFacts};
+use crate::unix_sockets::SocketFile;
 
 /// The type of the file at a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +81,7 @@ impl Node<'_> {
             kind: self.kind,
             path: self.path.to_owned(),
             rdev: None,
+            socket: None,
             dev: self.dev.cloned(),
             queue,
             outcome: Ok(()),
@@ -89,7 +91,7 @@ impl Node<'_> {
         let fd = match rustix::fs::open(self.path, flags, Mode::empty()) {
             Ok(fd) => fd,
             Err(source) => {
-                facts.rdev = look(self.path).and_then(NodeType::rdev);
+                facts.rdev = look(self.path).and_then(|node| self.number(node));
                 facts.outcome = Err(source);
                 attempts.push(Attempt::failed(facts));
                 return Err(DeviceError::Open { path: self.path.to_owned(), queue, source });
@@ -98,12 +100,21 @@ impl Node<'_> {
         let done = match rustix::fs::fstat(&fd) {
             Ok(stat) => {
                 let node = NodeType::of(&stat);
-                facts.rdev = node.rdev();
+                facts.rdev = self.number(node);
+                if self.kind == DeviceKind::VhostUser && node == NodeType::SOCKET {
+                    facts.socket = Some(SocketFile::of(&stat, self.path));
+                }
                 then(fd.as_fd(), node, &mut facts)
             }
             Err(source) => Err(DeviceError::Look { path: self.path.to_owned(), source }),
         };
         attempts.push(Attempt::opened(facts, fd));
         done
+    }
+
+    /// The device number that goes on record: what was opened by its path alone, as a socket is, is
+    /// no device, whatever is there.
+    fn number(&self, node: NodeType) -> Option<Rdev> {
+        node.rdev().filter(|_| self.kind != DeviceKind::VhostUser)
     }
 }

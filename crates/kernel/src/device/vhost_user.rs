@@ -1,7 +1,5 @@
 //! vhost-user sockets: the file to which a backend is bound.
 
-use std::io;
-use std::os::fd::AsFd;
 use std::path::Path;
 
 use rustix::fs::OFlags;
@@ -35,11 +33,7 @@ impl Admitted {
     }
 
     /// The file of a vhost-user socket, whatever is at its path by now; `None` for another device.
-    ///
-    /// # Errors
-    ///
-    /// fstat(2) fails.
-    pub fn socket_file(&self) -> io::Result<Option<SocketFile>> {
-        self.socket_path().map(|path| SocketFile::of(self.as_fd(), path)).transpose()
+    pub fn socket_file(&self) -> Option<&SocketFile> {
+        self.facts().socket.as_ref()
     }
 }

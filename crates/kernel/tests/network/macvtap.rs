@@ -126,6 +126,7 @@ fn each_queue_is_an_open_of_its_own_with_the_nodes_true_number() {
             let devices = opened(open_macvtap(&MacvtapRequest { vnet_hdr, ..request(&ifname, &link, 3) }));
             for (device, queue) in devices.iter().zip(0..) {
                 let facts = OpenFacts {
+                    socket: None,
                     kind: DeviceKind::Macvtap,
                     path: path.clone(),
                     rdev: Some(number_of(&path)),

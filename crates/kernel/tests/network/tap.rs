@@ -21,6 +21,7 @@ fn open(name: TapName<'_>, number: u16) -> Opening {
 
 fn facts(queue: u32, dev: &str) -> OpenFacts {
     OpenFacts {
+        socket: None,
         kind: DeviceKind::Tun,
         path: DEV_NET_TUN.into(),
         rdev: Some(Rdev::TUN),

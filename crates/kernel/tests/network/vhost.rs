@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use rustix::io::Errno;
-use taptrail_kernel::device::{DEV_VHOST_NET, DeviceError, OpenFacts, open_vhost_net};
+use taptrail_kernel::device::{DEV_VHOST_NET, DeviceError, OpenFacts, open_vhost_net, open_vhost_user};
 use taptrail_record::{DeviceKind, Rdev};
 
 use crate::lab::{failed, node, opened, queues};
@@ -12,6 +12,7 @@ fn a_missing_node_is_a_failed_open_that_auto_goes_on_without() {
     let path = directory.path().join("vhost-net");
     let (opens, error) = failed(open_vhost_net(&path, queues(2)));
     let facts = OpenFacts {
+        socket: None,
         kind: DeviceKind::VhostNet,
         path,
         rdev: None,
@@ -32,6 +33,16 @@ fn another_device_is_refused_and_on_record_with_its_own_number() {
     assert_eq!((opens[0].rdev, opens[0].outcome), (Some(Rdev { major: 1, minor: 3 }), Ok(())));
     assert!(matches!(error, DeviceError::NotVhostNet { .. }), "{error:?}");
     assert!(!error.is_missing());
+}
+
+#[test]
+fn a_device_in_the_place_of_a_socket_is_refused_and_no_device_that_was_opened() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = node(directory.path(), "tun", 10, 200);
+    let (opens, error) = failed(open_vhost_user(&path));
+    let kinds: Vec<_> = opens.iter().map(|facts| (facts.kind, facts.rdev, facts.outcome)).collect();
+    assert_eq!(kinds, [(DeviceKind::VhostUser, None, Ok(()))]);
+    assert!(matches!(error, DeviceError::NotSocket { .. }), "{error:?}");
 }
 
 /// Whichever of the two this machine is.

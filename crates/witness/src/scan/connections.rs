@@ -1,7 +1,6 @@
 //! Connections to vhost-user backends. No device number shows which of a process's sockets these are:
 //! only those that a trail names are looked for.
 
-use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 
@@ -26,12 +25,15 @@ pub struct SeenConnection {
 impl Scan {
     /// Looks for the connections to vhost-user backends that these holdings have.
     pub fn find_connections<'a>(&mut self, holdings: impl IntoIterator<Item = &'a Holding>) {
-        let mut lists = HashMap::new();
-        let held = holdings.into_iter().filter(|holding| is_connection(holding));
+        let held: Vec<_> = holdings.into_iter().filter(|holding| is_connection(holding)).collect();
         self.connections = held
+            .iter()
             .filter_map(|holding| {
                 let (pid, path) = (holding.pid?, holding.device.path.to_string());
-                let is_there = match is_connected(pid, Path::new(socket_path(&path)), &mut lists) {
+                let others =
+                    held.iter().filter(|other| other.pid == Some(pid) && *other.device.path != *path);
+                let others: Vec<_> = others.map(|other| Path::new(socket_path(&other.device.path))).collect();
+                let is_there = match is_connected(pid, Path::new(socket_path(&path)), &others) {
                     Err(error) if is_gone(&error) => Some(false),
                     found => found.ok().flatten(),
                 };
@@ -52,21 +54,23 @@ pub(crate) fn is_connection(holding: &Holding) -> bool {
     holding.state == State::Held && holding.device.kind == DeviceKind::VhostUser
 }
 
-/// Whether a process has a socket that is connected to what listens, or listened, on this path; `None`
-/// if one of its sockets may be.
-fn is_connected(pid: u32, path: &Path, lists: &mut HashMap<u64, UnixSockets>) -> io::Result<Option<bool>> {
-    let held = sockets_of(pid)?;
+/// Whether a process has a socket that is connected to what listens, or listened, on this path, besides
+/// the `others` that it is connected to; `None` if one of its sockets may be.
+fn is_connected(pid: u32, path: &Path, others: &[&Path]) -> io::Result<Option<bool>> {
+    let held: Vec<_> = sockets_of(pid)?.into_iter().map(|(_, inode)| inode).collect();
     // Both ends are of the network namespace of the process that connected.
-    let netns = NetNs::of(pid)?;
-    let list = match lists.get(&netns.inode()) {
-        Some(list) => list,
-        None => lists.entry(netns.inode()).or_insert(netns.enter(UnixSockets::list)??),
+    let list = NetNs::of(pid)?.enter(|| UnixSockets::of(held.iter().copied()))??;
+    let connected_to = |path: &Path| -> Vec<u64> {
+        // The path may be another backend's by now: its name is that of the connection's other end.
+        let files = [SocketFile::at(path), SocketFile::named(path)];
+        files.iter().flat_map(|file| list.connected_to(file)).filter(|inode| held.contains(inode)).collect()
     };
-    // The path may be another backend's by now: its name is that of the connection's other end.
-    let files = [SocketFile::at(path), SocketFile::named(path)];
-    let mut connected = files.iter().flat_map(|file| list.connected_to(file));
-    if connected.any(|inode| held.iter().any(|(_, of)| *of == inode)) {
+    if !connected_to(path).is_empty() {
         return Ok(Some(true));
     }
-    Ok((!held.iter().any(|(_, inode)| list.is_half_open(*inode))).then_some(false))
+    let theirs: Vec<u64> = others.iter().flat_map(|path| connected_to(path)).collect();
+    // Its file may have been replaced, and bound by another name.
+    let any = SocketFile::named(path);
+    let may_be = |inode: &u64| list.is_half_open(*inode) || list.may_be_connected_to(*inode, &any);
+    Ok((!held.iter().any(|inode| !theirs.contains(inode) && may_be(inode))).then_some(false))
 }
