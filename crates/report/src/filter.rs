@@ -272,6 +272,14 @@ mod tests {
     }
 
     #[test]
+    fn a_number_asked_for_is_missing_in_no_socket() {
+        let device = |kind| Device { kind, path: "unix:/run/v.sock".into(), rdev: None, dev: None };
+        let number: DeviceFilter = "0A:C8".parse().unwrap();
+        assert!(!number.is_missing_in(&device(DeviceKind::VhostUser)));
+        assert!(number.is_missing_in(&device(DeviceKind::Tun)));
+    }
+
+    #[test]
     fn nothing_asked_for_is_everything() {
         assert!(keeps(Filter::default(), &holding("web1", 1, 10, None)));
         assert!(Filter::default().matches_finding(&finding(None, None, 10)));

@@ -223,6 +223,15 @@ mod tests {
     }
 
     #[test]
+    fn a_socket_is_found_by_its_path_as_it_is_on_record() {
+        let asked = Parameters { device: Some(DeviceIs::Path("/run/v.sock".into())), ..parameters("x") };
+        for engine in Engine::ALL {
+            let query = render(Question::Device, engine, &asked, &objects()).unwrap().query.unwrap();
+            assert!(query.contains("path IN ('/run/v.sock', 'unix:/run/v.sock')"), "{query}");
+        }
+    }
+
+    #[test]
     fn only_objects_of_the_days_asked_for_are_read() {
         let paths = |question| {
             let statement = render(question, Engine::Duckdb, &parameters("x"), &objects()).unwrap();
