@@ -241,6 +241,18 @@ fn the_reader_knows_a_backend_by_its_socket() {
     assert!(listed.contains("vhost-user"), "{listed}");
     let csv = world.taptrail(["trail", "--device", "vhost-user", "--format", "csv"]).ok().stdout;
     assert!(csv.contains(&format!("unix:{socket}")), "{csv}");
+    // In a lake, too, by either way of asking it.
+    let lake = format!("file://{}", world.path("lake").display());
+    world.taptrail(["archive", "--to", &lake]).ok();
+    world.taptrail(["lake", "compact", &lake]).ok();
+    for named in [socket, &format!("unix:{socket}")] {
+        let asked = world.taptrail(["trail", "--lake", &lake, "--device", named, "--format", "csv"]).ok();
+        assert!(asked.stdout.contains(&format!("unix:{socket}")), "{}", asked.stdout);
+        let native = ["--engine", "taptrail", "--run", "--json"];
+        let sql = [&["lake", "sql", &lake, "trail", "--device", named][..], &native].concat();
+        let answer = world.taptrail(sql).ok();
+        assert!(answer.stdout.contains(&format!("unix:{socket}")), "{}", answer.stdout);
+    }
     world.assert_clean();
 }
 

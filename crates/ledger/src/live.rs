@@ -41,7 +41,8 @@ pub struct LiveDevice {
     /// The descriptor's number in QEMU, if it was seen there.
     pub qemu_fd: Option<i32>,
     /// Where a watcher last saw the interface behind it: the inode of its network namespace, and
-    /// its ifindex; for a vhost-user socket of taptrail's own, that of QEMU's connection and its inode.
+    /// its ifindex; for a vhost-user socket of taptrail's own, that of QEMU's connection and its inode;
+    /// until that is known the device number of the socket's file system, and the file's inode.
     pub netns_ifindex: Option<(u64, u32)>,
 }
 

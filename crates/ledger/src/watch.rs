@@ -114,7 +114,7 @@ impl Tx<'_> {
 
     /// Sets where the watcher saw the interface behind a device: the inode of its network
     /// namespace, and its ifindex. The supervisor of a guest sets that of QEMU's connection to a
-    /// vhost-user backend, and its inode.
+    /// vhost-user backend, and its inode; until that is known, the device number and inode of the socket.
     ///
     /// # Errors
     ///
