@@ -41,8 +41,8 @@ pub(crate) fn ledger_if_any(dirs: &Dirs) -> Result<Option<Ledger>, LedgerError> 
 }
 
 /// No namespace has a lesser inode (`PROC_DYNAMIC_FIRST` of the kernel's fs/proc/generic.c, and below it
-/// those of the first namespaces), and no file system's device number reaches it: a vhost-user socket's place in the ledger is that of its file until
-/// QEMU's connection is known.
+/// those of the first namespaces), and no file system's device number reaches it: a vhost-user socket's
+/// place in the ledger is that of its file until QEMU's connection is known.
 const FIRST_NAMESPACE: u64 = 0xf000_0000 - 64;
 
 /// The open part of an account, for the supervisor or recovery that takes it over.
