@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use taptrail_kernel::proc::{HeldDevice, HiddenFiles, Holders, ProcessId, driver_open_files};
-use taptrail_kernel::unix_sockets::{self, SocketFile, UnixSockets};
+use taptrail_kernel::unix_sockets::{self, SocketFile, UnixSockets, may_be_unix};
 use taptrail_ledger::InterfaceKey;
 use taptrail_record::{CloseDoubt, DeviceKind, MacAddr, socket_path};
 use tracing::warn;
@@ -289,21 +289,23 @@ impl ReleaseCheck<'_> {
             None => vec![SocketFile::at(path), SocketFile::named(path)],
         };
         let sockets = UnixSockets::of(shown.iter().map(|(_, inode)| *inode))?;
-        let held = |(_, inode): &&(RawFd, u64)| {
-            let mut connected = files.iter().flat_map(|file| sockets.connected_to(file));
-            is_free(inode) && (sockets.is_half_open(*inode) || connected.any(|of| of == *inode))
-        };
-        if let Some((fd, _)) = shown.iter().find(held) {
+        let connected = sockets.connected_to_any(&files);
+        let free = || shown.iter().filter(|(_, inode)| is_free(inode));
+        let mut held = free().filter(|(_, of)| sockets.is_half_open(*of) || connected.contains(of));
+        if let Some((fd, _)) = held.next() {
             return Ok(Evidence::Held(Some(*fd)));
         }
-        let all = UnixSockets::list_settled()?;
-        let mut connected = files.iter().flat_map(|file| all.connected_to(file)).filter(is_free);
-        let may_be = |file: &SocketFile| {
-            let mut inodes = shown.iter().map(|(_, inode)| *inode).filter(is_free);
-            inodes.any(|inode| sockets.may_be_connected_to(inode, file))
+        // By its path alone nothing shows that QEMU has not connected to an earlier socket there; and the
+        // kernel does not list what QEMU has of another network namespace.
+        let may_be = |(fd, inode): &(RawFd, u64)| {
+            files.iter().any(|file| sockets.may_be_connected_to(*inode, file))
+                || !sockets.has(*inode) && self.qemu.is_some_and(|qemu| may_be_unix(qemu.pid, *fd))
         };
-        // By its path alone nothing shows that QEMU has not connected to an earlier socket there.
-        Ok(if connected.next().is_some() || files.iter().any(may_be) {
+        let is_nobodys = || {
+            let all = UnixSockets::all_connected_to(&files)?;
+            Ok::<_, io::Error>(all.is_some_and(|all| !all.iter().any(is_free)))
+        };
+        Ok(if free().any(may_be) || !is_nobodys()? {
             Evidence::Doubtful(hidden_or(self.qemu, CloseDoubt::Uncounted))
         } else if self.qemu.is_some_and(hidden) {
             Evidence::Doubtful(CloseDoubt::Hidden)

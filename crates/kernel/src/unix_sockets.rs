@@ -9,10 +9,12 @@
 //! meanwhile (`unix_diag_dump()` goes on by a bucket and an index). So that a socket is gone is shown by
 //! asking for it alone ([`exists`]); where its inode is not known, by lists that agree.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
@@ -114,9 +116,9 @@ struct UnixSocket {
     name: Option<Box<[u8]>>,
 }
 
-/// All Unix sockets of a network namespace.
+/// Unix sockets of a network namespace, by their inodes.
 #[derive(Debug, Default)]
-pub struct UnixSockets(Vec<UnixSocket>);
+pub struct UnixSockets(BTreeMap<u32, UnixSocket>);
 
 impl UnixSockets {
     /// Lists those of the calling thread's network namespace.
@@ -128,21 +130,23 @@ impl UnixSockets {
         Self::dump().map_err(not_listed)
     }
 
-    /// Lists them until two lists in succession are equal: what is not in these is not there.
+    /// The inodes of sockets that are connected to one of these files, by two lists in succession that
+    /// agree on it: what is not among them is not there. `None` if no two of several lists agree.
     ///
     /// # Errors
     ///
-    /// As of [`Self::list`]; EAGAIN if sockets come and go all the time.
-    pub fn list_settled() -> io::Result<Self> {
-        let mut last = Self::list()?;
+    /// As of [`Self::list`].
+    pub fn all_connected_to(files: &[SocketFile]) -> io::Result<Option<BTreeSet<u64>>> {
+        let look = || Ok::<_, io::Error>(Self::list()?.connected_to_any(files));
+        let mut last = look()?;
         for _ in 1..MAX_LISTS {
-            let next = Self::list()?;
-            if next.0 == last.0 {
-                return Ok(next);
+            let next = look()?;
+            if next == last {
+                return Ok(Some(next));
             }
             last = next;
         }
-        Err(Errno::AGAIN.into())
+        Ok(None)
     }
 
     /// Those of these inodes, and the other ends of their connections, each asked for alone.
@@ -160,12 +164,16 @@ impl UnixSockets {
         for inode in inodes {
             // The inode of a socket is an `unsigned int`.
             let Ok(inode) = u32::try_from(inode) else { continue };
+            if found.0.len() >= MAX_SOCKETS {
+                return Err(Errno::NOBUFS.into());
+            }
             let Some(one) = ask(&mut socket, inode)? else { continue };
             if let Some(peer) = one.peer.filter(|peer| *peer != 0) {
-                found.0.extend(ask(&mut socket, peer)?);
+                found.0.extend(ask(&mut socket, peer)?.map(|other| (peer, other)));
             }
-            found.0.push(one);
+            found.0.insert(inode, one);
         }
+        check_that_it_answers(&mut socket)?;
         Ok(found)
     }
 
@@ -191,22 +199,34 @@ impl UnixSockets {
                     return Err(io::Error::from_raw_os_error(code.saturating_neg()));
                 }
                 SOCK_DIAG_BY_FAMILY if self.0.len() >= MAX_SOCKETS => return Err(Errno::NOBUFS.into()),
-                SOCK_DIAG_BY_FAMILY => self.0.extend(UnixSocket::read(message.payload)),
+                SOCK_DIAG_BY_FAMILY => {
+                    self.0.extend(UnixSocket::read(message.payload).map(|one| (one.inode, one)));
+                }
                 _ => {}
             }
         }
         Ok(false)
     }
 
+    /// Whether the kernel knows the socket of this inode, or knew it when it was asked.
+    pub fn has(&self, inode: u64) -> bool {
+        self.get(inode).is_some()
+    }
+
     fn get(&self, inode: u64) -> Option<&UnixSocket> {
-        self.0.iter().find(|socket| u64::from(socket.inode) == inode)
+        self.0.get(&u32::try_from(inode).ok()?)
     }
 
     /// The inodes of sockets that are connected to this file by a connection whose other end exists.
     pub fn connected_to(&self, file: &SocketFile) -> impl Iterator<Item = u64> {
-        let accepted = self.0.iter().filter(|end| end.is_stream && end.is_of(file));
+        let accepted = self.0.values().filter(|end| end.is_stream && end.is_of(file));
         // The accepted end has the file; the end that connected has the accepted one as its peer.
         accepted.filter_map(|end| self.get(end.peer?.into()).map(|peer| u64::from(peer.inode)))
+    }
+
+    /// Those of any of these files.
+    pub fn connected_to_any(&self, files: &[SocketFile]) -> BTreeSet<u64> {
+        files.iter().flat_map(|file| self.connected_to(file)).collect()
     }
 
     /// Whether the socket of this inode is connected, and to what is not known: its other end was not
@@ -269,9 +289,33 @@ pub fn exists(inode: u64) -> io::Result<bool> {
     let look = || {
         let mut socket = diag_socket()?;
         // Again: bind(2) moves a socket to another place in the kernel's table, and can do so once.
-        Ok(ask(&mut socket, inode)?.or(ask(&mut socket, inode)?).is_some())
+        let is_there = ask(&mut socket, inode)?.or(ask(&mut socket, inode)?).is_some();
+        if !is_there {
+            check_that_it_answers(&mut socket)?;
+        }
+        Ok(is_there)
     };
     look().map_err(not_listed)
+}
+
+/// A kernel that can't answer, as without the module, says the same as of a socket that is not there: so
+/// it is asked for one that is.
+fn check_that_it_answers(socket: &mut Socket) -> io::Result<()> {
+    let (own, _other) = UnixStream::pair()?;
+    let inode = u32::try_from(rustix::fs::fstat(&own)?.st_ino).unwrap_or_default();
+    // Without a file it is not moved in the kernel's table.
+    ask(socket, inode)?.map(drop).ok_or_else(|| Errno::NOSYS.into())
+}
+
+/// Whether a process's descriptor may be a Unix socket: it is, or it can't be seen.
+pub fn may_be_unix(pid: u32, fd: RawFd) -> bool {
+    let mut name = [0; 64];
+    let path = format!("/proc/{pid}/fd/{fd}");
+    match rustix::fs::getxattr(&path, "system.sockprotoname", &mut name) {
+        // Names of protocols: TCP, NETLINK, UNIX, UNIX-STREAM.
+        Ok(long) => name.get(..long).is_none_or(|name| name.starts_with(b"UNIX")),
+        Err(_) => true,
+    }
 }
 
 /// Not as a system call's error, which would say that a process or a file is gone.
@@ -306,7 +350,7 @@ fn ask(socket: &mut Socket, inode: u32) -> io::Result<Option<UnixSocket>> {
     let mut answer = UnixSockets::default();
     let mut buffer = Vec::with_capacity(MAX_REPLY_BYTES);
     match answer.take(receive(socket, &mut buffer)?) {
-        Ok(_) => answer.0.pop().map(Some).ok_or_else(|| Errno::BADMSG.into()),
+        Ok(_) => answer.0.remove(&inode).map(Some).ok_or_else(|| Errno::BADMSG.into()),
         Err(error) if error.raw_os_error() == Some(Errno::NOENT.raw_os_error()) => Ok(None),
         Err(error) => Err(error),
     }
@@ -428,6 +472,33 @@ mod tests {
         let held = sockets_of(std::process::id()).unwrap();
         let of_datagram = held.iter().find(|(fd, _)| *fd == datagram.as_raw_fd()).unwrap().1;
         assert!(!UnixSockets::of([of_datagram]).unwrap().is_half_open(of_datagram));
+    }
+
+    #[test]
+    fn a_socket_of_another_family_is_none_and_what_can_not_be_seen_may_be_one() {
+        let (unix, _other) = UnixStream::pair().unwrap();
+        let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let own = std::process::id();
+        assert!(may_be_unix(own, unix.as_raw_fd()));
+        assert!(!may_be_unix(own, tcp.as_raw_fd()));
+        assert!(may_be_unix(own, RawFd::MAX), "there is none");
+    }
+
+    #[test]
+    fn connections_are_listed_until_two_lists_agree() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("backend.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let files = [SocketFile::at(&path)];
+        let connected = || UnixSockets::all_connected_to(&files).unwrap().unwrap();
+        assert!(connected().is_empty());
+        let stream = UnixStream::connect(&path).unwrap();
+        let _accepted = listener.accept().unwrap();
+        // Others come and go meanwhile.
+        std::thread::scope(|scope| {
+            scope.spawn(|| (0..20_000).for_each(|_| drop(UnixStream::pair())));
+            assert_eq!(connected(), BTreeSet::from([own(&stream)]));
+        });
     }
 
     #[test]

@@ -194,10 +194,17 @@ impl Driver {
         let Some(file) = admitted.iter().find_map(Admitted::socket_file) else { return Ok(()) };
         let others = self.connections();
         let sockets = UnixSockets::of(others.iter().copied()).map_err(HandOverError::Look)?;
-        match sockets.connected_to(file).find(|inode| others.contains(inode)) {
-            Some(_) => Err(HandOverError::SocketInUse { path: file.path().display().to_string() }),
-            None => Ok(()),
+        let is_connected = || sockets.connected_to(file).any(|inode| others.contains(&inode));
+        // The connection of one that is kept may not be known.
+        let is_its = |attached: &AttachedInterface| {
+            let sockets = attached.interface.devices.iter().filter_map(|device| device.socket.as_ref());
+            attached.state != PlugState::Revoked
+                && sockets.filter_map(|socket| socket.id()).any(|id| Some(id) == file.id())
+        };
+        if is_connected() || self.interfaces.iter().any(is_its) {
+            return Err(HandOverError::SocketInUse { path: file.path().display().to_string() });
         }
+        Ok(())
     }
 
     /// Passes the descriptors to QEMU, and adds the netdev and the NIC.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use taptrail_trail::Span;
 
+use super::parts::PartDays;
 use super::pieces::{GENERATION, Of, Piece};
 use super::{LakeReader, Question, When};
 use crate::lasting::Lasting;
@@ -105,7 +106,8 @@ impl LakeReader {
     fn crosses<R: Lasting>(&self, row: &R, day: Day) -> bool {
         self.parts.before_going_over(row.host(), day).is_some_and(|of| {
             // What is open where a part ends has no later row in it.
-            if row.is_last() { row.is_open() && of.covered <= day } else { day == of.last }
+            let is_there = if row.is_last() { row.is_open() && of.covered <= day } else { day == of.seam() };
+            is_there && day <= of.seam()
         })
     }
 
@@ -116,7 +118,7 @@ impl LakeReader {
             let few = (ends.len() <= MAX_NAMED).then(|| of_hosts(ends.keys()));
             let conditions = few.into_iter().fold(conditions.clone(), Conditions::and);
             let parts: BTreeSet<usize> = ends.values().map(|of| of.part).collect();
-            let until = ends.values().map(|of| of.last).max().unwrap_or(*covered);
+            let until = ends.values().map(PartDays::seam).max().unwrap_or(*covered);
             let mut open: Vec<(Arc<str>, Day, R)> = Vec::new();
             for day in self.days_between(R::TABLE, *covered, until) {
                 let objects = self.objects_of(R::TABLE, day, Of::All).filter(|(of, _)| parts.contains(of));
@@ -125,7 +127,7 @@ impl LakeReader {
                     for row in self.open_object::<R>(object, &conditions)? {
                         let row = row?;
                         let ends_now =
-                            ends.get(row.host()).is_some_and(|of| of.part == *part && day <= of.last);
+                            ends.get(row.host()).is_some_and(|of| of.part == *part && day <= of.seam());
                         if ends_now && self.crosses(&row, day) {
                             open.push((Arc::clone(&path), day, row));
                         }

@@ -23,6 +23,14 @@ pub(super) struct PartDays {
     pub(super) last: Day,
 }
 
+impl PartDays {
+    /// The last day on which something that goes over has a row: what lives until the end of what is
+    /// covered may have one of the next day, where that ends at midnight.
+    pub(super) fn seam(&self) -> Day {
+        self.covered.next().unwrap_or(self.covered).min(self.last)
+    }
+}
+
 impl Parts {
     pub(super) fn of(hosts: HashMap<Text, Vec<PartDays>>) -> Self {
         let mut ends: BTreeMap<Day, HashMap<Text, PartDays>> = BTreeMap::new();
