@@ -450,6 +450,43 @@ fn a_connection_that_was_found_is_kept_though_its_path_is_anothers() {
     world.assert_clean();
 }
 
+// Shows 17.8, 17.9.
+#[test]
+fn a_connection_that_qemu_had_before_is_not_taken_for_the_interfaces() {
+    let world = World::new();
+    let backend = Backend::new(&world, "vhost0.sock");
+    // By its own command line, to the same backend, and to one that accepts nobody.
+    let deaf = world.path("deaf.sock");
+    let _listener = UnixListener::bind(&deaf).unwrap();
+    let chardev = |id: &str, path: &Path| -> &'static str {
+        String::leak(format!("socket,id={id},path={}", path.display()))
+    };
+    let own = ["-chardev", chardev("own", &backend.socket), "-chardev", chardev("deaf", &deaf)];
+    let guest = world.start_with("web1", &[], &shared(&[&EMPTY[..], &own].concat()));
+    world.attach(&guest, &of(&backend)).ok();
+    assert_eq!(connections(&guest, &backend), 2);
+    world.detach(&guest, 1, &["--timeout", "20s"]).ok();
+    assert_eq!(connections(&guest, &backend), 1, "its own one");
+    // Nor is it, where a plug fails.
+    let nobody = world.path("nobody.sock");
+    drop(UnixListener::bind(&nobody).unwrap());
+    let spec = format!("vhostuser={},mac={}", nobody.display(), mac(2));
+    let failed = world.attach(&guest, &spec);
+    assert!(!failed.stderr.contains("still holds"), "{}", failed.stderr);
+    world.stop(&guest);
+    let rounds = [
+        "open 01 vhost-user q0",
+        "attach 01",
+        "close 01 vhost-user q0",
+        "detach 01",
+        "open 02 vhost-user q0",
+        "attach 02 FAILED",
+        "close 02 vhost-user q0",
+    ];
+    assert_eq!(world.record_lines()[1..8], rounds);
+    world.assert_clean();
+}
+
 // Shows 17.15.
 #[test]
 fn one_socket_for_two_interfaces_is_refused_by_whatever_path() {

@@ -136,6 +136,8 @@ pub(crate) struct ReleaseCheck<'a> {
     pub(crate) asked: bool,
     /// The devices of the guest's other interfaces.
     pub(crate) others: &'a [OpenDevice],
+    /// Sockets that QEMU had before: none of them is its connection to a vhost-user backend.
+    pub(crate) earlier_sockets: &'a [u64],
     /// How long to wait until held devices are released.
     pub(crate) grace: Duration,
 }
@@ -281,7 +283,7 @@ impl ReleaseCheck<'_> {
         }
         // It was never seen: any connection to the socket may be it, but for those of other interfaces.
         let others: Vec<u64> = self.others.iter().filter_map(|other| other.connection).collect();
-        let is_free = |inode: &u64| !others.contains(inode);
+        let is_free = |inode: &u64| !others.contains(inode) && !self.earlier_sockets.contains(inode);
         let path = Path::new(socket_path(&device.device.path));
         let files = match &device.socket {
             Some(file) => vec![file.clone()],
@@ -491,6 +493,7 @@ pub(crate) fn end_interface(
         // A link of an earlier supervisor may have been removed in any way.
         asked: link.is_some(),
         others: &[],
+        earlier_sockets: &[],
         grace: RELEASE_GRACE,
     };
     let shown = release.run(host, counts);

@@ -275,6 +275,7 @@ impl Driver {
             cut: false,
             asked: true,
             others: known,
+            earlier_sockets: &[],
             grace: Duration::ZERO,
         };
         let evidence = release.run(&mut self.host, &mut OpenFileCounts::default());
@@ -333,6 +334,7 @@ impl Driver {
             cut: false,
             asked: false,
             others: &others,
+            earlier_sockets: &[],
             grace: Duration::ZERO,
         };
         let evidence = release.run(&mut self.host, &mut OpenFileCounts::default());

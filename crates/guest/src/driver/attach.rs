@@ -47,6 +47,8 @@ enum HandOverError {
 #[derive(Debug, Default)]
 struct HandedOver {
     names: Vec<String>,
+    /// QEMU's sockets before it connected to a vhost-user backend: none of them is that connection.
+    earlier_sockets: Vec<u64>,
     chardev: bool,
     netdev: bool,
     nic: bool,
@@ -181,10 +183,15 @@ impl Driver {
         steps: &[StepKey],
         requester: Option<Requester>,
     ) -> Result<(), HandOverError> {
+        handed_over.earlier_sockets = self.connections();
+        if let Backend::VhostUser(_) = interface.spec.backend {
+            let held = qemu_devices::connections_of(&self.qemu.id).map_err(HandOverError::Look)?;
+            handed_over.earlier_sockets.extend(held.into_iter().map(|(_, inode)| inode));
+        }
         self.check_socket(admitted)?;
         self.pass_descriptors(interface, admitted, handed_over)?;
         crash_point!("attach::nic-added");
-        self.verify_held(interface, admitted)?;
+        self.verify_held(interface, admitted, &handed_over.earlier_sockets)?;
         self.post_attach(interface, steps, requester)
     }
 
@@ -276,8 +283,13 @@ impl Driver {
     }
 
     /// Verifies that QEMU holds each descriptor.
-    fn verify_held(&mut self, interface: &mut Interface, admitted: &[Admitted]) -> Result<(), HandOverError> {
-        let found = qemu_devices::find(&self.qemu.id, admitted, &self.connections());
+    fn verify_held(
+        &mut self,
+        interface: &mut Interface,
+        admitted: &[Admitted],
+        earlier_sockets: &[u64],
+    ) -> Result<(), HandOverError> {
+        let found = qemu_devices::find(&self.qemu.id, admitted, earlier_sockets);
         for (device, found) in interface.devices.iter_mut().zip(found.map_err(HandOverError::Look)?) {
             match found {
                 Some(found) => device.is_found(found),
@@ -343,7 +355,8 @@ impl Driver {
         }
         // A QEMU that has ended does not answer, and holds nothing either.
         let in_flight = !answered && self.qemu.id.is_alive();
-        let evidence = self.wait_until_released(&mut interface, admitted, in_flight);
+        let evidence =
+            self.wait_until_released(&mut interface, admitted, in_flight, &handed_over.earlier_sockets);
         let mac = interface.mac;
         let checked = CheckedDevices::new(std::mem::take(&mut interface.devices), evidence);
         checked.undo(mac, &mut interface.resources, &mut self.host, true);
@@ -386,11 +399,12 @@ impl Driver {
         interface: &mut Interface,
         admitted: Vec<Admitted>,
         in_flight: bool,
+        earlier_sockets: &[u64],
     ) -> Vec<Evidence> {
         let end = Instant::now() + handover::RELEASE_GRACE;
         // While we hold copies, kcmp(2) identifies QEMU's descriptors, whatever their numbers.
         let found = loop {
-            match qemu_devices::find(&self.qemu.id, &admitted, &self.connections()) {
+            match qemu_devices::find(&self.qemu.id, &admitted, earlier_sockets) {
                 Ok(found) if Instant::now() >= end || found.iter().all(Option::is_none) => break found,
                 Ok(_) => std::thread::sleep(Duration::from_millis(1)),
                 // We may be out of descriptors; closing our copies frees some.
@@ -418,6 +432,7 @@ impl Driver {
             cut: false,
             asked: true,
             others: &others,
+            earlier_sockets,
             grace: end.saturating_duration_since(Instant::now()),
         };
         let shown = release.run(&mut self.host, &mut OpenFileCounts::default());

@@ -172,6 +172,7 @@ impl Driver {
             cut: attached.interface.resources.cut,
             asked,
             others: &others,
+            earlier_sockets: &[],
             grace,
         };
         release.run(&mut self.host, &mut OpenFileCounts::default())
