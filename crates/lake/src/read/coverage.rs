@@ -97,14 +97,11 @@ impl LakeReader {
     fn located_rows(&self, of: Of) -> Result<BTreeMap<Text, Vec<Located>>, LakeError> {
         let mut hosts: BTreeMap<Text, Vec<Located>> = BTreeMap::new();
         for day in self.days(Table::Coverage, None, None) {
-            for (part, object) in self.objects_of(Table::Coverage, day, of) {
-                let path: Arc<str> = Arc::from(object.path.as_str());
-                for row in self.open_object::<CoverageRow>(object, &Conditions::default())? {
-                    let row = row?;
-                    let of_host = hosts.entry(row.host.clone()).or_default();
-                    of_host.push(Located { part: *part, day, path: Arc::clone(&path), row });
-                }
-            }
+            let is_of = |part| of.has(part);
+            self.each_row(day, is_of, &Conditions::default(), |part, path, row: CoverageRow| {
+                let of_host = hosts.entry(row.host.clone()).or_default();
+                of_host.push(Located { part, day, path: Arc::clone(path), row });
+            })?;
         }
         Ok(hosts)
     }
@@ -158,17 +155,13 @@ impl LakeReader {
         }
         let Some(first) = self.parts.first_without(GENERATION) else { return Ok(()) };
         for day in self.days(Table::Coverage, Some(first.start()), None) {
-            for (part, object) in self.objects_of(Table::Coverage, day, Of::Generation) {
-                for row in self.open_object::<CoverageRow>(object, &Conditions::default())? {
-                    let row = row?;
-                    if self.parts.counts(*part, row.host(), day) {
-                        continue;
-                    }
-                    if let Some(of_host) = records.get_mut(&row.host) {
-                        *of_host = of_host.saturating_sub(row.records.max(0));
-                    }
+            let is_generation = |part| part == GENERATION;
+            self.each_row(day, is_generation, &Conditions::default(), |part, _, row: CoverageRow| {
+                let counts = self.parts.counts(part, row.host(), day);
+                if let Some(of_host) = records.get_mut(&row.host).filter(|_| !counts) {
+                    *of_host = of_host.saturating_sub(row.records.max(0));
                 }
-            }
+            })?;
         }
         Ok(())
     }

@@ -29,7 +29,7 @@ type Located<R> = Vec<(Arc<str>, R)>;
 
 /// What goes over from one part of its host to the next.
 struct Crossing<R> {
-    /// What the next part does not continue, and is not certain from then on.
+    /// What no later part has, and is not certain from then on.
     lost: Located<R>,
     /// All of it that is a last row.
     last: Vec<R>,
@@ -121,18 +121,14 @@ impl LakeReader {
             let until = ends.values().map(PartDays::seam).max().unwrap_or(*covered);
             let mut open: Vec<(Arc<str>, Day, R)> = Vec::new();
             for day in self.days_between(R::TABLE, *covered, until) {
-                let objects = self.objects_of(R::TABLE, day, Of::All).filter(|(of, _)| parts.contains(of));
-                for (part, object) in objects {
-                    let path: Arc<str> = Arc::from(object.path.as_str());
-                    for row in self.open_object::<R>(object, &conditions)? {
-                        let row = row?;
-                        let ends_now =
-                            ends.get(row.host()).is_some_and(|of| of.part == *part && day <= of.seam());
-                        if ends_now && self.crosses(&row, day) {
-                            open.push((Arc::clone(&path), day, row));
-                        }
+                let ends_here = |part| parts.contains(&part);
+                self.each_row(day, ends_here, &conditions, |part, path, row: R| {
+                    let of_host = ends.get(row.host());
+                    let ends_now = of_host.is_some_and(|of| of.part == part && day <= of.seam());
+                    if ends_now && self.crosses(&row, day) {
+                        open.push((Arc::clone(path), day, row));
                     }
-                }
+                })?;
             }
             let continued = self.continued(&open)?;
             let last = open.iter().map(|(.., row)| row).filter(|row| row.is_last());
@@ -172,15 +168,13 @@ impl LakeReader {
                 return Ok(None);
             }
             for day in days {
-                for (part, object) in self.objects_of(R::TABLE, day, Of::Generation) {
-                    for row in self.open_object::<R>(object, last_rows)? {
-                        let row = row?;
-                        // The summary has no others.
-                        if !self.parts.counts(*part, row.host(), day) && row.may_be_elsewhere(day, kept) {
-                            superseded.push(row);
-                        }
+                let is_generation = |part| part == GENERATION;
+                self.each_row(day, is_generation, last_rows, |part, _, row: R| {
+                    // The summary has no others.
+                    if !self.parts.counts(part, row.host(), day) && row.may_be_elsewhere(day, kept) {
+                        superseded.push(row);
                     }
-                }
+                })?;
             }
         }
         superseded.sort_by(Row::order);
@@ -341,14 +335,14 @@ impl LakeReader {
             let hosts: BTreeSet<&str> = rows.iter().map(|row| row.host()).collect();
             let few = (hosts.len() <= MAX_NAMED).then(|| of_hosts(hosts));
             let conditions = Conditions(few.into_iter().collect());
-            for (_, object) in self.objects_of(R::TABLE, day, Of::All).filter(|(of, _)| *of == part) {
-                for row in self.open_object::<R>(object, &conditions)? {
-                    let key = row?.key_text();
-                    if wanted.contains(&key) {
-                        continued.insert(key);
-                    }
-                }
-            }
+            self.each_row(
+                day,
+                |of| of == part,
+                &conditions,
+                |_, _, row: R| {
+                    continued.extend(Some(row.key_text()).filter(|key| wanted.contains(key)));
+                },
+            )?;
         }
         Ok(continued)
     }

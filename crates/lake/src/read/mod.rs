@@ -256,8 +256,8 @@ impl LakeReader {
         days.into_iter().flatten().map(|((_, day), _)| *day)
     }
 
-    /// The rows that some parts have of a day, that count and meet the conditions, by object. If there are several
-    /// objects, each has its own order.
+    /// The rows that some parts have of a day, that count and meet the conditions, by object. If there
+    /// are several objects, each has its own order.
     #[allow(clippy::type_complexity)] // The iterator can't be named.
     fn rows<'a, R: Row + 'a>(
         &'a self,
@@ -273,6 +273,24 @@ impl LakeReader {
             Ok((Arc::from(object.path.as_str()), rows.filter(counts)))
         });
         open.collect()
+    }
+
+    /// Passes on the rows that some parts have of a day and that meet the conditions, whether or not
+    /// they count, each with its part and the path of its object.
+    fn each_row<R: Row>(
+        &self,
+        day: Day,
+        has: impl Fn(usize) -> bool,
+        conditions: &Conditions,
+        mut take: impl FnMut(usize, &Arc<str>, R),
+    ) -> Result<(), LakeError> {
+        for (part, object) in self.objects_of(R::TABLE, day, Of::All).filter(|(part, _)| has(*part)) {
+            let path = Arc::from(object.path.as_str());
+            for row in self.open_object(object, conditions)? {
+                take(*part, &path, row?);
+            }
+        }
+        Ok(())
     }
 
     fn open_object<R: Row>(

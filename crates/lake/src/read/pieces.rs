@@ -20,7 +20,7 @@ pub(super) enum Of {
 }
 
 impl Of {
-    fn has(self, part: usize) -> bool {
+    pub(super) fn has(self, part: usize) -> bool {
         match self {
             Self::All => true,
             Self::Generation => part == GENERATION,
