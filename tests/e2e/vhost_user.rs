@@ -20,8 +20,18 @@ fn shared(qemu: &[&'static str]) -> Vec<&'static str> {
     [qemu, &memory].concat()
 }
 
+/// The SPEC of an interface whose backend listens on this socket.
+fn nic(socket: &Path, number: u8) -> String {
+    format!("vhostuser={},mac={}", socket.display(), mac(number))
+}
+
 fn of(backend: &Backend) -> String {
-    format!("vhostuser={},mac={}", backend.socket.display(), mac(1))
+    nic(&backend.socket, 1)
+}
+
+/// The path of a backend in records.
+fn recorded(backend: &Backend) -> String {
+    format!("unix:{}", backend.socket.display())
 }
 
 /// QEMU's connections to the backend, as ss(8) shows them.
@@ -59,7 +69,7 @@ fn assert_all_definitive(world: &World, backend: &Backend, count: usize) {
     for holding in holdings {
         let state = (&holding["state"], &holding["certainty"]);
         assert_eq!(state, (&json!("released"), &json!("definitive")), "{holding:#}");
-        let path = format!("unix:{}", backend.socket.display());
+        let path = recorded(backend);
         let device = json!({ "kind": "vhost-user", "path": path, "rdev": null, "dev": null });
         assert_eq!(holding["device"], device);
     }
@@ -76,8 +86,7 @@ fn a_vhost_user_interface_is_plugged_proven_unplugged_and_plugged_again() {
         assert_eq!(connections(&guest, &backend), 1);
         let nics = world.nics(&guest);
         let backend_words = json!(format!("vhostuser={}", backend.socket.display()));
-        let path = format!("unix:{}", backend.socket.display());
-        assert_eq!(verified(&world), [("accounted".to_owned(), path)]);
+        assert_eq!(verified(&world), [("accounted".to_owned(), recorded(&backend))]);
         assert_eq!((&nics[0]["backend"], &nics[0]["ifname"]), (&backend_words, &json!("vhost0.sock")));
         world.detach(&guest, 1, &["--timeout", "20s"]).ok();
         assert_eq!(connections(&guest, &backend), 0);
@@ -193,7 +202,7 @@ fn a_program_that_is_no_backend_is_kept_on_record_until_it_lets_go() {
     let guest = world.start_with("web1", &[], &shared(&EMPTY));
     let listener = UnixListener::bind(world.path("silent.sock")).unwrap();
     // It accepts, and never answers: QEMU waits.
-    let spec = format!("vhostuser={},mac={}", world.path("silent.sock").display(), mac(1));
+    let spec = nic(&world.path("silent.sock"), 1);
     world.attach(&guest, &spec).fails(1, "QEMU still holds 1 of its descriptors");
     world.until("it is shown as kept", || world.nics(&guest)[0]["state"] == "kept");
     drop(listener);
@@ -232,9 +241,10 @@ fn the_reader_knows_a_backend_by_its_socket() {
     let backend = Backend::new(&world, "vhost0.sock");
     let guest = world.start_with("web1", &["--nic", &of(&backend)], &shared(&EMPTY));
     let socket = backend.socket.to_str().unwrap();
-    for named in [socket, &format!("unix:{socket}"), "vhost-user"] {
+    let recorded = recorded(&backend);
+    for named in [socket, &*recorded, "vhost-user"] {
         let who = world.taptrail(["who", named]).ok();
-        assert!(who.stdout.contains(&format!("unix:{socket} (vhost-user)")), "{}", who.stdout);
+        assert!(who.stdout.contains(&format!("{recorded} (vhost-user)")), "{}", who.stdout);
         assert!(who.stdout.contains("web1"), "{}", who.stdout);
     }
     world.stop(&guest);
@@ -243,18 +253,18 @@ fn the_reader_knows_a_backend_by_its_socket() {
     let listed = world.taptrail(["trail", "--device", socket]).ok().stdout;
     assert!(listed.contains("vhost-user"), "{listed}");
     let csv = world.taptrail(["trail", "--device", "vhost-user", "--format", "csv"]).ok().stdout;
-    assert!(csv.contains(&format!("unix:{socket}")), "{csv}");
+    assert!(csv.contains(&recorded), "{csv}");
     // In a lake, too, by either way of asking it.
     let lake = format!("file://{}", world.path("lake").display());
     world.taptrail(["archive", "--to", &lake]).ok();
     world.taptrail(["lake", "compact", &lake]).ok();
-    for named in [socket, &format!("unix:{socket}")] {
+    for named in [socket, &*recorded] {
         let asked = world.taptrail(["trail", "--lake", &lake, "--device", named, "--format", "csv"]).ok();
-        assert!(asked.stdout.contains(&format!("unix:{socket}")), "{}", asked.stdout);
+        assert!(asked.stdout.contains(&recorded), "{}", asked.stdout);
         let native = ["--engine", "taptrail", "--run", "--json"];
         let sql = [&["lake", "sql", &lake, "trail", "--device", named][..], &native].concat();
         let answer = world.taptrail(sql).ok();
-        assert!(answer.stdout.contains(&format!("unix:{socket}")), "{}", answer.stdout);
+        assert!(answer.stdout.contains(&recorded), "{}", answer.stdout);
     }
     world.assert_clean();
 }
@@ -264,7 +274,7 @@ fn the_reader_knows_a_backend_by_its_socket() {
 fn what_is_no_listening_socket_never_becomes_a_nic() {
     let world = World::new();
     let guest = world.start_with("web1", &[], &shared(&EMPTY));
-    let spec = |name: &str| format!("vhostuser={},mac={}", world.path(name).display(), mac(1));
+    let spec = |name: &str| nic(&world.path(name), 1);
     world.attach(&guest, &spec("missing")).fails(1, "No such file or directory");
     std::fs::write(world.path("file"), "").unwrap();
     world.attach(&guest, &spec("file")).fails(1, "is a regular file, not the socket of a vhost-user backend");
@@ -385,7 +395,7 @@ fn what_takes_the_path_of_a_connected_socket_hides_no_connection() {
     assert_eq!(verified(&world)[0].0, "accounted");
     world.detach(&guest, 1, &["--timeout", "20s"]).ok();
     // By another name nothing does.
-    let spec = format!("vhostuser={},mac={}", moved.display(), mac(1));
+    let spec = nic(&moved, 1);
     world.attach(&guest, &spec).ok();
     assert_eq!(verified(&world)[0].0, "accounted");
     rename(&backend.socket, &moved).unwrap();
@@ -427,7 +437,7 @@ fn a_connection_that_was_found_is_kept_though_its_path_is_anothers() {
     let path = world.path("silent.sock");
     let listener = UnixListener::bind(world.path("bound.sock")).unwrap();
     rename(world.path("bound.sock"), &path).unwrap();
-    let spec = format!("vhostuser={},mac={}", path.display(), mac(1));
+    let spec = nic(&path, 1);
     let mut attach = world.command(["attach", "web1", "--nic", &spec]);
     let attach = attach.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     // It never answers: QEMU waits.
@@ -470,7 +480,7 @@ fn a_connection_that_qemu_had_before_is_not_taken_for_the_interfaces() {
     // Nor is it, where a plug fails.
     let nobody = world.path("nobody.sock");
     drop(UnixListener::bind(&nobody).unwrap());
-    let spec = format!("vhostuser={},mac={}", nobody.display(), mac(2));
+    let spec = nic(&nobody, 2);
     let failed = world.attach(&guest, &spec);
     assert!(!failed.stderr.contains("still holds"), "{}", failed.stderr);
     world.stop(&guest);
@@ -492,7 +502,7 @@ fn a_connection_that_qemu_had_before_is_not_taken_for_the_interfaces() {
 fn one_socket_for_two_interfaces_is_refused_by_whatever_path() {
     let world = World::new();
     let backend = Backend::new(&world, "vhost0.sock");
-    let second = |path: &Path| format!("vhostuser={},mac={}", path.display(), mac(2));
+    let second = |path: &Path| nic(path, 2);
     let link = world.path("link.sock");
     std::fs::hard_link(&backend.socket, &link).unwrap();
     let dotted = backend.socket.parent().unwrap().join("./vhost0.sock");

@@ -183,6 +183,7 @@ impl Driver {
         steps: &[StepKey],
         requester: Option<Requester>,
     ) -> Result<(), HandOverError> {
+        // Those of other interfaces also where QEMU's sockets can't be seen.
         handed_over.earlier_sockets = self.connections();
         if let Backend::VhostUser(_) = interface.spec.backend {
             let held = qemu_devices::connections_of(&self.qemu.id).map_err(HandOverError::Look)?;
