@@ -19,7 +19,7 @@ packages: ## The .deb and the .rpm, into target/packages; two runs on one commit
 
 static: ## Programs without shared libraries, into target/packages/static; TARGET=… for another machine
 	@scripts/setup packages $(TARGET)
-	@scripts/static $(or $(TARGET),x86_64-unknown-linux-musl)
+	@scripts/static $(or $(TARGET),$(shell uname -m)-unknown-linux-musl)
 
 demo: setup ## A guest from start to stop on a real QEMU, and its trail
 	$(CARGO) build --release --locked -p taptrail
