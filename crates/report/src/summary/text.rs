@@ -34,6 +34,7 @@ impl Summary {
         }
         let (grave, other): (Vec<_>, Vec<_>) =
             self.kinds().partition(|(kind, _)| kind.severity() == Severity::Grave);
+        let has_grave = !grave.is_empty();
         for (label, kinds) in [("Look first", grave), ("Findings", other)] {
             let all: u64 = kinds.iter().map(|(_, count)| count).sum();
             let each: Vec<_> = kinds
@@ -41,7 +42,7 @@ impl Summary {
                 .map(|(kind, count)| format!("{} {}", thousands(*count), kind.as_str()))
                 .collect();
             match all {
-                0 if label == "Look first" => {}
+                0 if label == "Look first" || has_grave => {}
                 0 => page.line(label, "none"),
                 _ => page.line(label, &each.join(", ")),
             }
