@@ -16,7 +16,8 @@ use taptrail_record::{Line, Record};
 pub(crate) struct Auditing {
     was_on: bool,
     rules: Vec<Vec<&'static str>>,
-    daemon: Option<Child>,
+    /// auditd, and its log.
+    daemon: Option<(Child, PathBuf)>,
     plugins: Vec<(&'static str, String)>,
     /// A locked file with the commands that undo the changes: if a run is killed, the next one runs
     /// them.
@@ -108,7 +109,7 @@ impl Auditing {
             .spawn()
             .unwrap();
         let pid = child.id();
-        self.daemon = Some(child);
+        self.daemon = Some((child, log.clone()));
         for _ in 0..500 {
             if status("pid") == pid.to_string() {
                 return log;
@@ -120,7 +121,11 @@ impl Auditing {
 
     /// Ends auditd, so that its log is complete.
     pub(crate) fn end_daemon(&mut self) {
-        if let Some(mut daemon) = self.daemon.take() {
+        if let Some((mut daemon, log)) = self.daemon.take() {
+            // It does not write what the kernel still has for it.
+            if enabled() && !thread::panicking() {
+                wait_for_log(&log);
+            }
             let pid = nix::unistd::Pid::from_raw(i32::try_from(daemon.id()).unwrap());
             nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
             daemon.wait().unwrap();
