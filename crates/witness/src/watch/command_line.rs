@@ -15,11 +15,11 @@ const MAX_OPTIONS: usize = 1024;
 
 /// A network backend that a QEMU was started with.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Netdev {
+pub(crate) struct Netdev {
     /// `tap`, `user`, `stream`, `vhost-user`, and others.
-    pub(super) kind: String,
+    pub(crate) kind: String,
     /// The device path of a vhost-vdpa backend.
-    pub(super) path: Option<String>,
+    pub(crate) path: Option<String>,
 }
 
 impl Netdev {
@@ -35,21 +35,35 @@ impl Netdev {
 }
 
 /// The backends that QEMU was started with, by the interface's MAC.
-pub(super) fn netdevs(arguments: &[OsString]) -> HashMap<MacAddr, Vec<Netdev>> {
-    let mut backends = HashMap::new();
-    for netdev in values(arguments, "netdev") {
-        let (Some(id), Some(kind)) = (netdev.get("id"), netdev.get("type")) else { continue };
-        let path = netdev.get("vhostdev").map(str::to_owned);
-        backends.insert(id.to_owned(), Netdev { kind: kind.to_owned(), path });
-    }
-    let mut all: HashMap<MacAddr, Vec<Netdev>> = HashMap::new();
+pub(crate) fn netdevs(arguments: &[OsString]) -> HashMap<MacAddr, Vec<Netdev>> {
+    by_interface(arguments, |netdev| {
+        let kind = netdev.get("type")?.to_owned();
+        Some(Netdev { kind, path: netdev.get("vhostdev").map(str::to_owned) })
+    })
+}
+
+/// The descriptors that QEMU was started with, by the interface's MAC.
+pub(crate) fn descriptors(arguments: &[OsString]) -> HashMap<MacAddr, Vec<u32>> {
+    let numbers = by_interface(arguments, |netdev| {
+        let lists = ["fd", "fds", "vhostfd", "vhostfds"].map(|key| netdev.get(key).unwrap_or_default());
+        let numbers = lists.iter().flat_map(|list| list.split(':'));
+        Some(numbers.filter_map(|number| number.parse().ok()).collect::<Vec<u32>>())
+    });
+    numbers.into_iter().map(|(mac, lists)| (mac, lists.concat())).collect()
+}
+
+/// What `read` reads of the backend of each interface.
+fn by_interface<T>(arguments: &[OsString], read: impl Fn(&Options) -> Option<T>) -> HashMap<MacAddr, Vec<T>> {
+    let backend = |netdev: Options| Some((netdev.get("id")?.to_owned(), read(&netdev)?));
+    let mut backends: HashMap<_, _> = values(arguments, "netdev").filter_map(backend).collect();
+    let mut all: HashMap<_, Vec<_>> = HashMap::new();
     for device in values(arguments, "device") {
-        let mac = device.get("mac").and_then(|mac| mac.parse().ok());
-        let netdev = device.get("netdev").and_then(|id| backends.get(id));
-        if let (Some(mac), Some(netdev)) = (mac, netdev) {
-            all.entry(mac).or_default().push(netdev.clone());
-        }
+        let Some(mac) = device.get("mac").and_then(|mac| mac.parse().ok()) else { continue };
+        // QEMU connects a backend to one NIC. A command line that names one for many would otherwise
+        // take a thousand times its memory.
+        all.entry(mac).or_default().extend(device.get("netdev").and_then(|id| backends.remove(id)));
     }
+    all.retain(|_, backends| !backends.is_empty());
     all
 }
 
@@ -59,26 +73,6 @@ fn values<'a>(arguments: &'a [OsString], option: &'static str) -> impl Iterator<
         move |text: &str| text.strip_prefix('-').is_some_and(|text| text.trim_start_matches('-') == option);
     let pairs = arguments.windows(2).filter_map(|pair| Some((pair[0].to_str()?, pair[1].to_str()?)));
     pairs.filter(move |(text, _)| is(text)).map(|(_, value)| Options::of(value)).take(MAX_OPTIONS)
-}
-
-/// The descriptors that QEMU was started with, by the interface's MAC.
-pub(super) fn descriptors(arguments: &[OsString]) -> HashMap<MacAddr, Vec<u32>> {
-    let mut backends = HashMap::new();
-    for netdev in values(arguments, "netdev") {
-        let Some(id) = netdev.get("id").map(str::to_owned) else { continue };
-        let keys = ["fd", "fds", "vhostfd", "vhostfds"];
-        let numbers = keys.iter().filter_map(|key| netdev.get(key)).flat_map(|list| list.split(':'));
-        backends.insert(id, numbers.filter_map(|number| number.parse().ok()).collect::<Vec<u32>>());
-    }
-    let mut all: HashMap<MacAddr, Vec<u32>> = HashMap::new();
-    for device in values(arguments, "device") {
-        let mac = device.get("mac").and_then(|mac| mac.parse().ok());
-        let fds = device.get("netdev").and_then(|id| backends.get(id));
-        if let (Some(mac), Some(fds)) = (mac, fds) {
-            all.entry(mac).or_default().extend(fds);
-        }
-    }
-    all
 }
 
 /// The keys of one option, which QEMU takes as JSON or as `key=value` pairs.
@@ -154,6 +148,20 @@ mod tests {
         assert_eq!(backend(2), ("user", false, None));
         assert_eq!(backend(3), ("tap", true, None));
         assert_eq!(netdevs(&[]), HashMap::new());
+    }
+
+    #[test]
+    fn a_backend_is_that_of_one_interface_however_many_name_it() {
+        let netdev = format!("tap,id=a,fds={},vhostdev={}", "3:".repeat(10_000), "x".repeat(10_000));
+        let mut arguments = vec!["-netdev".to_owned(), netdev];
+        for number in 0..1000_u16 {
+            let [high, low] = number.to_be_bytes();
+            let mac = MacAddr::kvm([0, high, low]);
+            arguments.extend(["-device".to_owned(), format!("e1000,netdev=a,mac={mac}")]);
+        }
+        let arguments: Vec<OsString> = arguments.iter().map(OsString::from).collect();
+        assert_eq!(descriptors(&arguments).values().map(Vec::len).collect::<Vec<_>>(), [10_000]);
+        assert_eq!(netdevs(&arguments).len(), 1);
     }
 
     #[test]
