@@ -25,6 +25,8 @@ pub mod changes;
 pub mod clock;
 pub mod device;
 pub mod filter;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod link;
 mod netlink;
 pub mod netns;

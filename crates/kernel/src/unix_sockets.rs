@@ -187,7 +187,7 @@ impl UnixSockets {
     }
 
     /// Takes one datagram of a dump; whether it was the last.
-    fn take(&mut self, datagram: &[u8]) -> io::Result<bool> {
+    pub(crate) fn take(&mut self, datagram: &[u8]) -> io::Result<bool> {
         for message in messages(datagram) {
             if message.flags & DUMP_INTERRUPTED != 0 {
                 return Err(Errno::INTR.into());

@@ -23,6 +23,8 @@
 #![forbid(unsafe_code)]
 
 pub mod bridge_taps;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod scan;
 pub mod verify;
 pub mod watch;

@@ -40,7 +40,7 @@ const IFLA_TUN_NUM_DISABLED_QUEUES: u16 = 9;
 const IFF_TAP: u8 = 2;
 
 /// Reads the payload of an `RTM_NEWLINK`.
-pub(super) fn read(payload: &[u8]) -> Result<Link, LinkError> {
+pub(crate) fn read(payload: &[u8]) -> Result<Link, LinkError> {
     let short = || LinkError::Answer { what: "a link's description is cut short".into() };
     let mut link = Link {
         index: u32_at(payload, 4).ok_or_else(short)?,
@@ -93,7 +93,7 @@ fn info(link: &mut Link, nested: &[u8]) {
 }
 
 /// Reads the VLANs of a port in the payload of an `RTM_NEWLINK` of the bridges' family.
-pub(super) fn vlans(payload: &[u8]) -> Vec<(u16, BridgeVlanInfoFlags)> {
+pub(crate) fn vlans(payload: &[u8]) -> Vec<(u16, BridgeVlanInfoFlags)> {
     let attributes_of_link = payload.get(IFINFOMSG..).unwrap_or_default();
     let nested = attribute(attributes_of_link, IFLA_AF_SPEC).unwrap_or_default();
     let vlans = attributes(nested).filter(|(kind, _)| *kind == IFLA_BRIDGE_VLAN_INFO);

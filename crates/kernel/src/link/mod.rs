@@ -14,7 +14,7 @@
 //! ```
 
 mod address;
-mod answer;
+pub(crate) mod answer;
 mod bandwidth;
 mod coalesce;
 mod error;

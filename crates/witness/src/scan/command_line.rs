@@ -10,12 +10,12 @@ use uuid::Uuid;
 use super::program::Vmm;
 
 /// The longest name that is accepted, in bytes; libvirt's and taptrail's are shorter.
-const MAX_NAME_BYTES: usize = 1024;
+pub(crate) const MAX_NAME_BYTES: usize = 1024;
 /// Where libvirt's driver of cloud-hypervisor keeps the sockets of its guests.
 const LIBVIRT_CH: &str = "/run/libvirt/ch/";
 
 /// What a command line says of the guest that the program with this path runs.
-pub(super) fn identity_by_program(exe: Option<&Path>, arguments: &[OsString]) -> Claim {
+pub(crate) fn identity_by_program(exe: Option<&Path>, arguments: &[OsString]) -> Claim {
     let value = |option| option_value(arguments, option);
     let (name, uuid) = match Vmm::of(exe) {
         None => return identity(arguments),

@@ -8,7 +8,7 @@
 //! A process that ends during the scan holds nothing. A process that can't be inspected is listed
 //! with the reason.
 
-mod command_line;
+pub(crate) mod command_line;
 mod connections;
 mod copies;
 mod guests;

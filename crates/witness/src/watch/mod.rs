@@ -41,7 +41,7 @@ mod bind;
 mod bridges;
 mod change;
 mod closes;
-mod command_line;
+pub(crate) mod command_line;
 mod error;
 mod event;
 mod evidence;
