@@ -235,6 +235,23 @@ impl Ledger {
         Ok(guests)
     }
 
+    /// Since when all guests have their records: those that ended earlier were pruned. `None` if none
+    /// was, or the ledger is of a version that does not say.
+    pub fn complete_since(&self) -> Option<Timestamp> {
+        if self.version < 5 {
+            return None;
+        }
+        // Pruned up to a time to come: nothing that ended after the deletion. Rows of deletions that
+        // were pruned themselves are older than each record that is there.
+        let latest = "SELECT max(min(row, time)) FROM chain WHERE kind = 'prune'";
+        let latest = self.connection.query_row(latest, [], |row| row.get::<_, Option<i64>>(0));
+        match latest {
+            Ok(latest) => latest.map(|time| Timestamp::from_millisecond(time).unwrap_or(Timestamp::MAX)),
+            // A chain that can't be read leaves nothing known.
+            Err(_) => Some(Timestamp::MAX),
+        }
+    }
+
     /// All records, page by page: the memory used does not grow with the ledger. The records of
     /// supervisors and watchers are in the order written, and copies of another manager's records
     /// between them, by their times. An invalid row is returned as an error, and the next row

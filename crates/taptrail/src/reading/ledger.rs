@@ -21,6 +21,7 @@ pub(super) fn input(
 ) -> Input {
     let name: Arc<str> = path.display().to_string().into();
     let bytes = ledger.bytes();
+    let complete_since = ledger.complete_since();
     let records = ledger.into_records();
     let rows = Rows {
         records,
@@ -32,7 +33,7 @@ pub(super) fn input(
         next: None,
         in_hand: Arc::clone(in_hand),
     };
-    Input::Rows { name, bytes, rows: Box::new(rows) }
+    Input::Rows { name, bytes, complete_since, rows: Box::new(rows) }
 }
 
 /// A ledger's rows as entries.
