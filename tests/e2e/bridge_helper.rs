@@ -416,6 +416,26 @@ fn what_a_caller_lets_it_inherit_changes_nothing() {
         });
         assert_eq!(answer.tap(), "tap0", "{before}");
     }
+    // No limit makes it pass over a denial: neither of descriptors, nor of memory.
+    lab.acl(b"allow all\ninclude /etc/qemu/denied.conf\n");
+    lab.file("/etc/qemu/denied.conf", &[b"deny br0\n".to_vec(), b"# pad\n".repeat(40_000)].concat());
+    for limits in [("-n", 3..14), ("-d", 200..520), ("-v", 2500..4200)] {
+        let (option, range) = limits;
+        for limit in range.step_by(if option == "-n" { 1 } else { 20 }) {
+            let answer = lab.ask_with(&lab.ours, b"br0", |command| {
+                let arguments: Vec<OsString> = command.get_args().map(OsStr::to_owned).collect();
+                *command = as_user(Path::new("/usr/bin/timeout"));
+                command.args([
+                    "10",
+                    "/bin/sh",
+                    "-c",
+                    &format!("ulimit {option} {limit}; exec \"$0\" \"$@\""),
+                ]);
+                command.arg(&lab.ours).args(arguments);
+            });
+            assert!(answer.device.is_none(), "ulimit {option} {limit}: {answer:?}");
+        }
+    }
     // None of it helps a caller whose bridge is not listed.
     lab.acl(b"allow br1\n");
     for (name, value) in [("HOME", "/tmp"), ("QEMU_BRIDGE_CONF", "/tmp/x"), ("TAPTRAIL_STATE_DIR", "/tmp")] {

@@ -12,11 +12,11 @@
 //! argument is the whole rest of the line without the blanks around it. Empty lines, and those that
 //! begin with `#`, are ignored.
 //!
-//! A file that the caller can't read, or that is damaged, is an error as the main file and is
-//! ignored as an included one, except for its rules before the damage: so an administrator gives
-//! users rules of their own, in files that only they can read. What could be a means of the caller
-//! to change the rules is always an error: a file that others than root can write to, an include
-//! with a relative path, and files beyond the limits.
+//! A file that is not there, that the caller has no permission to read, or that is damaged, is an error
+//! as the main file and is ignored as an included one, except for its rules before the damage: so an
+//! administrator gives users rules of their own, in files that only they can read. What could be a
+//! means of the caller to change the rules is always an error: a file that others than root can write
+//! to, an include with a relative path, files beyond the limits, and any other failure to read one.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -25,6 +25,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FileType, Mode, OFlags};
+use rustix::io::Errno;
 
 /// The main file.
 pub const ACL_FILE: &str = "/etc/qemu/bridge.conf";
@@ -116,9 +117,17 @@ pub enum AclError {
 }
 
 impl AclError {
-    /// Whether it is ignored in an included file.
+    /// Whether it is ignored in an included file. Not what the caller can cause by limits, as too few
+    /// descriptors or too little memory: a denial would be left out.
     fn is_ignored_in_include(&self) -> bool {
-        matches!(self, Self::Read { .. } | Self::NotRegular { .. } | Self::Line { .. })
+        match self {
+            Self::Read { source, .. } => {
+                let errno = Errno::from_io_error(source);
+                matches!(errno, Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::ACCESS))
+            }
+            Self::NotRegular { .. } | Self::Line { .. } => true,
+            _ => false,
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::io;
 use std::path::Path;
 
+use rustix::io::Errno;
 use taptrail_kernel::proc::{ProcessId, ProcessStatus, command_line, login_uid};
 use taptrail_record::Requester;
 use uuid::Uuid;
@@ -28,26 +29,31 @@ pub(crate) struct Caller {
 
 impl Caller {
     /// Of this process.
-    pub(crate) fn find() -> Self {
+    ///
+    /// # Errors
+    ///
+    /// It can't be looked at, as with too few descriptors, which the caller can cause.
+    pub(crate) fn find() -> io::Result<Self> {
         let parent = parent();
-        let (start_time, claims) = asker(parent);
-        Self {
+        let (start_time, claims) = asker(parent)?;
+        Ok(Self {
             requester: Requester {
                 uid: rustix::process::getuid().as_raw(),
-                auid: login_uid(std::process::id()).ok().flatten().unwrap_or(Requester::UNSET),
+                // A kernel without audit has none.
+                auid: shown(login_uid(std::process::id()))?.flatten().unwrap_or(Requester::UNSET),
                 pid: parent,
             },
             start_time,
             claims,
             // Its pid was its own as long as it was the parent.
             is_gone: parent != self::parent(),
-        }
+        })
     }
 
     /// Of another process, which runs the helper.
     pub(crate) fn of(helper: u32) -> io::Result<Self> {
         let status = ProcessStatus::of(helper)?;
-        let (start_time, claims) = asker(status.parent);
+        let (start_time, claims) = asker(status.parent)?;
         Ok(Self {
             requester: Requester {
                 // The helper has become its real user.
@@ -63,9 +69,20 @@ impl Caller {
 }
 
 /// The start time of the helper's parent, and what it claims.
-fn asker(parent: u32) -> (Option<u64>, Claims) {
-    let start_time = ProcessId::of(parent).ok().map(|id| id.start_time);
-    (start_time, Claims::of(&arguments_of_qemu(parent)))
+fn asker(parent: u32) -> io::Result<(Option<u64>, Claims)> {
+    let start_time = shown(ProcessId::of(parent))?.map(|id| id.start_time);
+    Ok((start_time, Claims::of(&arguments_of_qemu(parent)?)))
+}
+
+/// What `/proc` shows of a process; none if the process has ended, or is hidden from this one.
+fn shown<T>(read: io::Result<T>) -> io::Result<Option<T>> {
+    match read {
+        Ok(value) => Ok(Some(value)),
+        Err(error) => match Errno::from_io_error(&error) {
+            Some(Errno::NOENT | Errno::SRCH | Errno::ACCESS | Errno::PERM) => Ok(None),
+            _ => Err(error),
+        },
+    }
 }
 
 /// The pid of this process's parent; 0 if it is in a pid namespace that this process can't see.
@@ -75,13 +92,13 @@ fn parent() -> u32 {
 
 /// The parent's arguments; its own parent's, if it is the shell by which QEMU runs a helper with
 /// options.
-fn arguments_of_qemu(parent: u32) -> Vec<OsString> {
-    let arguments = command_line(parent, MAX_COMMAND_LINE_BYTES).unwrap_or_default();
-    if !is_shell(&arguments) {
-        return arguments;
+fn arguments_of_qemu(parent: u32) -> io::Result<Vec<OsString>> {
+    let arguments = |pid| shown(command_line(pid, MAX_COMMAND_LINE_BYTES)).map(Option::unwrap_or_default);
+    let of_parent = arguments(parent)?;
+    if !is_shell(&of_parent) {
+        return Ok(of_parent);
     }
-    let grandparent = ProcessStatus::of(parent).map(|status| status.parent);
-    grandparent.and_then(|pid| command_line(pid, MAX_COMMAND_LINE_BYTES)).unwrap_or_default()
+    shown(ProcessStatus::of(parent))?.map_or(Ok(Vec::new()), |status| arguments(status.parent))
 }
 
 fn is_shell(arguments: &[OsString]) -> bool {
@@ -168,7 +185,7 @@ mod tests {
 
     #[test]
     fn the_parent_of_this_test_is_alive() {
-        let caller = Caller::find();
+        let caller = Caller::find().unwrap();
         assert_eq!(caller.requester.pid, ProcessStatus::of(std::process::id()).unwrap().parent);
         assert_eq!(caller.start_time, Some(ProcessId::of(caller.requester.pid).unwrap().start_time));
         assert!(!caller.is_gone);

@@ -93,7 +93,7 @@ pub(crate) fn run() -> Result<(), AnyError> {
     let arguments = Arguments::parse(std::env::args_os().skip(1))?;
     let socket = connected_socket(arguments.fd)?;
     let mut log = AuditLog::open(capabilities).map_err(RecordError::from)?;
-    let caller = Caller::find();
+    let caller = Caller::find().map_err(UnknownCaller)?;
     let mut request = Request { record: unanswered(&arguments, &caller), log: &mut log };
     request.answer(&arguments, &caller, &socket)
 }
@@ -102,6 +102,11 @@ pub(crate) fn run() -> Result<(), AnyError> {
 #[derive(Debug, thiserror::Error)]
 #[error("The helper can't drop its privileges")]
 struct Unprepared(#[source] io::Error);
+
+/// Who asks can't be recorded.
+#[derive(Debug, thiserror::Error)]
+#[error("The process that started the helper can't be looked at")]
+struct UnknownCaller(#[source] io::Error);
 
 /// The descriptor of the arguments can't be answered over.
 #[derive(Debug, thiserror::Error)]

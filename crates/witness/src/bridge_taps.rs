@@ -9,11 +9,12 @@
 //! but the ledger's lock, which that one holds. The ledger alone has the open accounts: a watcher
 //! that starts goes on with those of the one before it.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use taptrail_kernel::audit::Audit;
@@ -33,6 +34,8 @@ use crate::watch::WatchError;
 /// How many taps may have open accounts, in all and of one user.
 const MAX_OPEN: usize = 4096;
 const MAX_OPEN_PER_USER: usize = 512;
+/// How often a user may open another account, after as many as may be open.
+const ACCOUNT_INTERVAL: Duration = Duration::from_secs(6);
 /// How often the taps are looked at without a notification of the kernel's.
 pub const LOOK_INTERVAL: SignedDuration = SignedDuration::from_secs(5);
 /// How much later than due a look may come for a close to count as seen when it happened.
@@ -53,6 +56,12 @@ pub enum AccountError {
         count: usize,
         /// Whose they are.
         whose: Whose,
+    },
+    /// A user asks for taps faster than accounts are kept of them.
+    #[error("user {uid} asks for more than {} taps a minute", 60 / ACCOUNT_INTERVAL.as_secs())]
+    TooFast {
+        /// The user's id.
+        uid: u32,
     },
     /// The record lacks what an account needs.
     #[error("the tap has no name, ifindex or network namespace, or its names are too long")]
@@ -95,6 +104,34 @@ pub struct BridgeTaps {
     last_seen_written: Timestamp,
     /// What was warned of, once each.
     warned: HashSet<String>,
+    rates: Rates,
+}
+
+/// How many accounts users may open yet. Each takes some kilobytes of the ledger for as long as that
+/// is kept, and a user may ask the helper as often as there is time.
+#[derive(Debug, Default)]
+struct Rates {
+    /// How many were used up, and when that was last counted. A user who has used none is none of them.
+    used: HashMap<u32, (u32, Instant)>,
+}
+
+impl Rates {
+    /// Counts one more account of a user, unless there were too many.
+    fn take(&mut self, uid: u32, now: Instant) -> Result<(), AccountError> {
+        let gained = |since: Instant| {
+            let gained = now.saturating_duration_since(since).as_secs() / ACCOUNT_INTERVAL.as_secs();
+            u32::try_from(gained).unwrap_or(u32::MAX)
+        };
+        self.used.retain(|_, (used, since)| *used > gained(*since));
+        let (used, since) = self.used.entry(uid).or_insert((0, now));
+        let more = gained(*since);
+        (*used, *since) = (used.saturating_sub(more), *since + ACCOUNT_INTERVAL * more);
+        if *used as usize >= MAX_OPEN_PER_USER {
+            return Err(AccountError::TooFast { uid });
+        }
+        *used += 1;
+        Ok(())
+    }
 }
 
 /// An open account.
@@ -149,6 +186,7 @@ impl BridgeTaps {
             looked: None,
             last_seen_written: Timestamp::now(),
             warned: HashSet::new(),
+            rates: Rates::default(),
         };
         taps.adopt()?;
         Ok(taps)
@@ -204,6 +242,7 @@ impl BridgeTaps {
             return Ok(());
         }
         has_room(self.open.iter().map(|tap| tap.record.requester.uid), record.requester.uid)?;
+        self.rates.take(record.requester.uid, Instant::now())?;
         let text = record.text(&self.exe).map_err(|_| AccountError::Incomplete)?;
         let row = self.row(text, BridgeOpen::RECORD_TYPE.number());
         let requester = record.start_time.map(|start| Process { pid: record.requester.pid, start });
@@ -405,6 +444,27 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+
+    #[test]
+    fn a_user_who_asks_in_a_loop_gets_a_burst_and_then_some_a_minute() {
+        let (mut rates, begin) = (Rates::default(), Instant::now());
+        let mut granted = |uid, at: u64, times: usize| {
+            let now = begin + Duration::from_secs(at);
+            (0..times).filter(|_| rates.take(uid, now).is_ok()).count()
+        };
+        assert_eq!(granted(1000, 0, 1000), MAX_OPEN_PER_USER);
+        assert_eq!(granted(1000, 5, 9), 0);
+        assert_eq!(granted(1001, 5, 9), 9, "another user's is not affected");
+        // None of the time is lost between two that ask.
+        assert_eq!([6, 11, 12, 60].map(|at| granted(1000, at, 100)), [1, 0, 1, 8]);
+        assert_eq!(granted(1000, 1_000_000, 1000), MAX_OPEN_PER_USER);
+        assert_eq!(
+            rates.take(1000, begin + Duration::from_secs(1_000_000)).unwrap_err().to_string(),
+            "user 1000 asks for more than 10 taps a minute"
+        );
+        rates.take(1002, begin + Duration::from_secs(9_000_000)).unwrap();
+        assert_eq!(rates.used.len(), 1, "who has not asked for long is forgotten");
+    }
 
     #[test]
     fn a_limit_is_named_with_whose_it_is() {
