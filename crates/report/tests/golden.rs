@@ -276,6 +276,12 @@ fn verified() -> Verified {
             holding: holding.clone(),
             ..row("accounted", qemu.clone(), tap("vnet0", &[31, 32]))
         },
+        // A user's, who can name a guest as another's.
+        VerifiedRow {
+            guest: Some(ProcessGuest { uuid: None, known_by: "command-line", ..web1() }),
+            matched_by: Some("bridge-helper"),
+            ..row("accounted", process(5100, "/usr/bin/qemu-system-x86_64", "qemu"), tap("tap0", &[12]))
+        },
         VerifiedRow {
             guest: Some(web1()),
             ..row(
@@ -377,7 +383,7 @@ fn devices_beside_their_trail() {
     insta::assert_snapshot!(verify_table(&verified(), &STYLE));
     insta::assert_snapshot!(verify_table(&verified(), &Style { width: Some(80), ..STYLE }));
     insta::assert_snapshot!(json(&verified()).unwrap());
-    let without = Verified { trail: None, devices: verified().devices.split_off(3), ..verified() };
+    let without = Verified { trail: None, devices: verified().devices.split_off(4), ..verified() };
     insta::assert_snapshot!("devices_without_a_trail", verify_table(&without, &STYLE));
     let lines: Vec<_> = unseen_lines(&verified().unseen)
         .into_iter()

@@ -145,7 +145,7 @@ fn holders(rows: &[&VerifiedRow], verdicts: bool, verified: &Verified, style: &S
         });
         let cells = [
             verdicts.then(|| verdict(line.row)),
-            Some(cell(name(line.row).map_or(NONE.into(), escape_name))),
+            Some(cell(guest_words(line.row))),
             Some(figure(pid(line.row).map(u64::from))),
             Some(figure(process.and_then(|process| process.uid).map(u64::from))),
             Some(cell(line.words())),
@@ -171,6 +171,18 @@ fn verdict(row: &VerifiedRow) -> Cell {
 fn name(row: &VerifiedRow) -> Option<&str> {
     let guest = row.guest.as_ref().and_then(|guest| guest.name.as_deref());
     guest.or_else(|| row.holding.as_ref().map(|holding| holding.guest.name.as_str()))
+}
+
+/// The guest's name. A user's QEMU to which the bridge helper passed a tap can claim any: no record
+/// names its guest.
+fn guest_words(row: &VerifiedRow) -> CompactString {
+    let name = name(row).map_or(NONE.into(), escape_name);
+    let is_claimed = row.guest.as_ref().is_some_and(|guest| guest.known_by == "command-line");
+    if row.verdict == "accounted" && row.holding.is_none() && is_claimed && name != NONE {
+        format_compact!("claims {name}")
+    } else {
+        name
+    }
 }
 
 fn pid(row: &VerifiedRow) -> Option<u32> {
