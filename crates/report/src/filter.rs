@@ -245,8 +245,15 @@ impl FromStr for DeviceFilter {
     type Err = DeviceFilterError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        // Tables have shorter words for some.
+        let word = match text {
+            "tap" => "tun",
+            "vhost" => "vhost-net",
+            "vdpa" => "vhost-vdpa",
+            word => word,
+        };
         let known = DeviceKind::ALL.iter().filter(|kind| **kind != DeviceKind::Unknown);
-        if let Some(kind) = known.copied().find(|kind| kind.as_str() == text) {
+        if let Some(kind) = known.copied().find(|kind| kind.as_str() == word) {
             Ok(Self::Kind(kind))
         } else if socket_path(text).starts_with('/') {
             Ok(Self::Path(socket_path(text).to_owned()))
@@ -269,6 +276,19 @@ mod tests {
 
     fn keeps(filter: Filter, holding: &Holding) -> bool {
         filter.matches_holding(holding)
+    }
+
+    #[test]
+    fn a_kind_is_known_by_the_words_of_tables_too() {
+        let kind = |text: &str| match text.parse() {
+            Ok(DeviceFilter::Kind(kind)) => Some(kind.as_str()),
+            _ => None,
+        };
+        for kind_of in DeviceKind::ALL.iter().filter(|kind| **kind != DeviceKind::Unknown) {
+            assert_eq!(kind(kind_of.as_str()), Some(kind_of.as_str()));
+        }
+        let words = ["tap", "vhost", "vdpa", "tap0", "unknown"].map(kind);
+        assert_eq!(words, [Some("tun"), Some("vhost-net"), Some("vhost-vdpa"), None, None]);
     }
 
     #[test]
