@@ -123,7 +123,7 @@ impl Auditing {
     pub(crate) fn end_daemon(&mut self) {
         if let Some((mut daemon, log)) = self.daemon.take() {
             // It does not write what the kernel still has for it.
-            if enabled() && !thread::panicking() {
+            if enabled() && !thread::panicking() && log.exists() {
                 wait_for_log(&log);
             }
             let pid = nix::unistd::Pid::from_raw(i32::try_from(daemon.id()).unwrap());
