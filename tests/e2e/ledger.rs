@@ -209,6 +209,30 @@ fn pruning_forgets_guests_that_have_ended() {
     world.assert_clean();
 }
 
+// Shows 10.24.
+#[test]
+fn what_was_pruned_is_unknown_and_not_nobodys() {
+    let world = World::new();
+    let first = world.start("web1", &["--nic", ONE]);
+    let second = world.start("web2", &["--nic", TWO]);
+    let both = jiff::Timestamp::now();
+    world.stop(&first);
+    let who = |mac: &str, at: jiff::Timestamp| world.taptrail(["who", mac, "--at", &at.to_string()]);
+    who("52:54:00:00:00:01", both).ok();
+    world.taptrail(["ledger", "prune", "--before", "now"]).ok();
+    let after = jiff::Timestamp::now();
+    world.attach(&second, "bridge=br0,mac=52:54:00:00:00:03,vhost=off").ok();
+    // The other guest's records go back beyond that time, and have a hole.
+    who("52:54:00:00:00:01", both).fails(4, "what was held is not known of all the time asked for");
+    who("52:54:00:00:00:02", both).ok();
+    who("52:54:00:00:00:01", after).fails(1, "");
+    let coverage = &world.trail()["input"]["coverage"][0];
+    assert_eq!(coverage["gaps"].as_array().unwrap().len(), 1, "{coverage}");
+    assert_eq!(coverage["gaps"][0]["until"], coverage["starts"][0], "{coverage}");
+    world.stop(&second);
+    world.assert_clean();
+}
+
 // Shows 4.13, 4.34.
 #[test]
 fn pruning_may_be_tried_and_leaves_an_altered_ledger_as_it_is() {
