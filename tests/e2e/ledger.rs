@@ -240,8 +240,8 @@ fn pruning_may_be_tried_and_leaves_an_altered_ledger_as_it_is() {
     let guest = world.start("web1", &["--nic", ONE]);
     world.stop(&guest);
     let prune = |more: &[&str]| world.taptrail([&["ledger", "prune"], more].concat());
-    prune(&[]).fails(2, "--before");
-    prune(&["--keep", "soon"]).fails(2, "--keep can't be used");
+    prune(&["--keep", "soon"]).fails(2, "--keep can't be used: 'soon' is no time span");
+    prune(&[]).fails(2, "<--before <TIME>|--keep <SPAN>>");
     let tried = world.json(["ledger", "prune", "--keep", "0 days", "--dry-run", "--json"]);
     assert_eq!(tried, json!({"guests": 1, "records": 5}));
     assert_eq!(
@@ -255,7 +255,7 @@ fn pruning_may_be_tried_and_leaves_an_altered_ledger_as_it_is() {
     prune(&["--keep", "0 days", "--check"]).fails(1, "record 2 of ");
     assert_eq!(world.records().len(), 5);
     tamper(&ledger, "UPDATE record SET text = replace(text, 'failed', 'success') WHERE id = 2");
-    assert_eq!(prune(&["--keep", "0 days", "--check"]).ok().stdout, "1 guests and 5 records deleted\n");
+    assert_eq!(prune(&["--keep", "0 days", "--check"]).ok().stdout, "1 guest and 5 records deleted\n");
     assert!(world.taptrail(["ledger", "check"]).ok().stdout.contains("is sound"));
 }
 

@@ -266,16 +266,17 @@ pub(crate) struct LedgerCheckpoint {
 /// afterwards (`taptrail ledger checkpoint`), as one of a deleted row can't be compared any more.
 /// Guests that run stay, however old they are. taptrail-prune.timer does both once a day.
 #[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("which").required(true)))]
 #[command(
     after_help = "Exit codes:\n  0  success\n  1  the ledger can't be written, or with --check it is damaged or altered\n  2  wrong arguments\n\nExamples:\n  taptrail ledger prune --before 2026-01-31 --dry-run\n  taptrail ledger prune --keep '400 days' --check"
 )]
 pub(crate) struct Prune {
     /// Guests that ended before this time: 2026-01-31, '90 days ago', this-year
-    #[arg(long, value_name = "TIME", required_unless_present = "keep")]
+    #[arg(long, value_name = "TIME", group = "which")]
     pub(crate) before: Option<String>,
 
     /// Guests that ended longer ago than this: '400 days', '2 years'
-    #[arg(long, value_name = "SPAN", conflicts_with = "before")]
+    #[arg(long, value_name = "SPAN", group = "which")]
     pub(crate) keep: Option<String>,
 
     /// Check the ledger first, and delete nothing if it is damaged or altered

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use compact_str::format_compact;
 use jiff::SignedDuration;
 use taptrail_trail::{Severity, Span};
 
@@ -209,7 +210,17 @@ fn rows(by: &Grouped, hosts: &[HostSummary], clock: &TimeFormat, style: &Style) 
     let mut table = Table::new(style, &header);
     for row in &by.rows {
         let host = with_host.then(|| cell(escape_name(&row.host)));
-        let name = name.map(|_| cell(escape_name(&row.name)));
+        let name = name.map(|_| {
+            let alike = by.rows.iter().filter(|other| other.host == row.host && other.name == row.name);
+            match &row.uuid {
+                // A UUID's first part tells guests of one name apart.
+                Some(uuid) if alike.count() > 1 => {
+                    let part = uuid.split('-').next().unwrap_or_default();
+                    cell(format_compact!("{} ({part})", escape_name(&row.name)))
+                }
+                _ => cell(escape_name(&row.name)),
+            }
+        });
         let of = &row.sessions;
         let still = thousands(of.still_held);
         let time = |time| cell(clock.optional_short(time));

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use anyhow::{Context, anyhow};
 use serde::Serialize;
 use taptrail_guest::{Dirs, chain};
-use taptrail_ledger::{Ledger, StoredRecord};
+use taptrail_ledger::{Ledger, Pruned, StoredRecord};
 use taptrail_record::RecordType;
 
 use crate::CommandResult;
@@ -79,7 +79,11 @@ fn line(out: &mut impl Write, uid: u32, stored: &StoredRecord) -> io::Result<()>
 
 fn prune(dirs: &Dirs, arguments: &Prune) -> CommandResult {
     let before = match (&arguments.before, &arguments.keep) {
-        (_, Some(span)) => moment("--keep", &format!("{span} ago"))?,
+        (_, Some(span)) => moment("--keep", &format!("{span} ago")).map_err(|_| {
+            Failure::input(anyhow!(
+                "--keep can't be used: '{span}' is no time span, such as '400 days' or '2 years'"
+            ))
+        })?,
         (Some(time), None) => moment("--before", time)?,
         // clap requires one of them.
         (None, None) => return Err(Failure::input(anyhow!("--before or --keep is needed"))),
@@ -96,7 +100,9 @@ fn prune(dirs: &Dirs, arguments: &Prune) -> CommandResult {
     if arguments.output.is_json() {
         return print_json(&Forgotten { guests: pruned.guests, records: pruned.records });
     }
-    print(&format!("{} guests and {} records {verb}\n", pruned.guests, pruned.records))
+    let s = |count: u64| if count == 1 { "" } else { "s" };
+    let Pruned { guests, records } = pruned;
+    print(&format!("{guests} guest{} and {records} record{} {verb}\n", s(guests), s(records)))
 }
 
 /// Refuses a ledger that is damaged or altered: pruning would delete what shows it. Records outside

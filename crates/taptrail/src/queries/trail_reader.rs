@@ -332,7 +332,8 @@ fn some_of_each(notes: &[Note]) -> Vec<String> {
     }
     let more: usize = counts.iter().map(|(_, count)| count.saturating_sub(MAX_NOTES_OF_A_KIND)).sum();
     if more > 0 {
-        shown.push(format!("{more} more notes like these, about other inputs"));
+        let notes = if more == 1 { "note" } else { "notes" };
+        shown.push(format!("{more} more {notes} like these, about other inputs: --format json has all"));
     }
     shown
 }
