@@ -323,7 +323,7 @@ fn earliest(one: Option<Timestamp>, other: Option<Timestamp>) -> Option<Timestam
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sample::{at, bridge_tap};
+    use crate::sample::{at, bridge_tap, holding};
 
     fn span(from: i64, until: i64) -> Span {
         Span { from: at(from), until: at(until) }
@@ -344,6 +344,24 @@ mod tests {
         let line = text.lines().find(|line| line.starts_with("Bridge taps")).unwrap();
         assert_eq!(line, "Bridge taps 3 passed, 1 of them still held, 1 with an unknown end; 1 never passed");
         assert_eq!(summary.sessions, SessionCounts::default());
+    }
+
+    #[test]
+    fn guests_of_one_name_are_told_apart_by_their_uuids() {
+        let mut summarizer = Summarizer::new(Filter::default());
+        let mut other = holding("web1", 2, 10, None);
+        other.guest.uuid = "2ea4e9f1-1c4a-4c49-a5a1-0bbbbf2a1b0e".parse().unwrap();
+        let all = [holding("web1", 1, 10, None), other, holding("web2", 3, 10, None)];
+        all.into_iter().for_each(|holding| summarizer.holding(holding).unwrap());
+        let text = summarizer.finish(Input::default(), Some(GroupBy::Guest), &Style::default());
+        let text = text.text(&Style::default());
+        let names = text.lines().skip_while(|line| !line.starts_with("GUEST")).skip(1);
+        let names: Vec<_> = names.map(|line| line.split("  ").next().unwrap()).collect();
+        let first = holding("web1", 1, 10, None).guest.uuid.to_string();
+        let first = format!("web1 ({})", first.split('-').next().unwrap());
+        let mut expect = [first.as_str(), "web1 (2ea4e9f1)", "web2"];
+        expect.sort_unstable();
+        assert_eq!(names, expect, "{text}");
     }
 
     #[test]
