@@ -209,6 +209,31 @@ fn pruning_forgets_guests_that_have_ended() {
     world.assert_clean();
 }
 
+#[test]
+fn an_answer_says_how_sqlite_shows_its_records() {
+    let world = World::new();
+    let guest = world.start("web1", &["--nic", ONE]);
+    world.stop(&guest);
+    let answer = world.taptrail(["who", "web1"]).ok().stdout;
+    let rows: Vec<i64> = answer
+        .lines()
+        .filter_map(|line| line.split_once("sqlite3 -readonly ")?.1.split_once("WHERE id = "))
+        .map(|(command, row)| {
+            assert_eq!(
+                command,
+                format!("{} 'SELECT text FROM record ", Ledger::file(&world.state()).display())
+            );
+            row.trim_end_matches('\'').parse().unwrap()
+        })
+        .collect();
+    let records = Ledger::open_to_read(&world.state()).unwrap().into_records();
+    let texts: Vec<String> =
+        records.map(Result::unwrap).filter(|row| rows.contains(&row.id)).map(|row| row.text).collect();
+    let steps = ["reason=open", "reason=start", "reason=close"];
+    let found = steps.map(|step| texts.iter().filter(|text| text.contains(step)).count());
+    assert_eq!((found, texts.len()), ([1, 1, 1], 3), "{answer}{texts:?}");
+}
+
 // Shows 10.24.
 #[test]
 fn what_was_pruned_is_unknown_and_not_nobodys() {

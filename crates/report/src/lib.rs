@@ -62,7 +62,7 @@ mod who;
 
 pub use answer::{AnswerValue, answer_object, answer_table, write_answer_csv};
 pub use events::{EventSink, GuestEvent};
-pub use explain::{CitedSources, Explainer, Explanation, LineReader, Records};
+pub use explain::{CitedSources, Explainer, Explanation, LineReader, Records, SourceKind};
 pub use filter::{DeviceFilter, DeviceFilterError, Filter, GuestFilter};
 pub use findings::findings_block;
 pub use fold::fold;

@@ -4,7 +4,9 @@
 
 mod libvirt_log;
 
-use taptrail_report::{CitedSources, Explainer, Explanation, Filter, QueryRange, Records, Style, Subject};
+use taptrail_report::{
+    CitedSources, Explainer, Explanation, Filter, QueryRange, Records, SourceKind, Style, Subject,
+};
 use taptrail_trail::{Proof, QueriedTime};
 
 use self::libvirt_log::{feed_log, lines};
@@ -34,7 +36,7 @@ fn with_evidence(folder: &str, text: impl Fn(CitedSources<'_>) -> String) -> Str
         let line = lines.get(usize::try_from(proof.line).ok()? - 1)?;
         Some(String::from_utf8_lossy(line).into_owned())
     };
-    text(CitedSources { line: &line, is_audit_log: &|_| true })
+    text(CitedSources { line: &line, kind: &|_| SourceKind::AuditLog })
 }
 
 fn explain(folder: &str, subject: &str, style: &Style, records: Records) -> String {

@@ -18,8 +18,19 @@ pub type LineReader<'a> = dyn Fn(&Proof) -> Option<String> + 'a;
 pub struct CitedSources<'a> {
     /// Reads a line again.
     pub line: &'a LineReader<'a>,
-    /// Whether a source is a plain audit log, which ausearch(8) reads.
-    pub is_audit_log: &'a dyn Fn(&str) -> bool,
+    /// What a source is.
+    pub kind: &'a dyn Fn(&str) -> SourceKind,
+}
+
+/// What a source is, by which other programs show its records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SourceKind {
+    /// A plain audit log: ausearch(8).
+    AuditLog,
+    /// A ledger: sqlite3(1).
+    Ledger,
+    /// Another log.
+    Other,
 }
 
 /// A record of a session.
@@ -240,7 +251,7 @@ mod tests {
         let mut of = holding("web1", 1, 10, Some(30));
         let lines = |of: &Holding| {
             let session = Session { holdings: vec![of] };
-            let evidence = CitedSources { line: &|_| None, is_audit_log: &|_| false };
+            let evidence = CitedSources { line: &|_| None, kind: &|_| SourceKind::Other };
             let records = of_session(&session, [].iter(), evidence);
             let line = |step| shows(step, of, &records).map(|of| of.proof.line);
             [Step::Open, Step::Grant, Step::Release].map(line)

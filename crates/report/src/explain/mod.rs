@@ -1,10 +1,10 @@
 //! Explanations: a statement about each session, and the records that prove it. Auditors
 //! otherwise search a log backwards for this by hand.
 
-mod ausearch;
 mod coverage;
 mod evidence;
 mod json;
+mod look_up;
 mod nearest;
 mod of_session;
 mod page;
@@ -20,7 +20,7 @@ use std::sync::Arc;
 use taptrail_record::{GuestId, MacAddr};
 use taptrail_trail::{BridgeTap, Finding, Holding, Input, Proof, Report};
 
-pub use self::evidence::{CitedSources, LineReader};
+pub use self::evidence::{CitedSources, LineReader, SourceKind};
 use self::nearest::Nearest;
 pub(crate) use self::page::names;
 pub(crate) use self::text::summary;

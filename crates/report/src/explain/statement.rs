@@ -6,9 +6,9 @@ use std::collections::HashSet;
 use jiff::Timestamp;
 use taptrail_trail::{Certainty, Finding, Holding, Input, State};
 
-use super::ausearch::look_up;
 use super::coverage;
 use super::evidence::{CitedSources, Evident, Step, shows};
+use super::look_up::look_up;
 use super::page::Page;
 use super::sentences;
 use crate::duration::duration;

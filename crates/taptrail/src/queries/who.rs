@@ -125,8 +125,8 @@ fn explained(filter: Filter, sources: &Inputs, dirs: &Dirs, utc: bool, form: For
     let cited = form.cites_lines(&explanation).then(|| explanation.proofs()).into_iter().flatten();
     let lines = read.fetch_lines(&explanation.hosts().collect(), cited, MAX_EXPLAINED_LINES)?;
     let line = |proof: &Proof| lines.get(proof);
-    let is_audit_log = |source: &str| lines.is_audit_log(source);
-    let evidence = CitedSources { line: &line, is_audit_log: &is_audit_log };
+    let kind = |source: &str| lines.kind(source);
+    let evidence = CitedSources { line: &line, kind: &kind };
     form.print(&explanation, &style(utc), evidence)?;
     Ok(code(&read, sources, !explanation.is_empty(), unknown))
 }

@@ -1,6 +1,6 @@
 //! Reads lines again, to show them as proof.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
@@ -9,6 +9,7 @@ use std::sync::Arc;
 use taptrail_lake::Lines;
 use taptrail_ledger::Ledger;
 use taptrail_record::Line;
+use taptrail_report::SourceKind;
 use taptrail_source::FileIdentity;
 use taptrail_trail::Proof;
 
@@ -21,16 +22,17 @@ pub(crate) const MAX_EXPLAINED_LINES: usize = 10_000;
 #[derive(Debug, Default)]
 pub(crate) struct SourceLines {
     lines: HashMap<Arc<str>, BTreeMap<u64, Option<Vec<u8>>>>,
-    /// The sources that are plain audit logs.
-    audit_logs: HashSet<Arc<str>>,
+    /// What the sources are; those that are not named are other logs.
+    kinds: HashMap<Arc<str>, SourceKind>,
     /// Those that a lake has.
     lake: Lines,
 }
 
 impl SourceLines {
-    /// Whether a source is an audit log as auditd writes it, not compressed and under this name.
-    pub(crate) fn is_audit_log(&self, source: &str) -> bool {
-        self.audit_logs.contains(source)
+    /// What a source is: an audit log as auditd writes it, not compressed and under this name, a
+    /// ledger, or something else.
+    pub(crate) fn kind(&self, source: &str) -> SourceKind {
+        self.kinds.get(source).copied().unwrap_or(SourceKind::Other)
     }
 
     /// Lines that a lake has. The files that they were read from are elsewhere.
@@ -77,12 +79,13 @@ pub(crate) fn fetch_lines<'a>(
         let path = Path::new(&**source);
         if is_ledger(path) {
             from_ledger(path, wanted);
+            all.kinds.insert(Arc::clone(source), SourceKind::Ledger);
             continue;
         }
         // Errors are ignored: see above.
         let _ = taptrail_source::read_lines(path, identities.get(source).copied(), wanted);
         if begins_as_audit_log(path) && wanted.values().flatten().all(|line| Line::parse(line).is_ok()) {
-            all.audit_logs.insert(Arc::clone(source));
+            all.kinds.insert(Arc::clone(source), SourceKind::AuditLog);
         }
     }
     all
