@@ -36,6 +36,12 @@ enum NamespaceError {
          {step}"
     )]
     Step { step: String, source: Errno },
+    /// The root directory is that of a chroot, whose mounts can't be told from the host's.
+    #[error(
+        "QEMU's own /dev can't be made, because the root directory is no mount point, as in a chroot: \
+         'mount --bind DIR DIR' before chroot(8) makes it one (--no-private-dev does without)"
+    )]
+    NoMountPoint,
     /// An allowed device has changed.
     #[error(transparent)]
     Device(#[from] PrivateDevError),
@@ -75,7 +81,10 @@ fn enter(private: &PrivateDev) -> Result<(), NamespaceError> {
     // descriptor, which others might own, is unshared.
     unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.map_err(step("unshare(CLONE_NEWNS)"))?;
     let from_the_host = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
-    mount_change("/", from_the_host).map_err(step("keeping mounts from the host"))?;
+    mount_change("/", from_the_host).map_err(|errno| match errno {
+        Errno::INVAL => NamespaceError::NoMountPoint,
+        errno => step("keeping mounts from the host")(errno),
+    })?;
     // The umask is this thread's own after unshare(2). The modes below must not be masked.
     rustix::process::umask(Mode::empty());
 
