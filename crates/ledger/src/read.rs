@@ -83,9 +83,16 @@ pub struct Records {
     own: Pages,
     copies: Pages,
     steps: Vec<OpenStep>,
+    pruned_until: Option<Timestamp>,
 }
 
 impl Records {
+    /// Up to when guests that had ended were deleted, as of when the last record was read; none if
+    /// none was, or the ledger is of a version that does not say.
+    pub fn pruned_until(&self) -> Option<Timestamp> {
+        self.pruned_until
+    }
+
     /// The steps to open and hand over devices that had no outcome when the last record was read;
     /// empty before that.
     pub fn open_steps(&self) -> &[OpenStep] {
@@ -95,7 +102,7 @@ impl Records {
     /// Reads the next pages. The open steps are read in the transaction that finds no more records,
     /// because a grant is committed together with its step's outcome.
     fn fill(&mut self) -> Result<(), LedgerError> {
-        let Self { ledger, own, copies, steps } = self;
+        let Self { ledger, own, copies, steps, pruned_until } = self;
         let failed = |source| LedgerError::Read { source };
         let reading = ledger.connection.unchecked_transaction().map_err(failed)?;
         let ends = own.last.is_some();
@@ -104,6 +111,9 @@ impl Records {
             *steps = ledger.open_hand_overs()?;
         }
         copies.fill(ledger)?;
+        if own.last.is_none() && copies.last.is_none() {
+            *pruned_until = ledger.pruned_until()?;
+        }
         reading.finish().map_err(failed)
     }
 }
@@ -235,30 +245,27 @@ impl Ledger {
         Ok(guests)
     }
 
-    /// Since when all guests have their records: those that ended earlier were pruned. `None` if none
-    /// was, or the ledger is of a version that does not say.
-    pub fn complete_since(&self) -> Option<Timestamp> {
-        if self.version < 5 {
-            return None;
-        }
-        // Pruned up to a time to come: nothing that ended after the deletion. Rows of deletions that
-        // were pruned themselves are older than each record that is there.
-        let latest = "SELECT max(min(row, time)) FROM chain WHERE kind = 'prune'";
-        let latest = self.connection.query_row(latest, [], |row| row.get::<_, Option<i64>>(0));
-        match latest {
-            Ok(latest) => latest.map(|time| Timestamp::from_millisecond(time).unwrap_or(Timestamp::MAX)),
-            // A chain that can't be read leaves nothing known.
-            Err(_) => Some(Timestamp::MAX),
-        }
-    }
-
     /// All records, page by page: the memory used does not grow with the ledger. The records of
     /// supervisors and watchers are in the order written, and copies of another manager's records
     /// between them, by their times. An invalid row is returned as an error, and the next row
     /// follows.
     pub fn into_records(self) -> Records {
         let copies = if self.version < 3 { Pages { last: None, ..Pages::of(true) } } else { Pages::of(true) };
-        Records { ledger: self, own: Pages::of(false), copies, steps: Vec::new() }
+        Records { ledger: self, own: Pages::of(false), copies, steps: Vec::new(), pruned_until: None }
+    }
+
+    fn pruned_until(&self) -> Result<Option<Timestamp>, LedgerError> {
+        if self.version < 5 {
+            return Ok(None);
+        }
+        // Pruned up to a time to come: nothing that ended after the deletion. The rows of deletions
+        // that were pruned themselves are older than each record that is there. The index is used for
+        // the first condition.
+        let sql =
+            "SELECT max(min(row, time)) FROM chain WHERE kind IN ('prune', 'replace') AND kind = 'prune'";
+        let latest = self.connection.query_row(sql, [], |row| row.get::<_, Option<i64>>(0));
+        let latest = latest.map_err(|source| LedgerError::Read { source })?;
+        Ok(latest.map(|time| Timestamp::from_millisecond(time).unwrap_or(Timestamp::MAX)))
     }
 
     /// Own records, or copies, with ids after `last`, and the last id, if there were any.

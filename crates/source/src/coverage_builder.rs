@@ -13,8 +13,6 @@ pub(crate) struct CoverageBuilder {
     starts: HashMap<Arc<str>, VecDeque<Timestamp>>,
     /// Time of the first record in the earliest ledger of each host.
     ledgers: HashMap<Arc<str>, Timestamp>,
-    /// The times of which ledgers lack the records that were deleted.
-    deleted: HashMap<Arc<str>, Vec<Span>>,
     logs: HashMap<u32, Log>,
     /// Number of rotations of each log.
     families: HashMap<Arc<str>, u32>,
@@ -83,11 +81,6 @@ impl CoverageBuilder {
         *begins = time.min(*begins);
     }
 
-    /// Adds a time of which a ledger lacks the records of guests that were deleted.
-    pub(crate) fn add_deleted(&mut self, host: &Arc<str>, span: Span) {
-        self.deleted.entry(Arc::clone(host)).or_default().push(span);
-    }
-
     /// Adds a start: what the host's guests hold at this time is fully recorded, because the host
     /// boots or a watcher begins.
     pub(crate) fn add_start(&mut self, host: &Arc<str>, time: Timestamp) {
@@ -130,48 +123,35 @@ impl CoverageBuilder {
                 spans.entry(Arc::clone(&host.host)).or_default().push((span, self.logs.get(&id)));
             }
         }
-        for (host, spans) in spans {
-            let mut gaps = self.gaps.get(&host).cloned().unwrap_or_default();
-            if let Some(deleted) = self.deleted.get(&host) {
-                // What a log has was not deleted from it.
-                let logs = join(spans.iter().copied().filter(|(_, log)| log.is_some()).collect());
-                let is_in_log =
-                    |of: &Span| logs.iter().any(|log| log.from <= of.from && of.until <= log.until);
-                gaps.extend(deleted.iter().filter(|of| !is_in_log(of)));
-                gaps.sort_unstable();
+        for (host, mut spans) in spans {
+            spans.sort_by_key(|(span, _)| *span);
+            let mut joined: Vec<Span> = Vec::new();
+            // The logs in the last span: where a rotation and its copy are both read, the next
+            // rotation of either goes on from there.
+            let mut within: HashSet<&Log> = HashSet::new();
+            for (span, log) in spans {
+                match joined.last_mut() {
+                    Some(last) if span.from <= last.until || follows_one_of(&within, log) => {
+                        last.until = last.until.max(span.until);
+                    }
+                    _ => {
+                        within.clear();
+                        joined.push(span);
+                    }
+                }
+                within.extend(log);
             }
+            let gaps = self.gaps.get(&host).cloned().unwrap_or_default();
             let mut starts: Vec<_> = self.starts.get(&host).into_iter().flatten().copied().collect();
             if !logged.contains(&host) {
                 starts.extend(self.ledgers.get(&host));
             }
             starts.sort_unstable();
-            hosts.push(Coverage { host, spans: join(spans), gaps, starts });
+            hosts.push(Coverage { host, spans: joined, gaps, starts });
         }
         hosts.sort_by(|a, b| a.host.cmp(&b.host));
         hosts
     }
-}
-
-/// Joins the spans that overlap, and those of rotations that follow each other.
-fn join(mut spans: Vec<(Span, Option<&Log>)>) -> Vec<Span> {
-    spans.sort_by_key(|(span, _)| *span);
-    let mut joined: Vec<Span> = Vec::new();
-    // The logs in the last span: where a rotation and its copy are both read, the next rotation of
-    // either goes on from there.
-    let mut within: HashSet<&Log> = HashSet::new();
-    for (span, log) in spans {
-        match joined.last_mut() {
-            Some(last) if span.from <= last.until || follows_one_of(&within, log) => {
-                last.until = last.until.max(span.until);
-            }
-            _ => {
-                within.clear();
-                joined.push(span);
-            }
-        }
-        within.extend(log);
-    }
-    joined
 }
 
 /// Whether `newer` is the rotation directly after one of these, of the same log.
@@ -240,24 +220,6 @@ mod tests {
         covered.add_gap(&host, at(12), at(14));
         covered.add_gap(&host, at(13), at(15));
         assert_eq!(covered.build(&files)[0].gaps, [span(12, 15)]);
-    }
-
-    #[test]
-    fn what_a_ledger_lacks_is_a_gap_unless_a_log_has_all_of_that_time() {
-        let host = Arc::from("h");
-        let mut covered = CoverageBuilder::default();
-        covered.add_ledger_start(&host, at(20));
-        covered.add_deleted(&host, span(10, 20));
-        let files = [file(10, 40), file(9, 15), file(18, 25)];
-        let alone = covered.build(&files[..1]);
-        assert_eq!((&*alone[0].gaps, &*alone[0].starts), (&[span(10, 20)][..], &[at(20)][..]));
-        assert!(!alone[0].knows_all(at(15), at(15)) && alone[0].knows_all(at(20), at(20)));
-        covered.add_log(1, "audit.log".into(), 1);
-        assert_eq!(covered.build(&files[..2])[0].gaps, [span(10, 20)]);
-        covered.add_log(2, "audit.log".into(), 0);
-        assert_eq!(covered.build(&files)[0].gaps, [], "the rotations have it");
-        covered.add_log(2, "messages".into(), 0);
-        assert_eq!(covered.build(&files)[0].gaps, [span(10, 20)], "neither has what is between");
     }
 
     #[test]

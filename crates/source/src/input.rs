@@ -6,7 +6,6 @@ use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use rustix::fs::OFlags;
 use taptrail_trail::Entry;
 
@@ -29,8 +28,6 @@ pub enum Input {
         name: Arc<str>,
         /// Their size on disk, in bytes.
         bytes: u64,
-        /// Since when none was deleted: of guests that ended earlier, there may be none any more.
-        complete_since: Option<Timestamp>,
         /// The entries.
         rows: Rows,
     },

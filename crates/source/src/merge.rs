@@ -80,10 +80,10 @@ fn prepare(
             let opened = Opened::pipe(Box::new(std::io::stdin()), "-")?;
             (opened, Arc::from("-"), Arc::from("-"), 0, hosts.of_stdin(), hosts.is_given(Path::new("-")))
         }
-        Input::Rows { name, bytes, complete_since, rows } => {
+        Input::Rows { name, bytes, rows } => {
             collector.add(Arc::clone(&name));
             collector.input.bytes += bytes;
-            let mut track = Track::rows(id, name, rows, complete_since);
+            let mut track = Track::rows(id, name, rows);
             track.head = track.read(collector);
             let begins = track.order_key().map_or(Timestamp::MAX, |key| key.time);
             return Ok(PendingInput { begins, rotation: 0, track: PendingSource::Rows(Box::new(track)) });

@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
-use taptrail_trail::{Content, Entry, Span, Unreadable};
+use taptrail_trail::{Content, Entry, Unreadable};
 
 use crate::Rows;
 use crate::collector::Collector;
@@ -29,27 +28,21 @@ enum TrackSource {
 /// Notes since when a ledger records everything that guests hold.
 #[derive(Debug, Default)]
 struct LedgerStart {
-    /// Since when nothing was deleted.
-    complete_since: Option<Timestamp>,
     written: bool,
     watched: bool,
 }
 
 impl LedgerStart {
     fn note(&mut self, entry: &Entry, coverage: &mut CoverageBuilder) {
-        let complete_since = self.complete_since.unwrap_or(Timestamp::MIN).max(entry.time);
         // The supervisor's ledger begins without guests. Beside a log of other managers' guests,
         // that shows little.
         if !std::mem::replace(&mut self.written, true) {
-            coverage.add_ledger_start(&entry.host, complete_since);
-            if complete_since > entry.time {
-                coverage.add_deleted(&entry.host, Span { from: entry.time, until: complete_since });
-            }
+            coverage.add_ledger_start(&entry.host, entry.time);
         }
         // A watcher begins by recording everything that is held.
         let watched = matches!(&entry.content, Content::Record(record) if record.event.is_observation());
         if watched && !std::mem::replace(&mut self.watched, true) {
-            coverage.add_start(&entry.host, complete_since);
+            coverage.add_start(&entry.host, entry.time);
         }
     }
 }
@@ -59,17 +52,13 @@ impl Track {
         Self { origin, name, head: None, source_kind: TrackSource::OrderedLines(Box::new(lines)) }
     }
 
-    pub(crate) fn rows(id: u32, name: Arc<str>, rows: Rows, complete_since: Option<Timestamp>) -> Self {
+    pub(crate) fn rows(id: u32, name: Arc<str>, rows: Rows) -> Self {
         let origin = Origin { id, is_rows: true, rotation: 0 };
         Self {
             origin,
             name,
             head: None,
-            source_kind: TrackSource::Rows {
-                rows,
-                rows_read: 0,
-                begun: LedgerStart { complete_since, ..LedgerStart::default() },
-            },
+            source_kind: TrackSource::Rows { rows, rows_read: 0, begun: LedgerStart::default() },
         }
     }
 

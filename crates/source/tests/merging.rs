@@ -221,8 +221,7 @@ fn rows_are_merged_with_logs_and_what_the_log_lacks_is_missing() {
         Err("row 3 is none".to_owned()),
         Ok(row(9003, 12, 3)),
     ];
-    let rows =
-        Input::Rows { name: "rows".into(), bytes: 0, complete_since: None, rows: Box::new(rows.into_iter()) };
+    let rows = Input::Rows { name: "rows".into(), bytes: 0, rows: Box::new(rows.into_iter()) };
     let mut entries = Vec::new();
     let outcome = read(vec![rows, Input::File(path)], ReadOptions::default(), &mut |entry| {
         entries.push(summary(entry));
@@ -238,7 +237,6 @@ fn rows_alone_lack_nothing_between_their_numbers() {
     let rows = Input::Rows {
         name: "rows".into(),
         bytes: 0,
-        complete_since: None,
         rows: Box::new([5, 90, 300].map(|serial| Ok(row(i64::from(serial) * 1000, serial, 1))).into_iter()),
     };
     let mut entries = Vec::new();

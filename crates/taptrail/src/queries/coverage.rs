@@ -48,7 +48,7 @@ fn note_times(answer: &mut ReadSummary, query: &Filter, none: bool) -> bool {
         (None, None, None) => return false,
         (None, start, end) => (start, end),
     };
-    let input = &mut answer.stats.input;
+    let input = &answer.stats.input;
     // Without bounds, the range is that of the input.
     let span = |of: &Coverage| {
         let all = of.spans.first().zip(of.spans.last()).map(|(first, last)| (first.from, last.until));
@@ -60,9 +60,17 @@ fn note_times(answer: &mut ReadSummary, query: &Filter, none: bool) -> bool {
     };
     let hosts =
         || input.coverage.iter().filter(|of| query.host.as_ref().is_none_or(|host| **host == *of.host));
-    let unknown: Vec<&Coverage> = hosts().filter(|of| !is(of, Coverage::covers)).collect();
-    let no_start: Vec<&Coverage> =
-        hosts().filter(|of| none && is(of, Coverage::covers) && !is(of, Coverage::knows_all)).collect();
+    // What was deleted may have been held at any time up to then.
+    let pruned = |of: &&Coverage| {
+        let until = answer.pruned_until(&of.host)?;
+        span(of).0.is_some_and(|from| from < until).then_some(until)
+    };
+    let unknown: Vec<&Coverage> =
+        hosts().filter(|of| !is(of, Coverage::covers) || pruned(of).is_some()).collect();
+    let no_start: Vec<&Coverage> = hosts()
+        .filter(|of| none && is(of, Coverage::covers) && !is(of, Coverage::knows_all))
+        .filter(|of| pruned(of).is_none())
+        .collect();
     let names = |of: &[&Coverage]| of.iter().map(|of| Arc::clone(&of.host)).collect();
     let asked = taptrail_trail::QueriedTime {
         from,
@@ -70,7 +78,8 @@ fn note_times(answer: &mut ReadSummary, query: &Filter, none: bool) -> bool {
         unknown_on: names(&unknown),
         no_start_on: names(&no_start),
     };
-    let mut lines: Vec<String> = unknown.iter().take(MAX_HOSTS_NAMED).map(|of| not_covered(of)).collect();
+    let mut lines: Vec<String> =
+        unknown.iter().take(MAX_HOSTS_NAMED).map(|of| not_covered(of, pruned(of))).collect();
     lines.extend(more_hosts(unknown.len(), "the time asked for is not covered"));
     lines.extend(no_start.iter().take(MAX_HOSTS_NAMED).map(|of| no_start_before(of)));
     lines.extend(more_hosts(
@@ -78,7 +87,7 @@ fn note_times(answer: &mut ReadSummary, query: &Filter, none: bool) -> bool {
         "guests may have run since before their records begin, or since a gap",
     ));
     let any = !lines.is_empty();
-    input.asked = Some(asked);
+    answer.stats.input.asked = Some(asked);
     answer.note(lines);
     any
 }
@@ -108,7 +117,8 @@ pub(crate) fn more_hosts(all: usize, what: &str) -> Option<String> {
     (more > 0).then(|| format!("{more} more {hosts}: {what}"))
 }
 
-fn not_covered(coverage: &Coverage) -> String {
+/// `pruned`: up to when guests that had ended were deleted, where the time asked for is before that.
+fn not_covered(coverage: &Coverage, pruned: Option<Timestamp>) -> String {
     let Coverage { host, spans, gaps, .. } = coverage;
     let covered = match (spans.first(), spans.last()) {
         (Some(first), Some(last)) => format!("its records are from {:.3} to {:.3}", first.from, last.until),
@@ -119,7 +129,10 @@ fn not_covered(coverage: &Coverage) -> String {
         1 => ", with one gap".to_owned(),
         gaps => format!(", with {gaps} gaps"),
     };
-    format!("Host {host}: what was held is not known of all the time asked for: {covered}{gaps}")
+    let pruned = pruned.map_or(String::new(), |until| {
+        format!(", without the guests that had ended by {until:.3}, which were pruned")
+    });
+    format!("Host {host}: what was held is not known of all the time asked for: {covered}{gaps}{pruned}")
 }
 
 fn no_start_before(coverage: &Coverage) -> String {

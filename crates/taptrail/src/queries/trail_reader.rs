@@ -14,7 +14,7 @@ use taptrail_guest::Dirs;
 use taptrail_lake::LakeReader;
 use taptrail_report::{Filter, Stats, TrailConsumer, escape_text, warnings};
 use taptrail_source::{FileIdentity, Note, NoteKind, ReadOutcome, SerialRange, SourceError};
-use taptrail_trail::{Content, Coverage, Entry, Input, Proof, Trail, Unreadable};
+use taptrail_trail::{Content, Coverage, Entry, Input, Proof, Trail, Unreadable, is_same_host};
 
 use super::lake::{self, Part};
 use crate::cli::{Inputs, Sources};
@@ -63,6 +63,8 @@ pub(crate) struct ReadSummary {
     serials: Vec<SerialRange>,
     failed: Vec<SourceError>,
     refused: Option<SourceError>,
+    /// The hosts from whose ledgers guests that had ended were deleted, and up to when.
+    pruned: Vec<(Arc<str>, Timestamp)>,
     /// The lake, if it was one that was read.
     lake: Option<LakeReader>,
 }
@@ -135,7 +137,7 @@ impl<'a, T: TrailConsumer> TrailReader<'a, T> {
         let begun = Instant::now();
         let stamps = self.hashes.then(|| InputStamps::of(sources, dirs));
         let mut unwritten = None;
-        let Read { outcome: read, in_hand } =
+        let Read { outcome: read, ledgers } =
             reading::entries(sources, dirs, self.wanted, &mut |entry| match self.feed(entry) {
                 Ok(()) => ControlFlow::Continue(()),
                 Err(error) => {
@@ -156,7 +158,7 @@ impl<'a, T: TrailConsumer> TrailReader<'a, T> {
             // This host's own logs cover the time until now, whatever their last record.
             self.trail.cover_all(Timestamp::now());
         }
-        in_hand.iter().for_each(|steps| self.trail.set_steps_in_progress(steps));
+        ledgers.iter().for_each(|ledger| self.trail.set_steps_in_progress(&ledger.steps));
         let done = unwritten.map_or(Ok(()), Err);
         match done.and_then(|()| self.finish()) {
             Err(error) if is_broken_pipe(&error) => return Ok(Answer::Interrupted),
@@ -170,7 +172,10 @@ impl<'a, T: TrailConsumer> TrailReader<'a, T> {
                 file.hash = Some(stamps.stored_hash(Path::new(&*file.path), identity));
             }
         }
-        Ok(Answer::Complete(Box::new(ReadSummary::of(read, stats))))
+        let mut summary = ReadSummary::of(read, stats);
+        let pruned = ledgers.iter().filter_map(|of| Some((Arc::clone(&of.steps.host), of.pruned_until?)));
+        summary.pruned.extend(pruned);
+        Ok(Answer::Complete(Box::new(summary)))
     }
 
     fn feed(&mut self, entry: &Entry) -> io::Result<()> {
@@ -201,7 +206,17 @@ impl ReadSummary {
     pub(crate) fn of(read: ReadOutcome, stats: Stats) -> Self {
         let ReadOutcome { unreadable, notes, identities, serials, failed, refused, .. } = read;
         let notes = some_of_each(&notes);
-        Self { stats, unreadable, notes, identities, serials, failed, refused, lake: None }
+        Self {
+            stats,
+            unreadable,
+            notes,
+            identities,
+            serials,
+            failed,
+            refused,
+            pruned: Vec::new(),
+            lake: None,
+        }
     }
 
     /// Adds notes for the reader of the answer.
@@ -212,6 +227,11 @@ impl ReadSummary {
     /// The identity of each input's file.
     pub(crate) fn identities(&self) -> &HashMap<Arc<str>, FileIdentity> {
         &self.identities
+    }
+
+    /// Up to when guests of a host that had ended were deleted from a ledger of it.
+    pub(super) fn pruned_until(&self, host: &str) -> Option<Timestamp> {
+        self.pruned.iter().filter(|(of, _)| is_same_host(of, host)).map(|(_, until)| *until).max()
     }
 
     /// The lake, if it was one that was read.

@@ -2,14 +2,24 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use jiff::Timestamp;
 use taptrail_kernel::proc::{ProcessId, boot_id};
 use taptrail_ledger::{Ledger, OpenStep, Records, StoredRecord};
 use taptrail_record::{RecordType, parse_text};
 use taptrail_source::Input;
 use taptrail_trail::{Content, Entry, StepsInProgress};
 
-/// The unfinished steps of running supervisors, by ledger, once the ledgers have been read.
-pub(super) type AllInHand = Arc<Mutex<Vec<StepsInProgress>>>;
+/// What ledgers say besides their records, once they have been read.
+pub(super) type LedgerEnds = Arc<Mutex<Vec<LedgerEnd>>>;
+
+/// What a ledger says besides its records.
+#[derive(Debug)]
+pub(crate) struct LedgerEnd {
+    /// The unfinished steps of running supervisors.
+    pub(crate) steps: StepsInProgress,
+    /// Up to when guests that had ended were deleted from it.
+    pub(crate) pruned_until: Option<Timestamp>,
+}
 
 /// A ledger as an input; with `keep_text`, each entry has its row's text.
 pub(super) fn input(
@@ -17,11 +27,10 @@ pub(super) fn input(
     path: &Path,
     host: &Arc<str>,
     keep_text: bool,
-    in_hand: &AllInHand,
+    ends: &LedgerEnds,
 ) -> Input {
     let name: Arc<str> = path.display().to_string().into();
     let bytes = ledger.bytes();
-    let complete_since = ledger.complete_since();
     let records = ledger.into_records();
     let rows = Rows {
         records,
@@ -31,9 +40,9 @@ pub(super) fn input(
         boot: None,
         past: HashSet::new(),
         next: None,
-        in_hand: Arc::clone(in_hand),
+        ends: Arc::clone(ends),
     };
-    Input::Rows { name, bytes, complete_since, rows: Box::new(rows) }
+    Input::Rows { name, bytes, rows: Box::new(rows) }
 }
 
 /// A ledger's rows as entries.
@@ -48,7 +57,7 @@ struct Rows {
     past: HashSet<String>,
     /// The entry that follows the boot that was returned before it.
     next: Option<Entry>,
-    in_hand: AllInHand,
+    ends: LedgerEnds,
 }
 
 /// Whether a step's supervisor runs on this host; false for a ledger of another host.
@@ -58,17 +67,15 @@ fn is_in_hand(step: &OpenStep, boot: &str) -> bool {
 }
 
 impl Rows {
-    /// Stores the unfinished steps, when all records have been read.
+    /// Stores what else the ledger says, when all records have been read.
     fn end(&self) {
         let boot = boot_id().map(|boot| boot.to_string()).unwrap_or_default();
         let steps = self.records.open_steps().iter().filter(|step| is_in_hand(step, &boot));
         let steps = steps.map(|step| (step.guest, step.mac)).collect();
         let (host, ledger) = (Arc::clone(&self.host), Arc::clone(&self.source));
-        self.in_hand.lock().unwrap_or_else(PoisonError::into_inner).push(StepsInProgress {
-            host,
-            ledger,
-            steps,
-        });
+        let steps = StepsInProgress { host, ledger, steps };
+        let end = LedgerEnd { steps, pruned_until: self.records.pruned_until() };
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner).push(end);
     }
 
     fn entry(&mut self, stored: StoredRecord) -> Result<Option<Entry>, String> {

@@ -15,11 +15,10 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use taptrail_guest::Dirs;
 use taptrail_ledger::Ledger;
 use taptrail_source::{EntrySink, Hosts, Input, ReadOptions, ReadOutcome, SourceError};
-use taptrail_trail::StepsInProgress;
 
 pub(crate) use self::fingerprint::InputFingerprint;
 pub(crate) use self::hash::InputStamps;
-use self::ledger::AllInHand;
+use self::ledger::{LedgerEnd, LedgerEnds};
 pub(crate) use self::progress::Progress;
 pub(crate) use self::source_lines::{MAX_EXPLAINED_LINES, SourceLines, fetch_lines};
 use crate::cli::{AssumedHost, Sources};
@@ -31,8 +30,8 @@ const SQLITE_MAGIC: &[u8] = b"SQLite format 3\0";
 /// The result of reading.
 pub(crate) struct Read {
     pub(crate) outcome: ReadOutcome,
-    /// The unfinished steps of running supervisors when their ledgers were read.
-    pub(crate) in_hand: Vec<StepsInProgress>,
+    /// What the ledgers say besides their records.
+    pub(crate) ledgers: Vec<LedgerEnd>,
 }
 
 /// This host has neither log nor ledger.
@@ -67,13 +66,13 @@ pub(crate) fn entries(
     wanted: Wanted,
     take: &mut EntrySink<'_>,
 ) -> Result<Read, Failure> {
-    let in_hand = AllInHand::default();
+    let ends = LedgerEnds::default();
     let own = sources.files.is_empty();
     allow_many_files();
     let mut failed = Vec::new();
     let (inputs, hosts) = if own {
         let hosts = Hosts::one(this_host(sources)?);
-        (own_inputs(sources, dirs, &hosts, wanted, &in_hand, &mut failed)?, hosts)
+        (own_inputs(sources, dirs, &hosts, wanted, &ends, &mut failed)?, hosts)
     } else {
         let (paths, mut unread) = taptrail_source::expand(&sources.files);
         failed.append(&mut unread);
@@ -87,7 +86,7 @@ pub(crate) fn entries(
         }
         let mut inputs = Vec::new();
         for given in paths {
-            match given.open(&hosts, wanted, &in_hand) {
+            match given.open(&hosts, wanted, &ends) {
                 Ok(input) => inputs.push(input),
                 Err(error) => failed.push(error),
             }
@@ -108,8 +107,8 @@ pub(crate) fn entries(
     outcome.notes.extend(taptrail_source::passed_over(&sources.files));
     failed.append(&mut outcome.failed);
     outcome.failed = failed;
-    let in_hand = std::mem::take(&mut *in_hand.lock().unwrap_or_else(PoisonError::into_inner));
-    Ok(Read { outcome, in_hand })
+    let ledgers = std::mem::take(&mut *ends.lock().unwrap_or_else(PoisonError::into_inner));
+    Ok(Read { outcome, ledgers })
 }
 
 /// The hosts of lines without a host name. A ledger in one directory and logs in another are taken
@@ -159,7 +158,7 @@ fn own_inputs(
     dirs: &Dirs,
     hosts: &Hosts,
     wanted: Wanted,
-    in_hand: &AllInHand,
+    ends: &LedgerEnds,
     failed: &mut Vec<SourceError>,
 ) -> Result<Vec<Input>, Failure> {
     let mut inputs = match taptrail_source::host_logs(sources.log.as_deref()) {
@@ -175,7 +174,7 @@ fn own_inputs(
         _ => {
             let host = hosts.of_path(&ledger);
             let opened = Ledger::open_to_read(&dirs.state).map_err(Failure::input)?;
-            inputs.push(ledger::input(opened, &ledger, &host, wanted.text, in_hand));
+            inputs.push(ledger::input(opened, &ledger, &host, wanted.text, ends));
         }
     }
     if inputs.is_empty() && failed.is_empty() {
@@ -210,10 +209,10 @@ impl NamedInput {
         }
     }
 
-    fn open(self, hosts: &Hosts, wanted: Wanted, in_hand: &AllInHand) -> Result<Input, SourceError> {
+    fn open(self, hosts: &Hosts, wanted: Wanted, ends: &LedgerEnds) -> Result<Input, SourceError> {
         match self {
             Self::Ledger(path) => match Ledger::open_file_to_read(path.clone()) {
-                Ok(ledger) => Ok(ledger::input(ledger, &path, &hosts.of_path(&path), wanted.text, in_hand)),
+                Ok(ledger) => Ok(ledger::input(ledger, &path, &hosts.of_path(&path), wanted.text, ends)),
                 Err(error) => Err(SourceError::Open { path, source: std::io::Error::other(error) }),
             },
             Self::Log(input) => Ok(input),

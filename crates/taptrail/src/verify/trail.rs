@@ -53,13 +53,13 @@ impl<'a> Trail<'a> {
         let begun = Instant::now();
         let mut reader = ExpectedStateReader::new(self.hosts.clone(), interest.clone());
         let mut entries = 0;
-        let Read { outcome, in_hand } =
+        let Read { outcome, ledgers } =
             reading::entries(sources, self.dirs, Wanted::default(), &mut |entry| {
                 entries += 1;
                 reader.feed(entry);
                 ControlFlow::Continue(())
             })?;
-        in_hand.iter().for_each(|steps| reader.in_hand(steps));
+        ledgers.iter().for_each(|ledger| reader.in_hand(&ledger.steps));
         self.expected = reader.finish(jiff::Timestamp::now());
         let stats = Stats { input: outcome.input.clone(), entries, foreign: 0, elapsed: begun.elapsed() };
         self.summary = Some(ReadSummary::of(outcome, stats));
