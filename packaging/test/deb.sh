@@ -47,13 +47,45 @@ check "fish's completion is there" grep -q taptrail "$root/usr/share/fish/vendor
 
 echo "== $suite: upgrade"
 caps=cap_net_admin,cap_audit_write=ep
-check "the helper gets rights, as asked" in_root setcap "$caps" /usr/libexec/taptrail-bridge-helper
+check "the helper gets rights, as asked" in_root setcap "$caps" "$helper"
 check "dpkg upgrades it" in_root dpkg -i /tmp/taptrail-999.0-1.deb
-check_says "the helper keeps its rights" "$caps" in_root getcap /usr/libexec/taptrail-bridge-helper
+check_says "the helper keeps its rights" "$caps" in_root getcap "$helper"
 check_says "the newer version is there" '^999.0-1$' in_root dpkg-query -W -f '${Version}\n' taptrail
 check "and the older again" in_root dpkg -i --force-downgrade /tmp/taptrail.deb
-check_says "with the helper's rights" "$caps" in_root getcap /usr/libexec/taptrail-bridge-helper
+check_says "with the helper's rights" "$caps" in_root getcap "$helper"
 check "its files are as packaged" silent in_root dpkg --verify taptrail
+
+echo "== $suite: rights of the helper"
+upgrade() {
+	in_root dpkg -i /tmp/taptrail.deb
+}
+keeps_rights
+loses_rights_aloud
+check "it gets rights" in_root sh -ec "chgrp 36 $helper; chmod 0750 $helper; setcap $caps $helper"
+before=$(rights)
+check "unpacked, it has none" in_root dpkg --unpack /tmp/taptrail.deb
+check "none" have_no_rights
+check "unpacked again, and configured" in_root sh -ec 'dpkg --unpack /tmp/taptrail.deb; dpkg --configure taptrail'
+check "it keeps the first" test "$(rights)" = "$before"
+check "an override" in_root dpkg-statoverride --add root nogroup 0710 "$helper"
+check "is upgraded" upgrade
+check "the override holds, with the capabilities" test "$(rights)" = "0:65534 710
+$helper $caps"
+check "no override" in_root dpkg-statoverride --remove "$helper"
+check "the program of a diversion" in_root dpkg-divert --quiet --local --rename --divert "$helper.distrib" --add "$helper"
+check "is upgraded" upgrade
+helper=$helper.distrib
+check "it keeps its rights" test "$(rights)" = "0:65534 710
+$helper $caps"
+helper=${helper%.distrib}
+check "and the local one's name is free" refused test -e "$root$helper"
+check "no diversion" in_root dpkg-divert --quiet --local --rename --remove "$helper"
+echo "0:36 4750 $caps" >"$root/var/lib/taptrail-bridge-helper.rights"
+check "the package is removed" in_root dpkg --remove taptrail
+check "they are gone" refused test -e "$root/var/lib/taptrail-bridge-helper.rights"
+echo "0:36 4750 $caps" >"$root/var/lib/taptrail-bridge-helper.rights"
+check "and installed" upgrade
+check "with no rights" have_no_rights
 
 echo "== $suite: remove and purge"
 check "the package's files go" in_root apt-get purge -y taptrail

@@ -99,6 +99,66 @@ nothing_left() {
 	diff "$work/before" <(listing)
 }
 
+# Owner, mode and capabilities of the bridge helper.
+helper=/usr/libexec/taptrail-bridge-helper
+rights() {
+	# shellcheck disable=SC2016 # It is the inner shell's.
+	in_root sh -c 'stat -c "%u:%g %a" "$1" && getcap "$1"' rights "$helper"
+}
+have_no_rights() {
+	[ "$(rights)" = "0:0 755" ]
+}
+
+# An upgrade, by `upgrade` of the package's kind, keeps the rights of the helper, whatever they are.
+# (A new owner takes capabilities and setuid, so that these come last.)
+keeps_rights() {
+	local give before
+	# shellcheck disable=SC2016 # They are the inner shell's.
+	for give in 'setcap "$2" "$1"' 'chgrp 36 "$1"; chmod 0750 "$1"; setcap "$2" "$1"' 'chown 7 "$1"; chmod 0500 "$1"' 'chmod 4755 "$1"' \
+		'chgrp 36 "$1"; chmod 4750 "$1"' 'chmod 6755 "$1"; setcap cap_net_admin=ep "$1"' 'chmod 0755 "$1"'; do
+		check "the helper gets rights: $give" in_root sh -ec "chown 0:0 \"\$1\"; $give" give "$helper" "$caps"
+		before=$(rights)
+		check "an upgrade says nothing of rights" refused says_rights upgrade
+		check "it keeps them: $before" test "$(rights)" = "$before"
+	done
+}
+says_rights() {
+	"$@" 2>&1 | grep -E 'rights|capabilities'
+}
+
+# The rights are known not to be kept, or not known: an upgrade says so, and so does no later one.
+loses_rights_aloud() {
+	in_root sh -ec "chmod 0755 $helper; setcap $caps $helper"
+	mv "$root/usr/sbin/getcap" "$root/usr/sbin/getcap.away"
+	check_says "without getcap capabilities go, and it says so" "$helper may have had capabilities" upgrade
+	check "an upgrade without any says nothing" refused says_rights upgrade
+	mv "$root/usr/sbin/getcap.away" "$root/usr/sbin/getcap"
+	check "none are left" have_no_rights
+
+	in_root sh -ec "chmod 0750 $helper; setcap $caps $helper"
+	python3 -c "$ACCESS_LIST" "$root$helper"
+	check_says "an access control list goes, with the rights that it was beside, and it says so" \
+		"$helper had an access control list" upgrade
+	check "none are left" have_no_rights
+
+	in_root sh -ec "chgrp 36 $helper; chmod 0750 $helper; setcap $caps $helper"
+	mv "$root/usr/sbin/setcap" "$root/usr/sbin/setcap.away"
+	check_says "without setcap they go, and it says so" "$helper has lost its rights: setcap $caps $helper" upgrade
+	mv "$root/usr/sbin/setcap.away" "$root/usr/sbin/setcap"
+	check "owner and mode are kept" test "$(rights)" = "0:36 750"
+	check "a later upgrade says nothing" refused says_rights upgrade
+	check "and does not give them again" test "$(rights)" = "0:36 750"
+	check "they are as packaged" in_root sh -ec "chown 0:0 $helper; chmod 0755 $helper"
+}
+# As `setfacl -m user:1000:rx,group::-`: xattrs of linux/posix_acl_xattr.h.
+ACCESS_LIST='
+import os, struct, sys
+nobody = 0xffffffff
+entries = [(1, 7, nobody), (2, 5, 1000), (4, 0, nobody), (16, 5, nobody), (32, 0, nobody)]
+text = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+os.setxattr(sys.argv[1], "system.posix_acl_access", text)
+'
+
 clean_up() {
 	power_off
 	stop_auditd

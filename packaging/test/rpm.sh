@@ -27,9 +27,18 @@ check "rpm installs it" in_rpm -i --nodeps "$rpm"
 check "its files are as packaged" silent in_rpm -V --nodeps taptrail
 check_says "the program runs" '^taptrail [0-9]' in_root taptrail --version
 caps=cap_net_admin,cap_audit_write=ep
-check "the helper gets rights, as asked" in_root setcap "$caps" /usr/libexec/taptrail-bridge-helper
+check "the helper gets rights, as asked" in_root setcap "$caps" "$helper"
 check "rpm upgrades it" in_rpm -U --nodeps "$newer"
-check_says "the helper keeps its rights" "$caps" in_root getcap /usr/libexec/taptrail-bridge-helper
+check_says "the helper keeps its rights" "$caps" in_root getcap "$helper"
 check_says "the newer one is there alone" '^2$' in_rpm -q --qf '%{RELEASE}\n' taptrail
+upgrade() {
+	in_rpm -U --nodeps --replacepkgs "$newer"
+}
+keeps_rights
+loses_rights_aloud
+echo "0:36 4750 $caps" >"$root/var/lib/taptrail-bridge-helper.rights"
+check "an upgrade takes no rights but the helper's own" upgrade
+check "none" have_no_rights
+echo "0:36 4750 $caps" >"$root/var/lib/taptrail-bridge-helper.rights"
 check "rpm removes it" in_rpm -e --nodeps taptrail
 check "nothing is left" nothing_left
