@@ -55,7 +55,8 @@ impl Line {
         parsed
     }
 
-    /// A word as bash inserts it.
+    /// A word as bash inserts it; None if no quoting makes it this word. Between double quotes, `!`
+    /// is expanded by the history, and a backslash before it stays.
     fn quoted(&self, word: &str) -> Option<String> {
         let rest = word.get(self.kept..)?;
         let needs = |character: char| match self.quote {
@@ -63,7 +64,11 @@ impl Line {
             Some(_) => false,
             None => character.is_ascii() && !character.is_ascii_alphanumeric() && !PLAIN.contains(character),
         };
-        if self.quote == Some('\'') && rest.contains('\'') {
+        let unquotable = match self.quote {
+            Some('\'') => '\'',
+            _ => '!',
+        };
+        if self.quote.is_some() && rest.contains(unquotable) {
             return None;
         }
         let mut text = String::new();
@@ -126,5 +131,9 @@ mod tests {
         assert_eq!(parse("taptrail stop \"").quoted(evil).unwrap(), r#"\$(reboot); \`halt\` 'a\""#);
         assert_eq!(parse("taptrail stop '").quoted(evil), None);
         assert_eq!(parse("taptrail stop '").quoted("$(reboot)").unwrap(), "$(reboot)");
+        assert_eq!(parse("taptrail stop ").quoted("web!reboot").unwrap(), r"web\!reboot");
+        assert_eq!(parse("taptrail stop '").quoted("web!reboot").unwrap(), "web!reboot");
+        assert_eq!(parse("taptrail stop \"").quoted("web!reboot"), None);
+        assert_eq!(parse("taptrail stop \"web\"").quoted("web!reboot").unwrap(), r"web\!reboot");
     }
 }
