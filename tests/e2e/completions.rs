@@ -177,17 +177,29 @@ fn each_shell_completes_guests_macs_and_interfaces_of_this_moment() {
 fn a_name_that_a_shell_would_run_is_only_a_name() {
     let world = World::new();
     fs::create_dir(world.path("home")).unwrap();
-    let name = "a$(touch pwned) `touch pwned`; 'x'";
-    let guest = world.start(name, &[]);
-    for shell in SHELLS {
-        assert_eq!(
-            Shell::start(shell, &world).completes("taptrail stop a"),
-            ["taptrail", "stop", name],
-            "{shell}"
-        );
+    // By its first letter: what runs commands, what quotes, what means the end of a name to zsh, and
+    // what stands for words of the history.
+    let names = [
+        ("a", "a$(touch pwned) `touch pwned`; 'x'"),
+        ("b", r"b\c\\d\:e"),
+        ("f", r"f:g\"),
+        ("h", "h!touch!!"),
+    ];
+    let guests: Vec<_> = names.iter().map(|(_, name)| world.start(name, &[])).collect();
+    for name in SHELLS {
+        let mut shell = Shell::start(name, &world);
+        for (typed, guest) in names {
+            let line = format!("taptrail stop {typed}");
+            assert_eq!(shell.completes(&line), ["taptrail", "stop", guest], "{name}: {line}");
+        }
     }
+    // Between double quotes, bash has no spelling for it.
+    let quoted = Shell::start("bash", &world).completes("taptrail stop \"h\t\" --forc");
+    assert_eq!(quoted, ["taptrail", "stop", "h", "--force"]);
     assert!(!world.path("pwned").exists());
-    world.stop(&guest);
+    for guest in &guests {
+        world.stop(guest);
+    }
 }
 
 // Shows 9.11.
