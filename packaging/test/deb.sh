@@ -2,6 +2,7 @@
 # shellcheck shell=bash disable=SC2154,SC2013,SC2016
 
 fresh_root "$suite"
+mkdir -p "$root/var/lib/systemd/timers"
 listing >"$work/before"
 cp "$deb" "$root/tmp/taptrail.deb"
 cp "$work"/taptrail-*.deb "$root/tmp"
@@ -100,3 +101,4 @@ check_says "a purge keeps the ledger, and says so" 'ledger is kept in /var/lib/t
 check "it is there" test -e "$root/var/lib/taptrail/ledger.sqlite"
 rm -r "$root/var/lib/taptrail" "$root/etc/taptrail"
 check "nothing else is left" nothing_left
+touch "$root"/var/lib/systemd/timers/stamp-taptrail-{archive,lake,prune}.timer

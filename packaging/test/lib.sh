@@ -87,9 +87,9 @@ in_root() {
 	' in_root "$root" "$@"
 }
 
-# All files, but for the records of dpkg, rpm, apt and systemd, caches and logs.
+# All files, but for the records of dpkg, rpm and apt, caches and logs.
 listing() {
-	(cd "$root" && find . -xdev \( -path ./var/lib/dpkg -o -path ./var/lib/apt -o -path ./var/lib/rpm -o -path ./var/lib/systemd \
+	(cd "$root" && find . -xdev \( -path ./var/lib/dpkg -o -path ./var/lib/apt -o -path ./var/lib/rpm \
 		-o -path ./var/cache -o -path ./var/log -o -path ./tmp -o -path ./run -o -path ./dev -o -path ./proc -o -path ./sys \) -prune \
 		-o -printf '%p %y %m %U:%G %l\n' | sort)
 }

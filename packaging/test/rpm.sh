@@ -4,7 +4,7 @@
 suite=
 fresh_root bookworm
 # They belong to packages of systems with rpm: filesystem, zsh, fish.
-mkdir -p "$root"/usr/share/{licenses,zsh/site-functions,fish/vendor_completions.d}
+mkdir -p "$root"/usr/share/{licenses,zsh/site-functions,fish/vendor_completions.d} "$root/var/lib/systemd/timers"
 listing >"$work/before"
 newer=$work/newer
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)} cargo generate-rpm -p crates/taptrail \
@@ -40,5 +40,6 @@ echo "0:36 4750 $caps" >"$root/var/lib/taptrail-bridge-helper.rights"
 check "an upgrade takes no rights but the helper's own" upgrade
 check "none" have_no_rights
 echo "0:36 4750 $caps" >"$root/var/lib/taptrail-bridge-helper.rights"
+touch "$root/var/lib/systemd/timers/stamp-taptrail-prune.timer"
 check "rpm removes it" in_rpm -e --nodeps taptrail
 check "nothing is left" nothing_left
