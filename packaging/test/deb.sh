@@ -55,6 +55,15 @@ check_says "the newer version is there" '^999.0-1$' in_root dpkg-query -W -f '${
 check "and the older again" in_root dpkg -i --force-downgrade /tmp/taptrail.deb
 check_says "with the helper's rights" "$caps" in_root getcap "$helper"
 check "its files are as packaged" silent in_root dpkg --verify taptrail
+in_root timeout 120 taptrail watch "--state-dir=/tmp/${work##*/}" --log /etc/hostname >/dev/null 2>&1 &
+watcher() {
+	in_root pgrep -f "^taptrail watch --state-dir=/tmp/${work##*/} "
+}
+check "something runs" eventually watcher
+check_says "a process is named, without systemd, too" "process $(watcher) goes on as the older version: taptrail watch" \
+	in_root dpkg -i /tmp/taptrail-999.0-1.deb
+check "it ends" kill "$(watcher)"
+wait $! || true
 
 echo "== $suite: rights of the helper"
 upgrade() {
@@ -95,10 +104,10 @@ check "it is installed again" in_root dpkg -i /tmp/taptrail.deb
 echo 'command = ["true"]' >"$root/etc/taptrail/guests/mine.toml"
 mkdir -p "$root/var/lib/taptrail"
 cp target/packages/files/doc/changelog.gz "$root/var/lib/taptrail/ledger.sqlite"
+touch "$root"/var/lib/systemd/timers/stamp-taptrail-{archive,lake,prune}.timer
 check "it is removed" in_root dpkg --remove taptrail
 check "the ledger and the guests' files stay" test -e "$root/var/lib/taptrail/ledger.sqlite" -a -e "$root/etc/taptrail/guests/mine.toml"
 check_says "a purge keeps the ledger, and says so" 'ledger is kept in /var/lib/taptrail' in_root dpkg --purge taptrail
 check "it is there" test -e "$root/var/lib/taptrail/ledger.sqlite"
 rm -r "$root/var/lib/taptrail" "$root/etc/taptrail"
 check "nothing else is left" nothing_left
-touch "$root"/var/lib/systemd/timers/stamp-taptrail-{archive,lake,prune}.timer

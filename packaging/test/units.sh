@@ -53,6 +53,20 @@ check "it gets a tap, and the watcher answers" silent on_host setpriv --reuid=65
 mine=$(on_host cat /tmp/mine.pid)
 check_says "its tap has an account" '"state": *"held"' on_host taptrail who mine --format json
 
+echo "== $suite: upgrade with a guest that none could adopt"
+goes_on() {
+	check_says "a supervisor that can't come back, $1, is left" \
+		'taptrail@web1.service goes on as the older version, for no other could adopt' on_host dpkg -i /debs/taptrail-0.0.1-1.deb
+	check "it goes on" test "$(property taptrail@web1 MainPID)" = "$supervisor" -a "$(qemu_of)" = "$qemu"
+}
+file=$root/etc/taptrail/guests/web1.toml
+mv "$file" "$file.away"
+goes_on "whose guest has no file"
+sed 's/^user/usr/' "$file.away" >"$file"
+goes_on "whose guest's file has a misspelt key"
+mv "$file.away" "$file"
+watcher=$(property taptrail-watch MainPID)
+
 echo "== $suite: upgrade with guests that run"
 check_says "a guest without a unit is named" 'process [0-9]+ goes on as the older version: .*web2' on_host dpkg -i /debs/taptrail-999.0-1.deb
 check "QEMU lives on" lives "$qemu"
