@@ -48,6 +48,13 @@ impl Answer {
             .unwrap()
     }
 
+    #[track_caller]
+    fn way_out(&self, id: &str) -> &str {
+        self.checks.get(id).unwrap_or_else(|| panic!("no {id} in {:?}", self.checks))["way_out"]
+            .as_str()
+            .unwrap()
+    }
+
     fn verdict(&self, job: &str) -> &Value {
         &self.jobs[job]["verdict"]
     }
@@ -330,4 +337,65 @@ fn the_bridge_helper_is_known_by_its_files_capabilities() {
     assert!(setuid.found("bridge-helper").ends_with("setuid root"), "{}", setuid.found("bridge-helper"));
     let absent = ask(&world, &[]);
     assert!(!absent.jobs.contains_key("bridge-helper"));
+
+    // Each fault has its own way out, which leads to an ok.
+    let caps = "setcap cap_net_admin,cap_audit_write+ep";
+    for (rights, way_out) in [
+        (format!("chmod 0777 {helper} && {caps} {helper}"), format!("chmod 0755 {helper}")),
+        (format!("chmod 4775 {helper}"), format!("chmod 4755 {helper}")),
+        (
+            format!("chown 7 {helper} && {caps} {helper}"),
+            format!("chown root {helper}; chmod 0755 {helper}; {caps} {helper}"),
+        ),
+        (format!("chmod 0744 {helper} && {caps} {helper}"), format!("chmod 0755 {helper}")),
+        (format!("chmod 0644 {helper} && {caps} {helper}"), format!("chmod 0755 {helper}")),
+        (format!("{caps} {helper} && chmod 0700 /usr/libexec"), "chmod 0755 /usr/libexec".to_owned()),
+        (
+            format!("{caps} {helper} && mount -o remount,nosuid /usr/libexec"),
+            format!(
+                "mount -o remount,suid \"$(findmnt -no TARGET -T {helper})\", and no nosuid for it in /etc/fstab"
+            ),
+        ),
+    ] {
+        let wrong = asked(&rights);
+        assert_eq!(wrong.status("bridge-helper"), "missing", "{rights}");
+        assert_eq!(wrong.way_out("bridge-helper"), way_out, "{rights}");
+        let command = way_out.split(", and ").next().unwrap_or_default();
+        let corrected = asked(&format!("{rights} && {command}"));
+        assert_eq!(corrected.status("bridge-helper"), "ok", "{rights}: {}", corrected.found("bridge-helper"));
+    }
+    let group = asked(&format!("chgrp daemon {helper} && chmod 0750 {helper} && {caps} {helper}"));
+    assert_eq!(
+        (group.status("bridge-helper"), group.found("bridge-helper")),
+        ("ok", &*format!("{helper}, with file capabilities, for the group daemon alone"))
+    );
+}
+
+// Shows 16.1.
+#[test]
+fn the_bridge_helpers_acl_must_be_readable_for_its_callers() {
+    let world = World::new();
+    let asked = |modes: &str| {
+        let over = world.path("over");
+        let over = over.display();
+        fs::create_dir_all(world.path("over")).unwrap();
+        let wrapper = after(&format!(
+            "mount -t tmpfs none {over} && mkdir {over}/up {over}/work && \
+             mount -t overlay -o lowerdir=/etc,upperdir={over}/up,workdir={over}/work overlay /etc && umask 022 && \
+             mkdir -p /etc/qemu && echo 'allow br0' >/etc/qemu/bridge.conf && {modes}"
+        ));
+        ask_by(&world, &words(&wrapper), &[])
+    };
+    let readable = asked("true");
+    assert_eq!(readable.found("bridge-acl"), "/etc/qemu/bridge.conf allows br0");
+    for (modes, way_out) in [
+        ("chmod 0600 /etc/qemu/bridge.conf", "chmod 0644 /etc/qemu/bridge.conf"),
+        ("chmod 0700 /etc/qemu", "chmod 0755 /etc/qemu"),
+    ] {
+        let closed = asked(modes);
+        assert_eq!((closed.status("bridge-acl"), closed.way_out("bridge-acl")), ("missing", way_out));
+        assert_eq!(asked(&format!("{modes} && {way_out}")).status("bridge-acl"), "ok");
+    }
+    let group = asked("chgrp daemon /etc/qemu/bridge.conf && chmod 0640 /etc/qemu/bridge.conf");
+    assert_eq!(group.found("bridge-acl"), "/etc/qemu/bridge.conf allows br0, for the group daemon alone");
 }

@@ -7,6 +7,7 @@ mod feature;
 mod kernel;
 mod libvirt;
 mod programs;
+mod reach;
 mod rights;
 mod show;
 mod state;

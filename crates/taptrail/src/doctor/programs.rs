@@ -13,6 +13,7 @@ use taptrail_kernel::link::{Link, Links};
 
 use super::check::Weight::{Essential, Useful};
 use super::check::{Area, Check, Status, Subject};
+use super::reach::{Need, Reach};
 use super::system::{System, run};
 use crate::cli::Job;
 use crate::run_config::PROGRAM_DIRS;
@@ -45,7 +46,7 @@ const HELPER_PATHS: [&str; 2] =
 
 pub(super) fn checks(system: &System) -> Vec<Check> {
     let mut checks = vec![qemu(system), helper(system)];
-    checks.push(acl(&bridges()));
+    checks.push(acl(system, &bridges()));
     checks.extend(units(system));
     checks
 }
@@ -107,21 +108,19 @@ pub(super) fn has_helper(checks: &[Check]) -> bool {
 const NO_HELPER: &str = "no taptrail-bridge-helper is installed";
 
 fn helper(system: &System) -> Check {
-    let Some(path) = system.program(HELPER_PATHS) else {
+    // Not `System::program`: one that nobody may run is installed, too.
+    let is_file = |path: &&&str| fs::metadata(system.path(path)).is_ok_and(|file| file.is_file());
+    let Some(path) = HELPER_PATHS.iter().find(is_file).map(Path::new) else {
         return HELPER.missing(
             format!("{NO_HELPER} ({})", HELPER_PATHS.join(", ")),
             "nothing, unless unprivileged users start QEMU: taptrail-bridge-helper(8) says how it is installed",
         );
     };
-    match helper_rights(&system.path(&path)) {
+    match helper_rights(system, path) {
         Ok(text) => HELPER.ok(format!("{}, {text}", path.display())),
-        Err(HelperFault::Missing(text)) => HELPER.missing(
-            format!("{} {text}", path.display()),
-            format!(
-                "chown root {path}; setcap cap_net_admin,cap_audit_write+ep {path}",
-                path = path.display()
-            ),
-        ),
+        Err(HelperFault::Missing { found, way_out }) => {
+            HELPER.missing(format!("{} {found}", path.display()), way_out)
+        }
         Err(HelperFault::Unknown(error)) => {
             HELPER.unknown(format!("{} can't be looked at: {error}", path.display()), "run doctor as root")
         }
@@ -129,31 +128,69 @@ fn helper(system: &System) -> Check {
 }
 
 enum HelperFault {
-    Missing(String),
+    Missing { found: String, way_out: String },
     Unknown(io::Error),
 }
 
-fn helper_rights(path: &Path) -> Result<String, HelperFault> {
-    let file = fs::metadata(path).map_err(HelperFault::Unknown)?;
-    if file.uid() != 0 || file.mode() & 0o022 != 0 {
-        return Err(HelperFault::Missing("can be changed by others than root".to_owned()));
+impl From<io::Error> for HelperFault {
+    fn from(error: io::Error) -> Self {
+        Self::Unknown(error)
     }
-    if statvfs(path).is_ok_and(|mount| mount.f_flag.contains(StatVfsMountFlags::NOSUID)) {
-        return Err(HelperFault::Missing("is on a file system that is mounted nosuid".to_owned()));
-    }
-    if file.mode() & 0o4000 != 0 {
-        return Ok("setuid root".to_owned());
-    }
-    let mut value = [0; 64];
-    let rights = match getxattr(path, "security.capability", &mut value[..]) {
-        Ok(length) => FileRights::parse(&value[..length.min(value.len())]),
-        Err(rustix::io::Errno::NODATA | rustix::io::Errno::OPNOTSUPP) => None,
-        Err(error) => return Err(HelperFault::Unknown(error.into())),
-    };
-    describe(rights).map_err(HelperFault::Missing)
 }
 
-fn describe(rights: Option<FileRights>) -> Result<String, String> {
+fn helper_rights(system: &System, path: &Path) -> Result<String, HelperFault> {
+    let shown = path.display();
+    let missing =
+        |found: &str, way_out: String| Err(HelperFault::Missing { found: found.to_owned(), way_out });
+    let setcap = format!("setcap cap_net_admin,cap_audit_write+ep {shown}");
+    let real = system.path(path);
+    let file = fs::metadata(&real)?;
+    let mode = file.mode() & 0o7777;
+    if file.uid() != 0 {
+        // A new owner takes the capabilities.
+        return missing(
+            "can be changed by others than root",
+            format!("chown root {shown}; chmod {:04o} {shown}; {setcap}", mode & 0o755),
+        );
+    }
+    if mode & 0o022 != 0 {
+        return missing("can be changed by others than root", format!("chmod {:04o} {shown}", mode & !0o022));
+    }
+    if statvfs(&real).is_ok_and(|mount| mount.f_flag.contains(StatVfsMountFlags::NOSUID)) {
+        return missing(
+            "is on a file system that is mounted nosuid",
+            format!(
+                "mount -o remount,suid \"$(findmnt -no TARGET -T {shown})\", and no nosuid for it in /etc/fstab"
+            ),
+        );
+    }
+    let rights = if mode & 0o4000 != 0 {
+        "setuid root"
+    } else {
+        let mut value = [0; 64];
+        let rights = match getxattr(&real, "security.capability", &mut value[..]) {
+            Ok(length) => FileRights::parse(&value[..length.min(value.len())]),
+            Err(rustix::io::Errno::NODATA | rustix::io::Errno::OPNOTSUPP) => None,
+            Err(error) => return Err(HelperFault::Unknown(error.into())),
+        };
+        match describe(rights) {
+            Ok(text) => text,
+            Err(found) => return missing(&found, setcap),
+        }
+    };
+    let reach = Reach::of(system, path, Need::Run)?;
+    if let Reach::Nobody { path: closed, mode } = &reach {
+        let found = if closed == path {
+            "can't be run by users".to_owned()
+        } else {
+            format!("can't be run by users: {} is closed to them", closed.display())
+        };
+        return missing(&found, format!("chmod {:04o} {}", mode | 0o755, closed.display()));
+    }
+    Ok(format!("{rights}{}", reach.restriction(system)))
+}
+
+fn describe(rights: Option<FileRights>) -> Result<&'static str, String> {
     let rights = rights.ok_or("has neither file capabilities nor setuid")?;
     if !rights.effective {
         return Err("has capabilities that are not effective".to_owned());
@@ -161,7 +198,7 @@ fn describe(rights: Option<FileRights>) -> Result<String, String> {
     let missing: Vec<_> =
         NEEDED.iter().filter(|(bit, _)| rights.permitted & 1 << bit == 0).map(|(_, name)| *name).collect();
     if missing.is_empty() {
-        Ok("with file capabilities".to_owned())
+        Ok("with file capabilities")
     } else {
         Err(format!("lacks {}", missing.join(", ")))
     }
@@ -176,8 +213,26 @@ fn bridges() -> Vec<String> {
     names
 }
 
-fn acl(bridges: &[String]) -> Check {
-    judge_acl(&Acl::read(Path::new(ACL_FILE)), bridges)
+fn acl(system: &System, bridges: &[String]) -> Check {
+    let check = judge_acl(&Acl::read(Path::new(ACL_FILE)), bridges);
+    if check.status != Status::Ok {
+        return check;
+    }
+    // The helper reads it as its caller.
+    match Reach::of(system, Path::new(ACL_FILE), Need::Read) {
+        Ok(Reach::Nobody { path, mode }) => {
+            let open = if path == Path::new(ACL_FILE) { 0o644 } else { 0o755 };
+            ACL.missing(
+                format!(
+                    "{ACL_FILE} can't be read by users, whom the helper refuses then: {} has mode {mode:04o}",
+                    path.display()
+                ),
+                format!("chmod {:04o} {}", mode | open, path.display()),
+            )
+        }
+        Ok(reach) => Check { found: format!("{}{}", check.found, reach.restriction(system)), ..check },
+        Err(error) => ACL.unknown(format!("{ACL_FILE} can't be looked at: {error}"), "run doctor as root"),
+    }
 }
 
 fn judge_acl(acl: &Result<Acl, AclError>, bridges: &[String]) -> Check {
@@ -286,7 +341,9 @@ impl Unit {
             return match systemctl {
                 Some(_) => self.subject.missing(
                     format!("{name} is not installed"),
-                    format!("install it in /etc/systemd/system (packaging/{name}), and systemctl enable --now {name}"),
+                    format!(
+                        "install the package, or packaging/{name} of the source tree in /etc/systemd/system; systemctl enable --now {name}"
+                    ),
                 ),
                 None => self.subject.unknown(
                     format!("{name} is not installed, and systemd does not run here"),
