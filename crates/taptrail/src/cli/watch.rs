@@ -32,7 +32,7 @@ const MAX_ARGUMENTS_BYTES: u64 = 64 * 1024;
 /// logs which file it follows, from where, and what it waits for.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example: a service beside libvirtd is packaged as taptrail-watch.service; by hand:\n  taptrail watch --json\n\nExit codes: 0 a signal ended it, or its input ended; 1 it failed; 2 it could not start."
+    after_help = "Example: as a service, beside libvirtd:\n  systemctl enable --now taptrail-watch\nBy hand:\n  taptrail watch --json\n\nExit codes: 0 a signal ended it, or its input ended; 1 it failed; 2 it could not start."
 )]
 pub(crate) struct Watch {
     /// Audit log to follow [default: as auditd.conf says]
@@ -44,7 +44,7 @@ pub(crate) struct Watch {
     #[arg(long, conflicts_with = "stdin", help_heading = RECORDS_HEADING)]
     pub(crate) kernel: bool,
 
-    /// Follow standard input, as a plugin of auditd (packaging/taptrail-auditd.conf)
+    /// Follow standard input, as a plugin of auditd (/usr/share/taptrail/audit/taptrail-auditd.conf)
     #[arg(long, help_heading = RECORDS_HEADING)]
     pub(crate) stdin: bool,
 
