@@ -5,6 +5,8 @@
 #   heap.sh LOGS    LOGS is tests/data/libvirt
 set -e
 logs=$1
+# Before anything is written.
+for program in awk bzip2 gzip; do command -v "$program" >/dev/null || { echo "heap.sh: $program is needed" >&2; exit 1; }; done
 
 # host TIME LOG: the log of a host whose guests ran at TIME (in seconds since 1970).
 host() {
