@@ -5,6 +5,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -312,8 +313,10 @@ fn a_peer_that_answers_nothing_is_given_up_on() {
 
 #[test]
 fn a_peer_that_reads_nothing_times_out_and_is_lost() {
-    let mut monitor = greeted(|peer| {
-        thread::sleep(SHORT_TIMEOUT * 10);
+    let (ends, end) = mpsc::channel::<()>();
+    let mut monitor = greeted(move |peer| {
+        // Until the other end of the channel is dropped.
+        let _ = end.recv();
         drop(peer);
     });
     let big = json!({ "text": "x".repeat(8 << 20) });
@@ -322,6 +325,7 @@ fn a_peer_that_reads_nothing_times_out_and_is_lost() {
     assert!(begun.elapsed() < LONG_TIMEOUT);
     // The peer has a part of the line: the next command would only continue it.
     assert!(matches!(monitor.cont(LONG_TIMEOUT), Err(QmpError::Poisoned { .. })));
+    drop(ends);
 }
 
 #[test]
