@@ -353,7 +353,7 @@ fn some_of_each(notes: &[Note]) -> Vec<String> {
     let more: usize = counts.iter().map(|(_, count)| count.saturating_sub(MAX_NOTES_OF_A_KIND)).sum();
     if more > 0 {
         let notes = if more == 1 { "note" } else { "notes" };
-        shown.push(format!("{more} more {notes} like these, about other inputs: --format json has all"));
+        shown.push(format!("{more} more {notes} like these, about other inputs"));
     }
     shown
 }
