@@ -6,7 +6,7 @@ use compact_str::format_compact;
 use jiff::SignedDuration;
 use taptrail_trail::{Severity, Span};
 
-use super::{BridgeTapCounts, GroupBy, Grouped, HostSummary, Summary};
+use super::{BridgeTapCounts, Group, GroupBy, Grouped, HostSummary, Summary};
 use crate::Style;
 use crate::fold::fold;
 use crate::style::TimeFormat;
@@ -35,7 +35,7 @@ impl Summary {
         }
         let (grave, other): (Vec<_>, Vec<_>) =
             self.kinds().partition(|(kind, _)| kind.severity() == Severity::Grave);
-        let has_grave = !grave.is_empty();
+        let are_none = grave.is_empty() && other.is_empty();
         for (label, kinds) in [("Look first", grave), ("Findings", other)] {
             let all: u64 = kinds.iter().map(|(_, count)| count).sum();
             let each: Vec<_> = kinds
@@ -43,8 +43,8 @@ impl Summary {
                 .map(|(kind, count)| format!("{} {}", thousands(*count), kind.as_str()))
                 .collect();
             match all {
-                0 if label == "Look first" || has_grave => {}
-                0 => page.line(label, "none"),
+                0 if label == "Findings" && are_none => page.line(label, "none"),
+                0 => {}
                 _ => page.line(label, &each.join(", ")),
             }
         }
@@ -208,13 +208,15 @@ fn rows(by: &Grouped, hosts: &[HostSummary], clock: &TimeFormat, style: &Style) 
         if by.key == GroupBy::Host { &["GAPS", "LOGS FROM", "LOGS TO"] } else { &["FIRST", "LAST"] };
     let header: Vec<_> = front.chain(counts).chain(times.iter().copied()).collect();
     let mut table = Table::new(style, &header);
-    for row in &by.rows {
+    // The rows are in the order of their hosts and names.
+    let is_same = |a: &Group, b: &Group| a.host == b.host && a.name == b.name;
+    let of_one_name = by.rows.chunk_by(is_same).flat_map(|rows| rows.iter().map(|row| (row, rows.len() > 1)));
+    for (row, has_namesake) in of_one_name {
         let host = with_host.then(|| cell(escape_name(&row.host)));
         let name = name.map(|_| {
-            let alike = by.rows.iter().filter(|other| other.host == row.host && other.name == row.name);
             match &row.uuid {
                 // A UUID's first part tells guests of one name apart.
-                Some(uuid) if alike.count() > 1 => {
+                Some(uuid) if has_namesake => {
                     let part = uuid.split('-').next().unwrap_or_default();
                     cell(format_compact!("{} ({part})", escape_name(&row.name)))
                 }

@@ -58,19 +58,16 @@ fn note_times(answer: &mut ReadSummary, query: &Filter, none: bool) -> bool {
         let (from, until) = span(of);
         from.zip(until).is_some_and(|(from, until)| is(of, from, until))
     };
-    let hosts =
-        || input.coverage.iter().filter(|of| query.host.as_ref().is_none_or(|host| **host == *of.host));
+    let hosts = input.coverage.iter().filter(|of| query.host.as_ref().is_none_or(|host| **host == *of.host));
     // What was deleted may have been held at any time up to then.
-    let pruned = |of: &&Coverage| {
+    let pruned = |of: &Coverage| {
         let until = answer.pruned_until(&of.host)?;
         span(of).0.is_some_and(|from| from < until).then_some(until)
     };
-    let unknown: Vec<&Coverage> =
-        hosts().filter(|of| !is(of, Coverage::covers) || pruned(of).is_some()).collect();
-    let no_start: Vec<&Coverage> = hosts()
-        .filter(|of| none && is(of, Coverage::covers) && !is(of, Coverage::knows_all))
-        .filter(|of| pruned(of).is_none())
-        .collect();
+    let (known, unknown): (Vec<&Coverage>, Vec<&Coverage>) =
+        hosts.partition(|of| is(of, Coverage::covers) && pruned(of).is_none());
+    let no_start: Vec<&Coverage> =
+        known.into_iter().filter(|of| none && !is(of, Coverage::knows_all)).collect();
     let names = |of: &[&Coverage]| of.iter().map(|of| Arc::clone(&of.host)).collect();
     let asked = taptrail_trail::QueriedTime {
         from,
