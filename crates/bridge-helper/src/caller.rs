@@ -4,15 +4,11 @@ use std::ffi::OsString;
 use std::io;
 use std::path::Path;
 
-use rustix::io::Errno;
-use taptrail_kernel::proc::{ProcessId, ProcessStatus, command_line, login_uid};
-use taptrail_record::Requester;
-use uuid::Uuid;
+use taptrail_kernel::proc::{ProcessId, ProcessStatus, command_line, is_gone, login_uid};
+use taptrail_record::{ClaimedGuest, Requester};
 
 /// How much of a command line is read, in bytes.
 const MAX_COMMAND_LINE_BYTES: u64 = 256 << 10;
-/// The longest name that is recorded, in bytes.
-const MAX_NAME_BYTES: usize = 1024;
 
 /// The caller, as far as it can be known.
 #[derive(Debug)]
@@ -22,7 +18,7 @@ pub(crate) struct Caller {
     pub(crate) start_time: Option<u64>,
     /// The guest's name and uuid as the parent's command line has them: the process may have
     /// written anything there.
-    pub(crate) claims: Claims,
+    pub(crate) claims: ClaimedGuest,
     /// Whether the parent ended while it was looked at.
     pub(crate) is_gone: bool,
 }
@@ -69,19 +65,17 @@ impl Caller {
 }
 
 /// The start time of the helper's parent, and what it claims.
-fn asker(parent: u32) -> io::Result<(Option<u64>, Claims)> {
+fn asker(parent: u32) -> io::Result<(Option<u64>, ClaimedGuest)> {
     let start_time = shown(ProcessId::of(parent))?.map(|id| id.start_time);
-    Ok((start_time, Claims::of(&arguments_of_qemu(parent)?)))
+    Ok((start_time, ClaimedGuest::of_qemu(&arguments_of_qemu(parent)?)))
 }
 
 /// What `/proc` shows of a process; none if the process has ended, or is hidden from this one.
 fn shown<T>(read: io::Result<T>) -> io::Result<Option<T>> {
     match read {
         Ok(value) => Ok(Some(value)),
-        Err(error) => match Errno::from_io_error(&error) {
-            Some(Errno::NOENT | Errno::SRCH | Errno::ACCESS | Errno::PERM) => Ok(None),
-            _ => Err(error),
-        },
+        Err(error) if is_gone(&error) || error.kind() == io::ErrorKind::PermissionDenied => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -106,72 +100,9 @@ fn is_shell(arguments: &[OsString]) -> bool {
     Path::new(program).file_name().is_some_and(|name| name == "sh") && option == "-c"
 }
 
-/// A guest's name and uuid on a command line.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Claims {
-    pub(crate) name: Option<String>,
-    pub(crate) uuid: Option<Uuid>,
-}
-
-impl Claims {
-    /// Of options given twice the last one counts, as for QEMU.
-    fn of(arguments: &[OsString]) -> Self {
-        let value = |option: &str| {
-            let is_option = |argument: &OsString| {
-                let word = argument.to_str().and_then(|text| text.strip_prefix('-'));
-                word.is_some_and(|word| word.strip_prefix('-').unwrap_or(word) == option)
-            };
-            arguments.get(arguments.iter().rposition(is_option)? + 1)?.to_str()
-        };
-        let name = value("name").and_then(guest_name);
-        Self {
-            name: name.filter(|name| (1..=MAX_NAME_BYTES).contains(&name.len())),
-            uuid: value("uuid").and_then(|text| text.parse().ok()),
-        }
-    }
-}
-
-/// The value of `guest=` in `-name`, or of its first part if that has no key. Two commas stand for
-/// one.
-fn guest_name(value: &str) -> Option<String> {
-    // No argument contains a NUL.
-    let parts: Vec<String> =
-        value.replace(",,", "\0").split(',').map(|part| part.replace('\0', ",")).collect();
-    let with_key = parts.iter().rev().find_map(|part| part.strip_prefix("guest=")).map(str::to_owned);
-    with_key.or_else(|| parts.into_iter().next().filter(|first| !first.contains('=')))
-}
-
 #[cfg(test)]
 mod tests {
-    use std::os::unix::ffi::OsStringExt as _;
-
-    use proptest::prelude::*;
-
     use super::*;
-
-    fn claims(arguments: &[&str]) -> (Option<String>, bool) {
-        let claims = Claims::of(&arguments.iter().map(OsString::from).collect::<Vec<_>>());
-        (claims.name, claims.uuid.is_some())
-    }
-
-    #[test]
-    fn names_and_uuids_are_found_as_qemu_reads_them() {
-        const UUID: &str = "2ea4e9f1-1c4a-4c49-a5a1-0bbbbf2a1b0e";
-        for (arguments, name, uuid) in [
-            (&["qemu", "-name", "guest=web1,debug-threads=on", "-uuid", UUID][..], Some("web1"), true),
-            (&["qemu", "--name", "web1", "--uuid", "no"], Some("web1"), false),
-            (&["qemu", "-name", "process=x,guest=a,,b=c"], Some("a,b=c"), false),
-            (&["qemu", "-name", "a,,,debug-threads=on"], Some("a,"), false),
-            (&["qemu", "-name", "debug-threads=on"], None, false),
-            (&["qemu", "-name", "a", "-name", "b"], Some("b"), false),
-            (&["qemu", "-name"], None, false),
-            (&["qemu", "-name", ""], None, false),
-            (&[], None, false),
-        ] {
-            assert_eq!(claims(arguments), (name.map(str::to_owned), uuid), "{arguments:?}");
-        }
-        assert_eq!(claims(&["qemu", "-name", &"x".repeat(MAX_NAME_BYTES + 1)]), (None, false));
-    }
 
     #[test]
     fn only_a_shell_with_a_command_is_passed_over() {
@@ -189,18 +120,5 @@ mod tests {
         assert_eq!(caller.requester.pid, ProcessStatus::of(std::process::id()).unwrap().parent);
         assert_eq!(caller.start_time, Some(ProcessId::of(caller.requester.pid).unwrap().start_time));
         assert!(!caller.is_gone);
-    }
-
-    proptest! {
-        #[test]
-        fn no_command_line_makes_it_panic(
-            arguments in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..40), 0..4),
-            name in "(guest=|process=|,){0,3}[a-z,=]{0,20}",
-        ) {
-            let mut arguments: Vec<_> = arguments.into_iter().map(OsString::from_vec).collect();
-            arguments.extend([OsString::from("-name"), OsString::from(name)]);
-            let claims = Claims::of(&arguments);
-            prop_assert!(claims.name.is_none_or(|name| !name.is_empty() && name.len() <= MAX_NAME_BYTES));
-        }
     }
 }

@@ -139,7 +139,7 @@ fn unanswered(arguments: &Arguments, caller: &Caller) -> BridgeOpen {
         errno: None,
         requester: caller.requester,
         start_time: caller.start_time,
-        claimed_name: caller.claims.name.as_deref().map(Into::into),
+        claimed_name: caller.claims.name.clone(),
         claimed_uuid: caller.claims.uuid,
         netns: network_namespace().ok(),
         ifindex: None,

@@ -219,7 +219,7 @@ impl Broker {
             errno: None,
             requester: caller.requester,
             start_time: caller.start_time,
-            claimed_name: caller.claims.name.map(Into::into),
+            claimed_name: caller.claims.name,
             claimed_uuid: caller.claims.uuid,
             netns: Some(self.netns),
             ifindex: Some(link.index),

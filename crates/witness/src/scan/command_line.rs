@@ -4,21 +4,18 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use compact_str::CompactString;
-use uuid::Uuid;
+use taptrail_record::ClaimedGuest;
 
 use super::program::Vmm;
 
-/// The longest name that is accepted, in bytes; libvirt's and taptrail's are shorter.
-pub(crate) const MAX_NAME_BYTES: usize = 1024;
 /// Where libvirt's driver of cloud-hypervisor keeps the sockets of its guests.
 const LIBVIRT_CH: &str = "/run/libvirt/ch/";
 
 /// What a command line says of the guest that the program with this path runs.
-pub(crate) fn identity_by_program(exe: Option<&Path>, arguments: &[OsString]) -> Claim {
+pub(crate) fn identity_by_program(exe: Option<&Path>, arguments: &[OsString]) -> ClaimedGuest {
     let value = |option| option_value(arguments, option);
     let (name, uuid) = match Vmm::of(exe) {
-        None => return identity(arguments),
+        None => return ClaimedGuest::of_qemu(arguments),
         Some(Vmm::CloudHypervisor) => {
             let uuid = value("platform").and_then(|platform| key_of(platform, "uuid"));
             let api = value("api-socket").map(|api| key_of(api, "path").unwrap_or(api));
@@ -38,8 +35,7 @@ pub(crate) fn identity_by_program(exe: Option<&Path>, arguments: &[OsString]) ->
             (value("name").or_else(socket), None)
         }
     };
-    let name = name.filter(|name| (1..=MAX_NAME_BYTES).contains(&name.len()));
-    (name.map(CompactString::from), uuid)
+    ClaimedGuest::new(name, uuid)
 }
 
 /// The guest's name in the path of a file that libvirt's driver of cloud-hypervisor made for it.
@@ -66,71 +62,15 @@ fn option_value<'a>(arguments: &'a [OsString], option: &str) -> Option<&'a str> 
     texts().zip(next).skip(1).filter_map(value).last()
 }
 
-/// A guest's name and uuid.
-type Claim = (Option<CompactString>, Option<Uuid>);
-
-/// The name and the uuid of a QEMU's guest. If an option is given twice, the last one counts, as for
-/// QEMU.
-pub(crate) fn identity(arguments: &[OsString]) -> Claim {
-    let value = |option: &str| {
-        let is = |argument: &OsString| {
-            let text = argument.to_str().and_then(|text| text.strip_prefix('-'));
-            text.is_some_and(|text| text == option || text.strip_prefix('-') == Some(option))
-        };
-        let at = arguments.iter().rposition(is)?;
-        arguments.get(at + 1)?.to_str()
-    };
-    let name = value("name").and_then(name).filter(|name| (1..=MAX_NAME_BYTES).contains(&name.len()));
-    (name.map(CompactString::from), value("uuid").and_then(|uuid| uuid.parse().ok()))
-}
-
-/// `guest=` of `-name`, or its first part without a key; `,,` stands for a comma.
-fn name(value: &str) -> Option<String> {
-    let mut parts = vec![String::new()];
-    let mut rest = value.chars().peekable();
-    while let Some(next) = rest.next() {
-        let doubled = next == ',' && rest.next_if_eq(&',').is_some();
-        match parts.last_mut() {
-            Some(part) if next != ',' || doubled => part.push(next),
-            _ => parts.push(String::new()),
-        }
-    }
-    let guest = parts.iter().rev().find_map(|part| part.strip_prefix("guest=")).map(str::to_owned);
-    guest.or_else(|| parts.into_iter().next().filter(|first| !first.contains('=')))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn of(arguments: &[&str]) -> (Option<String>, bool) {
-        let (name, uuid) = identity(&arguments.iter().map(OsString::from).collect::<Vec<_>>());
-        (name.map(Into::into), uuid.is_some())
-    }
-
-    #[test]
-    fn a_guest_is_named_as_qemu_reads_it() {
-        const UUID: &str = "2ea4e9f1-1c4a-4c49-a5a1-0bbbbf2a1b0e";
-        for (arguments, name, uuid) in [
-            (&["qemu", "-name", "guest=web1,debug-threads=on", "-uuid", UUID][..], Some("web1"), true),
-            (&["qemu", "--name", "web1", "--uuid", "no"], Some("web1"), false),
-            (&["qemu", "-name", "process=x,guest=a,,b=c"], Some("a,b=c"), false),
-            (&["qemu", "-name", "debug-threads=on"], None, false),
-            (&["qemu", "-name", "a", "-name", "b"], Some("b"), false),
-            (&["qemu", "-name"], None, false),
-            (&["qemu", "-name", ""], None, false),
-            (&[], None, false),
-        ] {
-            assert_eq!(of(arguments), (name.map(str::to_owned), uuid), "{arguments:?}");
-        }
-        assert_eq!(of(&["qemu", "-name", &"x".repeat(MAX_NAME_BYTES + 1)]), (None, false));
-    }
 
     #[test]
     fn guests_of_other_hypervisors_are_named_by_their_options_and_sockets() {
         const UUID: &str = "2ea4e9f1-1c4a-4c49-a5a1-0bbbbf2a1b0e";
         let platform = format!("num_pci_segments=1,uuid={UUID}");
-        let long = "x".repeat(MAX_NAME_BYTES + 1);
+        let long = "x".repeat(ClaimedGuest::MAX_NAME_BYTES + 1);
         for (exe, arguments, name, uuid) in [
             ("cloud-hypervisor", &["--api-socket", "/run/ch/a.sock"][..], Some("/run/ch/a.sock"), false),
             (
@@ -163,7 +103,8 @@ mod tests {
             ("sleep", &["--id", "vm1"], None, false),
         ] {
             let all: Vec<_> = [&[exe][..], arguments].concat().iter().map(OsString::from).collect();
-            let (found, id) = identity_by_program(Some(&Path::new("/usr/bin").join(exe)), &all);
+            let ClaimedGuest { name: found, uuid: id } =
+                identity_by_program(Some(&Path::new("/usr/bin").join(exe)), &all);
             assert_eq!((found.as_deref(), id.is_some()), (name, uuid), "{exe} {arguments:?}");
         }
     }

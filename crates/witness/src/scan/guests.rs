@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use compact_str::CompactString;
 use taptrail_kernel::proc::{ProcessId, boot_id};
 use taptrail_ledger::Ledger;
-use taptrail_record::{GuestId, IfName, MacAddr};
+use taptrail_record::{ClaimedGuest, GuestId, IfName, MacAddr};
 use uuid::Uuid;
 
 use super::{command_line, libvirt};
@@ -102,7 +102,7 @@ impl GuestIndex {
             let by = IdentitySource::Ledger;
             return Some(Identity { name: Some(name), uuid: Some(uuid), by, interfaces: Vec::new() });
         }
-        let (name, uuid) = command_line::identity_by_program(exe, arguments);
+        let ClaimedGuest { name, uuid } = command_line::identity_by_program(exe, arguments);
         // A pid alone may have passed to another process by now. A process that is older than
         // libvirt's state file is libvirt's QEMU, whatever its command line shows. For a younger
         // one the uuid has to agree: libvirt starts no QEMU without -uuid.

@@ -33,7 +33,6 @@ use taptrail_kernel::proc::{
 };
 use taptrail_record::{DeviceKind, IfName, Rdev};
 
-pub(crate) use self::command_line::identity;
 pub use self::connections::SeenConnection;
 pub(crate) use self::connections::is_connection;
 pub use self::guests::LIBVIRT_STATE_DIR;

@@ -13,10 +13,11 @@ use jiff::{SignedDuration, Timestamp};
 use taptrail_kernel::proc::{
     PidFd, ProcessId, ProcessStatus, command_line, is_gone, processes, sees_all_processes,
 };
+use taptrail_record::ClaimedGuest;
 use uuid::Uuid;
 
 use super::observe::{ObservedDescriptor, observed_descriptors};
-use crate::scan::{Holder, IdentitySource, MAX_COMMAND_LINE_BYTES, Program, Scan, identity};
+use crate::scan::{Holder, IdentitySource, MAX_COMMAND_LINE_BYTES, Program, Scan};
 
 /// How much later than its record a process may seem to have started: the clock may have been set.
 const START_TIME_TOLERANCE: SignedDuration = SignedDuration::from_secs(5);
@@ -38,7 +39,7 @@ impl FoundQemu {
 
     /// The uuid on its command line.
     fn claimed_uuid(&self) -> Option<Uuid> {
-        identity(&self.arguments).1
+        ClaimedGuest::of_qemu(&self.arguments).uuid
     }
 }
 
