@@ -30,6 +30,7 @@ mod lake_s3;
 mod lake_sql;
 mod learning;
 mod ledger;
+mod ledger_commands;
 mod libvirt;
 mod lifecycle;
 mod links_and_filters;
